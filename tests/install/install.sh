@@ -1,0 +1,203 @@
+#!/usr/bin/env bash
+# install.sh NAME…: what the tests and the demo need beyond Python packages. Quiet where it is there already.
+#
+#   git-lfs         by apt-get or brew; the only thing that is installed system-wide without being asked for
+#   git-lfs-newest  git-lfs 3.8.1 by `go install`, into the cache
+#   versitygw       Versity S3 Gateway 1.8.0 by `go install`, into the cache
+#   localstack      LocalStack 4.13.1 in a virtual environment of its own, in the cache
+#   ml-cellar       ml-cellar 0.2.0 by cargo, into the cache
+#   ceph            Ceph's mon, osd and radosgw by apt-get, system-wide: only when asked for by this name, or by all-ci
+#   all-ci          all of them
+#   venv DIR        the development environment of packaging/dev.lock, in DIR
+#   python          prints a Python from 3.11 on that can make virtual environments
+#
+# The cache: $LFS_AGENT_TEST_CACHE, else $XDG_CACHE_HOME/lfs-agent-tests, else ~/.cache/lfs-agent-tests. Each build is made
+# beside its place and moved there when it is whole. Written for bash 3.2 (macOS).
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+cache=${LFS_AGENT_TEST_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/lfs-agent-tests}
+PATH=$PATH:/usr/local/go/bin:$HOME/go/bin:$HOME/.cargo/bin:$HOME/.local/bin
+
+temporary=
+trap 'if [ -n "$temporary" ]; then chmod -R u+w "$temporary"; rm -rf "$temporary"; fi' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+say() { printf '%s\n' "$*" >&2; }
+fail() { say "install: $*"; return 1; }
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# logged NAME COMMAND…: runs it without input, its output in the cache's log; the end of it is shown when it fails.
+logged() {
+  local name=$1 log=$cache/log/$1.log; shift
+  mkdir -p "$cache/log"
+  if ! "$@" </dev/null >"$log" 2>&1; then
+    tail -n 20 "$log" >&2
+    fail "$name: \`$*\` failed; the whole output is in $log"
+  fi
+}
+
+# fresh NAME: sets $temporary to a new empty folder in the cache, on the file system of the place it will be moved to.
+fresh() { mkdir -p "$cache"; temporary=$(mktemp -d "$cache/.$1.XXXXXX"); }
+# place DIR: moves what was built to DIR; what another run put there in the meantime is as good.
+place() {
+  rm -rf "$1.old"
+  if [ -e "$1" ]; then mv "$1" "$1.old"; fi
+  mv "$temporary" "$1"; temporary=
+  rm -rf "$1.old"
+}
+
+# system NAME PACKAGE…: by apt-get, as root or through sudo.
+apt_install() {
+  local name=$1 sudo=(); shift
+  if [ "$(id -u)" != 0 ]; then
+    have sudo || fail "$name needs root: run \`apt-get install $*\` as root, then try again" || return
+    if [ -t 0 ]; then sudo -v; fi
+    sudo -n true 2>/dev/null || fail "$name needs root: run \`sudo apt-get install $*\`, then try again" || return
+    sudo=(sudo -n)
+  fi
+  say "Installing $* (apt-get) …"
+  logged "$name" ${sudo[@]+"${sudo[@]}"} apt-get update -q || return
+  logged "$name" ${sudo[@]+"${sudo[@]}"} env DEBIAN_FRONTEND=noninteractive \
+    apt-get install -q -y --no-install-recommends "$@"
+}
+
+# go_install NAME VERSION MODULE TIME
+go_install() {
+  local name=$1 version=$2 module=$3 time=$4 dir=$cache/$1-$2
+  if [ ! -x "$dir/$name" ]; then
+    have go || fail "$name $version is built with Go, which is not here: see https://go.dev/doc/install" || return
+    say "Building $name $version with Go ($time, once) …"
+    fresh "$name"
+    logged "$name-$version" env -u GOFLAGS GOBIN="$temporary" go install "$module" || return
+    place "$dir"
+  fi
+}
+link() { mkdir -p "$cache/bin" && ln -sfn "../$1/$2" "$cache/bin/$2"; }
+
+# find_python NEWEST: the first Python from 3.11 to 3.NEWEST that runs (a pyenv shim may not) and makes environments.
+find_python() {
+  local candidate test="import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $1))"
+  for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11 python3.14 \
+      /usr/bin/python3 /opt/homebrew/bin/python3.1[1-4] /usr/local/bin/python3.1[1-4] "$HOME"/.pyenv/versions/3.1[1-4]*/bin/python3; do
+    if "$candidate" -c "$test" </dev/null >/dev/null 2>&1; then "$candidate" -c 'import sys; print(sys.executable)'; return; fi
+  done
+  return 1
+}
+
+# make_venv NAME DIR LOCK NEWEST: a virtual environment in DIR that holds exactly what LOCK pins.
+make_venv() {
+  local name=$1 dir=$2 lock=$3 python
+  if python=$(find_python "$4"); then
+    :
+  elif have uv; then
+    python=3.13
+  elif have python3 && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    fail "$name: this Python makes no virtual environments: run \`apt-get install python3-venv\` or install uv"
+    return
+  else
+    fail "$name needs a Python from 3.11 to 3.$4 (python3.13, python3.12 or python3.11 on PATH), or uv"
+    return
+  fi
+  if have uv; then
+    logged "$name" uv venv -q --allow-existing --python "$python" "$dir" || return
+    logged "$name" uv pip install -q --require-hashes --python "$dir/bin/python" -r "$lock"
+  else
+    logged "$name" "$python" -m venv "$dir" || return
+    logged "$name" "$dir/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r "$lock"
+  fi
+}
+
+install_git_lfs() {
+  git lfs version >/dev/null 2>&1 && return
+  have git || fail "git is not here: install it first" || return
+  if have apt-get; then
+    apt_install git-lfs git-lfs || return
+  elif have brew; then
+    say "Installing git-lfs (brew) …"
+    logged git-lfs brew install git-lfs || return
+  else
+    fail "git-lfs is not here, and neither is apt-get or brew: see https://git-lfs.com"
+    return
+  fi
+  git lfs version >/dev/null 2>&1 || fail "git-lfs was installed but \`git lfs version\` still fails"
+}
+
+install_git_lfs_newest() {
+  go_install git-lfs 3.8.1 github.com/git-lfs/git-lfs/v3@v3.8.1 "half a minute"
+}
+
+install_versitygw() {
+  go_install versitygw 1.8.0 github.com/versity/versitygw/cmd/versitygw@v1.8.0 "2 minutes" || return
+  link versitygw-1.8.0 versitygw
+}
+
+install_ml_cellar() {
+  local dir=$cache/ml-cellar-0.2.0
+  if [ ! -x "$dir/ml-cellar" ]; then
+    have cargo || fail "ml-cellar 0.2.0 is built with cargo, which is not here: see https://rustup.rs" || return
+    say "Building ml-cellar 0.2.0 with cargo (2 minutes, once) …"
+    fresh ml-cellar
+    logged ml-cellar-0.2.0 env CARGO_TARGET_DIR="$temporary/target" \
+      cargo install ml-cellar --version 0.2.0 --locked --root "$temporary" || return
+    rm -rf "$temporary/target" && mv "$temporary/bin/ml-cellar" "$temporary/ml-cellar"
+    place "$dir"
+  fi
+  link ml-cellar-0.2.0 ml-cellar
+}
+
+install_localstack() {
+  local dir=$cache/localstack-4.13.1 lock=$root/packaging/localstack.lock
+  if ! cmp -s "$lock" "$dir/localstack.lock" || ! "$dir/bin/python" -c '' 2>/dev/null; then
+    say "Installing LocalStack 4.13.1 (half a minute, once) …"
+    fresh localstack
+    make_venv localstack "$temporary" "$lock" 13 || return
+    cp "$lock" "$temporary/"
+    place "$dir"
+  fi
+}
+
+install_ceph() {
+  if have ceph && have ceph-mon && have ceph-osd && have radosgw && have radosgw-admin; then return; fi
+  have apt-get || fail "Ceph is installed by apt-get here, and there is none: install ceph-mon, ceph-osd and radosgw yourself" || return
+  apt_install ceph ceph-mon ceph-osd radosgw ceph-common
+}
+
+# The development environment, made again when the lock or the project file has changed.
+install_venv() {
+  local dir=${1:?venv DIR} stamp
+  stamp=$(cat "$root/packaging/dev.lock" "$root/pyproject.toml" | cksum)
+  if [ "$(cat "$dir/.stamp" 2>/dev/null)" = "$stamp" ] && "$dir/bin/python" -c '' 2>/dev/null; then return; fi
+  say "Setting up $dir (half a minute, once) …"
+  if ! "$dir/bin/python" -c '' 2>/dev/null; then rm -rf "$dir"; fi
+  make_venv venv "$dir" "$root/packaging/dev.lock" 99 || return
+  if have uv; then
+    logged venv uv pip install -q --no-deps --no-build-isolation --offline --python "$dir/bin/python" -e "$root" || return
+  else
+    logged venv "$dir/bin/python" -m pip install -q --disable-pip-version-check \
+      --no-deps --no-build-isolation --no-index -e "$root" || return
+  fi
+  printf '%s\n' "$stamp" >"$dir/.stamp"
+}
+
+install_all_ci() {
+  local failed= name
+  for name in git-lfs git-lfs-newest versitygw localstack ceph ml-cellar; do
+    ( "install_${name//-/_}" ) || failed="$failed $name"
+  done
+  [ -z "$failed" ] || fail "not installed:$failed"
+}
+
+[ $# -gt 0 ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; exit 2; }
+case $1 in
+  venv) install_venv "${2:?usage: install.sh venv DIR}" ;;
+  python) find_python 99 || fail "no Python from 3.11 on that makes virtual environments (python3-venv on Debian)" ;;
+  *)
+    for name in "$@"; do
+      case $name in
+        git-lfs|git-lfs-newest|versitygw|localstack|ml-cellar|ceph|all-ci) "install_${name//-/_}" ;;
+        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, versitygw, localstack, ml-cellar, ceph, all-ci"; exit 2 ;;
+      esac
+    done ;;
+esac
