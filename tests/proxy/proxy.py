@@ -122,6 +122,9 @@ class FaultProxy:
             client.reset()
         except asyncio.CancelledError:
             client.reset()  # goes no further: before 3.12 asyncio reports a cancelled handler as an error
+        except BaseException:
+            client.reset()  # a plan with a mistake in it: asyncio logs it, and the client need not wait
+            raise
 
     async def _exchange(self, client: _Stream, head: Head) -> bool:
         """Whether the connection may carry one more request."""
