@@ -1,0 +1,336 @@
+"""The conversation with git-lfs: a request at a time in, progress and one result out, from one thread."""
+
+import os
+import queue
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from lfs_agent import __version__, log, protocol
+from lfs_agent.cellar import Cellar
+from lfs_agent.errors import AgentError, LocalError, ObjectError, ProtocolError, SessionError, StoppedError
+from lfs_agent.gitrepo import Repository
+from lfs_agent.layout import sharded
+from lfs_agent.parts import Limits
+from lfs_agent.protocol import Download, Init, Terminate, Unusable, Upload
+from lfs_agent.retry import Patience
+from lfs_agent.session import RECORD_LIMIT, Breaker, name_session, sweep
+from lfs_agent.store import Store
+from lfs_agent.transfer.download import Folders, download
+from lfs_agent.transfer.meter import Meter
+from lfs_agent.transfer.upload import Sent, upload
+
+_TICK_S: Final = 0.1
+_HEARTBEAT_S: Final = 1.0
+_GRACE_S: Final = 1.5
+"""How long a transfer may take to notice that it is to stop."""
+_BUDGET_STREAMS: Final = 16
+"""Parts in flight in all workers together."""
+
+_NOT_TRIED: Final = (
+    "not tried: the whole session was stopped by the cause that is told once; see lfs-agent log"
+)
+
+Write = Callable[[bytes], None]
+
+
+def run(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
+    """Serves git-lfs until it says terminate, goes away, or a signal comes; the exit status.
+
+    The line `first` was read already; where `second` was, too, `first` has been answered.
+    """
+    stop = threading.Event()
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    if second:
+        lines.put(second)
+
+    def listen() -> None:
+        """Knows while a transfer runs when git-lfs is gone: it is killed sooner than it says terminate."""
+        for line in requests:
+            lines.put(line)
+        stop.set()
+        lines.put(b"")
+
+    def leave(*_: object) -> None:
+        stop.set()
+        lines.put(b"")
+
+    for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(name, leave)
+    threading.Thread(target=listen, daemon=True).start()
+
+    def write(line: bytes) -> None:
+        try:
+            os.write(answers, line)
+        except OSError:  # git-lfs is gone
+            leave()
+
+    serve(first, iter(lines.get, b""), write, stop, init_answered=bool(second))
+    return 130 if stop.is_set() else 0
+
+
+def serve(
+    first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Event, *, init_answered: bool
+) -> None:
+    """The conversation: `lines` after the `first`, answers to `write`, whole lines each.
+
+    After `stop` a transfer has a moment to end; then the process does, since a blocked thread can't be ended.
+    """
+    try:
+        init = protocol.parse_request(first)
+        state = protocol.advance("new", init)
+    except ProtocolError as error:
+        write(protocol.init_refused(error))
+        return
+    if not isinstance(init, Init):
+        return
+    if not init_answered:
+        write(protocol.init_accepted())
+    worker = Worker(init, write, stop)
+    for request in _requests(lines, worker):
+        try:
+            state = protocol.advance(state, request)
+        except ProtocolError as error:
+            worker.note_unknown(error)
+            continue
+        if isinstance(request, Terminate):
+            break
+        assert isinstance(request, Upload | Download | Unusable)
+        worker.answer(request)
+        if stop.is_set():
+            break
+    worker.end()
+
+
+def _requests(lines: Iterable[bytes], worker: "Worker") -> Iterator[protocol.Request]:
+    for line in lines:
+        try:
+            yield protocol.parse_request(line)
+        except ProtocolError as error:  # a newer git-lfs may say more than we know
+            worker.note_unknown(error)
+
+
+@dataclass
+class Counts:
+    """What a worker has done."""
+
+    objects: int = 0
+    bytes: int = 0
+    skipped: int = 0
+    unproven: int = 0
+    failed: int = 0
+    parts: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a worker has once it has something to move."""
+
+    cellar: Cellar
+    store: Store
+    patience: Patience
+
+
+class Worker:
+    """One process of a session: moves the objects that it is given, one after another."""
+
+    def __init__(self, init: Init, write: Write, stop: threading.Event) -> None:
+        self._init = init
+        self._write = write
+        self._stop = stop
+        self._counts = Counts()
+        self._repo = Repository(Path.cwd())
+        self._breaker: Breaker | None = None
+        self._broken: SessionError | None = None
+        self._ready: Ready | None = None
+        self._log: log.Logger | None = None
+
+    def answer(self, request: Upload | Download | Unusable) -> None:
+        """Moves the object, and says how that went."""
+        try:
+            if isinstance(request, Unusable):
+                raise ObjectError(f"git-lfs asked for what cannot be: {request.reason}")
+            line = self._moved(request)
+        except AgentError as error:
+            line = protocol.failed(request.oid, self._failure(request, error))
+        self._write(line)
+
+    def note_unknown(self, error: ProtocolError) -> None:
+        """Something in the conversation made no sense; it is not answered, since nobody waits for that."""
+        self._logger().warning("not understood", message=str(error))
+
+    def end(self) -> None:
+        """Writes what was done into the record."""
+        if self._log is None:
+            return
+        counts = self._counts
+        self._log.info(
+            "ended",
+            objects=counts.objects,
+            bytes=counts.bytes,
+            parts=counts.parts,
+            skipped=counts.skipped,
+            unproven=counts.unproven,
+            failed=counts.failed,
+            retries=self._ready.patience.retries if self._ready else 0,
+            seconds=round(time.monotonic() - counts.started, 3),
+        )
+
+    def _moved(self, request: Upload | Download) -> bytes:
+        ready = self._prepare()
+        self._write(
+            protocol.progress(request.oid, 1, 0)
+        )  # there are credentials: the other workers may start
+        meter = Meter(request.size, self._stop)
+        started = time.monotonic()
+        moving = _InThread(lambda: self._transfer(ready, request, meter))
+        self._watch(moving, meter, request.oid)
+        result = moving.result()
+        self._count(request, result, meter, time.monotonic() - started, ready)
+        if isinstance(result, Path):
+            return protocol.downloaded(request.oid, str(result))
+        ready.cellar.remember_push()
+        return protocol.uploaded(request.oid)
+
+    def _prepare(self) -> Ready:
+        """The store, made on the first object."""
+        if self._broken or (self._breaker and self._breaker.tripped):
+            raise SessionError(_NOT_TRIED)
+        if self._ready is None:
+            self._logger()
+            cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ)
+            store, patience = cellar.open(stop=self._stop, notice=self._note_retry)
+            self._log = self._open_log(cellar)
+            store.connect()
+            self._ready = Ready(cellar, store, patience)
+        return self._ready
+
+    def _transfer(self, ready: Ready, request: Upload | Download, meter: Meter) -> Sent | Path:
+        settings = ready.cellar.settings
+        limits = Limits(part_size=settings.part_size)
+        streams = settings.streams or max(1, _BUDGET_STREAMS // self._init.concurrent_transfers)
+        key = ready.cellar.key(request.oid)
+        if isinstance(request, Download):
+            folders = Folders(self._repo.storage, self._repo.file_mode)
+            return download(ready.store, key, request.oid, meter, folders, limits=limits, streams=streams)
+        path = self._local(request)
+        return upload(ready.store, key, request.oid, path, meter, limits=limits, streams=streams)
+
+    def _local(self, request: Upload) -> Path:
+        """The file to send; git-lfs can't spell a path that is not UTF-8, but it is where it always is."""
+        path = Path(request.path)
+        if "\ufffd" in request.path and not path.exists():
+            path = self._repo.storage / "objects" / sharded(request.oid)
+        if not path.is_absolute():
+            raise LocalError(f"git-lfs named a file that is not absolute: {request.path[:200]!r}")
+        return path
+
+    def _watch(self, moving: "_InThread", meter: Meter, oid: str) -> None:
+        """Tells git-lfs how far the transfer is until it is over, and once a second that we live."""
+        told, last = 0, time.monotonic()
+        while not moving.over.wait(_TICK_S):
+            if self._stop.is_set() and not moving.over.wait(_GRACE_S):
+                os._exit(130)  # blocked in a system call; what must survive is in files
+            if (done := meter.done) > told or time.monotonic() - last > _HEARTBEAT_S:
+                self._write(protocol.progress(oid, max(1, done), done - told))
+                told, last = done, time.monotonic()
+        if moving.error is None:
+            self._write(protocol.progress(oid, meter.size, meter.size - told))
+
+    def _count(
+        self, request: Upload | Download, result: Sent | Path, meter: Meter, seconds: float, ready: Ready
+    ) -> None:
+        how = result.how if isinstance(result, Sent) else "downloaded"
+        proven = result.proven if isinstance(result, Sent) else True
+        self._counts.objects += 1
+        self._counts.skipped += how == "skipped"
+        self._counts.unproven += not proven
+        self._counts.bytes += meter.moved
+        self._counts.parts += meter.parts
+        self._logger().info(
+            how,
+            oid=request.oid,
+            size=request.size,
+            key=ready.cellar.key(request.oid),
+            bytes=meter.moved,
+            parts=meter.parts,
+            proven=proven,
+            seconds=round(seconds, 3),
+        )
+
+    def _failure(self, request: Upload | Download | Unusable, error: AgentError) -> AgentError:
+        """What git-lfs is told; a cause that ends the session is told in full by one worker only."""
+        self._counts.failed += 1
+        told = error
+        if isinstance(error, SessionError) and str(error) != _NOT_TRIED:
+            self._broken = error
+            if self._breaker and not self._breaker.trip(error):
+                told = SessionError(_NOT_TRIED)
+        self._logger().error("failed", oid=request.oid, code=error.code, **error.details())
+        return type(told)(log.redact(str(told))) if not isinstance(told, StoppedError) else told
+
+    def _note_retry(self, what: str, reason: AgentError, wait_s: float) -> None:
+        self._logger().warning("retry", what=what, message=str(reason), wait_s=round(wait_s, 2))
+
+    def _logger(self) -> log.Logger:
+        if self._log is None:
+            self._log = self._open_log(None)
+        return self._log
+
+    def _open_log(self, cellar: Cellar | None) -> log.Logger:
+        """The log; before the settings are known, and outside of a repository, with what there is."""
+        session = name_session()
+        bound: dict[str, Any] = {
+            "session": session,
+            "operation": self._init.operation,
+            "remote": self._init.remote,
+        }
+        level, file, record = "info", None, None
+        try:
+            sessions = self._repo.storage / "lfs-agent" / "sessions"
+            self._breaker = Breaker(sessions / f"{session}.stop")
+            record = log.Sink(sessions / f"{session}.jsonl", log.LEVELS["info"], RECORD_LIMIT)
+        except AgentError:
+            pass
+        if cellar is not None:
+            level, file = cellar.settings.log_level, cellar.settings.log_file
+            bound["store"] = str(cellar.target)
+        logger = log.open_log(level=level, file=file, record=record, stderr=True, **bound)
+        if cellar is not None:
+            sweep(cellar.state_dir)
+            logger.info(
+                "started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers
+            )
+        return logger
+
+
+class _InThread:
+    """A call in a thread of its own: `over` is set at its end."""
+
+    def __init__(self, call: Callable[[], Sent | Path]) -> None:
+        self.over = threading.Event()
+        self.error: BaseException | None = None
+        self._result: Sent | Path | None = None
+        self._call = call
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._call()
+        except BaseException as error:
+            self.error = error
+        self.over.set()
+
+    def result(self) -> Sent | Path:
+        """What the call gave; raises what it raised, and ObjectError for what nobody foresaw."""
+        if isinstance(self.error, AgentError):
+            raise self.error
+        if self.error is not None:
+            raise ObjectError(f"unexpected: {type(self.error).__name__}: {self.error}") from self.error
+        assert self._result is not None
+        return self._result

@@ -1,0 +1,170 @@
+"""The store of a repository, assembled from git config, the environment and AWS's own settings."""
+
+import os
+import threading
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from lfs_agent import log
+from lfs_agent.config import Settings, Value, from_environ, from_git, from_query, resolve
+from lfs_agent.errors import TargetError, UsageError
+from lfs_agent.gitrepo import LfsUrl, Repository
+from lfs_agent.layout import key_of
+from lfs_agent.pointer import Oid
+from lfs_agent.protocol import Operation
+from lfs_agent.retry import Notice, Patience, RetryingStore
+from lfs_agent.store import Store
+from lfs_agent.store.folder import FolderStore
+from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_target
+from lfs_agent.trust import Claim, check, check_scheme
+
+TRUSTED_KEY = "lfs-agent.trusted"
+
+
+@dataclass(frozen=True)
+class Cellar:
+    """A repository's objects for one operation and remote: where they are, by which settings."""
+
+    repo: Repository
+    operation: Operation
+    remote: str
+    environ: Mapping[str, str]
+    _identities: list[str] = field(default_factory=list, repr=False)
+    """What `open` was allowed to use."""
+
+    @cached_property
+    def named(self) -> LfsUrl:
+        """The URL of the store, and who names it.
+
+        Raises TargetError where nobody does.
+        """
+        found = self.repo.lfs_url(self.operation, self.remote)
+        if found is None or not is_ours(found.url):
+            says = f"{found.origin} says {log.redact(found.url)}" if found else "nothing says"
+            raise TargetError(
+                f"no store is named for the objects of {self.remote or 'this repository'} ({says}): "
+                "run lfs-agent init s3::BUCKET/PREFIX, and commit .lfsconfig"
+            )
+        return found
+
+    @cached_property
+    def target(self) -> Target:
+        """The bucket or folder; TargetError for a URL that is none."""
+        try:
+            return parse_target(self.named.url)
+        except TargetError as error:
+            raise TargetError(f"{self.named.origin}: {error}") from None
+
+    @cached_property
+    def resolved(self) -> tuple[Settings, dict[str, Value]]:
+        """The settings, and where each that somebody set came from."""
+        bucket = self.target.bucket if isinstance(self.target, S3Target) else ""
+        git = from_git(((entry.key, entry.value, entry.origin) for entry in self.repo.config), bucket)
+        query = from_query(self.target.query, self.named.origin)
+        if isinstance(self.target, FolderTarget) and query.keys() - {"layout"}:
+            raise UsageError(f"{self.named.origin}: of a folder only the layout can be set")
+        return resolve(from_environ(self.environ), git, query)
+
+    @property
+    def settings(self) -> Settings:
+        return self.resolved[0]
+
+    def key(self, oid: Oid) -> str:
+        """Where the object lies in the store."""
+        prefix = self.target.prefix if isinstance(self.target, S3Target) else ""
+        return key_of(prefix, self.settings.layout)(oid)
+
+    @property
+    def state_dir(self) -> Path:
+        """Our folder in the LFS storage: records, what stores can do."""
+        return self.repo.storage / "lfs-agent"
+
+    def open(
+        self, *, stop: threading.Event | None = None, notice: Notice | None = None, connections: int = 16
+    ) -> tuple[Store, Patience]:
+        """The store, retrying, checked against what the user trusts; nothing has been sent to it.
+
+        Raises TargetError, UsageError, CredentialsError.
+        """
+        patience = Patience(
+            first_deadline_s=self.settings.first_deadline,
+            deadline_s=self.settings.deadline,
+            stop=stop or threading.Event(),
+            notice=notice,
+        )
+        store = (
+            self._folder() if isinstance(self.target, FolderTarget) else self._s3(self.target, connections)
+        )
+        return RetryingStore(store, patience), patience
+
+    def _folder(self) -> Store:
+        assert isinstance(self.target, FolderTarget)
+        self._check("", endpoint_committed=False)
+        return FolderStore(Path(self.target.path))
+
+    def _s3(self, target: S3Target, connections: int) -> Store:
+        # awscrt beside botocore takes its signers over and makes them four times slower: keep it out.
+        os.environ.setdefault("BOTO_DISABLE_CRT", "true")
+        from lfs_agent.store.s3 import S3Store, open_session, own_endpoint, resolve_connection
+
+        settings, chosen = self.resolved
+        if settings.public and self.operation == "upload":
+            raise TargetError(f"{self.target} is public: it is read without credentials, and not written")
+        session = open_session(settings, self.environ, self._cellar_profile())
+        own = own_endpoint(session, self.environ)
+        endpoint = (settings.endpoint or own).rstrip("/")
+        said_by_url = "endpoint" in chosen and chosen["endpoint"].origin == self.named.origin
+        self._check(
+            endpoint, endpoint_committed=said_by_url and self.named.committed and endpoint != own.rstrip("/")
+        )
+        connection = resolve_connection(session, settings, endpoint, self.repo.http_setting)
+        return S3Store(
+            target.bucket,
+            connection,
+            settings,
+            abilities=self.state_dir / "stores.json",
+            connections=connections,
+            on_secret=log.keep_secret,
+        )
+
+    def _check(self, endpoint: str, *, endpoint_committed: bool) -> None:
+        claim = Claim(self.target, endpoint, self.named.committed, endpoint_committed)
+        trusted = {entry.value for entry in self.repo.config if entry.key == TRUSTED_KEY}
+        check(claim, trusted=trusted, last_push=self._last_push() if self.operation == "upload" else "")
+        if endpoint:
+            check_scheme(endpoint, allow_http=self.settings.allow_http)
+        self._identities.append(claim.identity)
+
+    def _last_push(self) -> str:
+        try:
+            return self._last_push_file.read_text().strip()
+        except OSError:
+            return ""
+
+    @property
+    def _last_push_file(self) -> Path:
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.remote)[:100] or "_"
+        return self.repo.common_dir / "lfs-agent" / "pushed" / name
+
+    def remember_push(self) -> None:
+        """Keeps where this clone's objects went, so that a later push elsewhere is asked about."""
+        identity = self._identities[-1]
+        if self._last_push() != identity:
+            self._last_push_file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._last_push_file.with_name(f"{self._last_push_file.name}.{os.getpid()}")
+            temporary.write_text(identity + "\n")
+            temporary.replace(self._last_push_file)
+
+    def _cellar_profile(self) -> str:
+        """The AWS profile that ml-cellar's own file recommends; "" where there is none."""
+        if self.repo.worktree is None:
+            return ""
+        try:
+            text = (self.repo.worktree / ".mlcellar.toml").read_text()
+            profile = tomllib.loads(text).get("aws", {}).get("profile", "")
+        except (OSError, ValueError, AttributeError):
+            return ""
+        return profile if isinstance(profile, str) and profile.isprintable() else ""

@@ -1,0 +1,76 @@
+"""The command line: arguments and environment in, exit status out."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lfs_agent import __version__
+from lfs_agent.errors import AgentError
+
+COMMANDS = {
+    "install": "let git-lfs start this agent for s3:: and dir:: stores on this machine",
+    "uninstall": "undo install",
+    "init": "name the store of this repository, in .lfsconfig",
+    "config": "show the settings in force, and where each comes from",
+    "trust": "allow a store that a repository names",
+    "verify": "prove that the store has what the pointers name",
+    "log": "show what the last push or pull did",
+}
+"""Each is a module of `lfs_agent.commands`: `add_arguments(parser)`, `run(arguments, environ) -> int`."""
+
+EXIT_STATUSES = """\
+exit status:
+  0  done; for verify: everything is present
+  1  objects are missing or damaged
+  2  usage: the command line or a setting is wrong
+  3  could not be done, or could not be asked
+"""
+
+
+def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
+    """The parser, with the subcommands `names`."""
+    parser = argparse.ArgumentParser(
+        prog="lfs-agent",
+        description="Git LFS objects in S3, or in a shared folder.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lfs-agent {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in names:
+        module = import_module(f"lfs_agent.commands.{name}")
+        command = commands.add_parser(
+            name,
+            help=COMMANDS[name],
+            description=module.__doc__,
+            epilog=f"{module.EXAMPLES}\n{EXIT_STATUSES}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        module.add_arguments(command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    known = [words[0]] if words and words[0] in COMMANDS else list(COMMANDS)
+    arguments = build_parser(known).parse_args(words)
+    try:
+        status: int = import_module(f"lfs_agent.commands.{arguments.command}").run(arguments, os.environ)
+    except AgentError as error:
+        from lfs_agent.log import describe
+
+        print(f"lfs-agent {arguments.command}: {describe(error)}", file=sys.stderr)
+        return error.status
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, quietly
+        return 3
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,192 @@
+"""The only module that runs git: what the repository is, what its configuration says, what its history holds."""
+
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from lfs_agent.errors import UsageError
+from lfs_agent.protocol import Operation
+
+Scope = Literal["system", "global", "local"]
+
+_COMMITTED_KEYS = re.compile(r"lfs\.(url|pushurl)|remote\..*\.lfsurl")
+"""What we take from `.lfsconfig`: no more than git-lfs itself does."""
+
+
+class Entry(NamedTuple):
+    """A line of git config: `key` in lower case but for its subsection, as `git config --list` prints it."""
+
+    key: str
+    value: str
+    origin: str
+
+
+class LfsUrl(NamedTuple):
+    """Where a remote's LFS objects are; `committed`: the repository says so, not the user."""
+
+    url: str
+    origin: str
+    committed: bool
+
+
+def run_git(
+    arguments: Sequence[str], *, cwd: str | Path | None = None, stdin: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Runs git, whatever its exit status; its output is captured, and it never reads our input.
+
+    Raises UsageError where there is no git.
+    """
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=cwd,
+            check=False,
+            capture_output=True,
+            input=stdin,
+        )
+    except FileNotFoundError:
+        raise UsageError("git is not on PATH: install it first") from None
+
+
+def git(*arguments: str, cwd: str | Path | None = None) -> str:
+    """The output of git.
+
+    Raises UsageError with what git said, where it fails.
+    """
+    done = run_git(arguments, cwd=cwd)
+    if done.returncode:
+        raise UsageError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+    return done.stdout.decode(errors="surrogateescape")
+
+
+def read_config(cwd: str | Path | None = None) -> list[Entry]:
+    """All of the user's git configuration in `cwd`, in git's order: later entries win."""
+    done = run_git(["config", "--list", "-z", "--show-origin"], cwd=cwd)
+    if done.returncode:
+        raise UsageError(f"git config: {done.stderr.decode(errors='replace').strip()}")
+    fields = done.stdout.decode(errors="surrogateescape").split("\0")
+    return [_entry(text, origin) for origin, text in zip(fields[0::2], fields[1::2], strict=False)]
+
+
+def _entry(text: str, origin: str) -> Entry:
+    key, _, value = text.partition("\n")  # a key alone, without "=", is true for git
+    return Entry(key, value, f"git config, {origin}")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository as git sees it from `cwd`, with the environment that this process has."""
+
+    cwd: Path
+
+    @cached_property
+    def common_dir(self) -> Path:
+        """The git folder that all worktrees share.
+
+        Raises UsageError outside of a repository.
+        """
+        return Path(
+            os.path.abspath(self.cwd / git("rev-parse", "--git-common-dir", cwd=self.cwd).rstrip("\n"))
+        )
+
+    @cached_property
+    def worktree(self) -> Path | None:
+        """The top of the work tree; None in a bare repository."""
+        done = run_git(["rev-parse", "--show-toplevel"], cwd=self.cwd)
+        top = done.stdout.decode(errors="surrogateescape").rstrip("\n")
+        return Path(top) if done.returncode == 0 and top else None
+
+    @cached_property
+    def config(self) -> list[Entry]:
+        """The user's git configuration, all scopes."""
+        return read_config(self.cwd)
+
+    @cached_property
+    def committed(self) -> list[Entry]:
+        """What we take from `.lfsconfig`: the work tree's, else the index's, else HEAD's, as git-lfs does."""
+        sources = [["--blob", ":.lfsconfig"], ["--blob", "HEAD:.lfsconfig"]]
+        if self.worktree and (self.worktree / ".lfsconfig").exists():
+            sources.insert(0, ["--file", str(self.worktree / ".lfsconfig")])
+        for source in sources:
+            done = run_git(["config", *source, "--no-includes", "--list", "-z"], cwd=self.cwd)
+            if done.returncode == 0:
+                lines = done.stdout.decode(errors="surrogateescape").split("\0")[:-1]
+                entries = (_entry(line, ".lfsconfig")._replace(origin=".lfsconfig") for line in lines)
+                return [entry for entry in entries if _COMMITTED_KEYS.fullmatch(entry.key)]
+        return []
+
+    def get(self, key: str) -> Entry | None:
+        """The user's last entry for `key`."""
+        return _last(self.config, key)
+
+    def value(self, key: str, default: str = "") -> str:
+        """The user's value for `key`."""
+        entry = self.get(key)
+        return entry.value if entry else default
+
+    @cached_property
+    def storage(self) -> Path:
+        """The folder in which git-lfs keeps its objects (`lfs.storage`)."""
+        return self.common_dir / os.path.expanduser(self.value("lfs.storage") or "lfs")
+
+    @cached_property
+    def file_mode(self) -> int | None:
+        """The mode that `core.sharedRepository` gives to a new file; None: the umask decides."""
+        value = self.value("core.sharedrepository").lower()
+        match value:
+            case "group" | "true" | "1":
+                return 0o660
+            case "all" | "world" | "everybody" | "2":
+                return 0o664
+            case _ if re.fullmatch(r"0[0-7]{3}", value):
+                return int(value, 8) & 0o666
+        return None
+
+    def remotes(self) -> list[str]:
+        """The names of the remotes that have a URL."""
+        return list(
+            dict.fromkeys(e.key[7:-4] for e in self.config if re.fullmatch(r"remote\..+\.url", e.key))
+        )
+
+    def lfs_url(self, operation: Operation, remote: str) -> LfsUrl | None:
+        """Where git-lfs would send or fetch the objects of `remote` (a name or a URL); None where nothing says.
+
+        The order is git-lfs's own (lfsapi/endpoint_finder.go); `insteadOf` is applied to what is found.
+        """
+        upload = operation == "upload"
+        keys = [*(["lfs.pushurl"] if upload else []), "lfs.url"]
+        keys += [*([f"remote.{remote}.lfspushurl"] if upload else []), f"remote.{remote}.lfsurl"]
+        for key in keys:
+            for entries, committed in ((self.config, False), (self.committed, True)):
+                if entry := _last(entries, key):
+                    return LfsUrl(self._rewritten(entry.value), f"{entry.origin}: {key}", committed)
+        keys = [*([f"remote.{remote}.pushurl"] if upload else []), f"remote.{remote}.url"]
+        for key in keys:
+            if entry := self.get(key):
+                return LfsUrl(self._rewritten(entry.value), f"{entry.origin}: {key}", False)
+        return LfsUrl(self._rewritten(remote), "the command line", False) if ":" in remote else None
+
+    def _rewritten(self, url: str) -> str:
+        rules = [
+            e for e in self.config if re.fullmatch(r"url\..*\.insteadof", e.key) and url.startswith(e.value)
+        ]
+        if not rules:
+            return url
+        best = max(rules, key=lambda rule: len(rule.value))
+        return best.key.removeprefix("url.").removesuffix(".insteadof") + url.removeprefix(best.value)
+
+    def http_setting(self, url: str, name: str) -> str:
+        """git's own `http.NAME` for `url`, `http.<url>.NAME` before it; "" where there is none."""
+        if not any(e.key.startswith("http.") and e.key.endswith(f".{name}") for e in self.config):
+            return ""
+        done = run_git(["config", "--get-urlmatch", f"http.{name}", url], cwd=self.cwd)
+        return done.stdout.decode(errors="surrogateescape").rstrip("\n")
+
+
+def _last(entries: Sequence[Entry], key: str) -> Entry | None:
+    return next((entry for entry in reversed(entries) if entry.key == key), None)

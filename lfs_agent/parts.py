@@ -1,0 +1,66 @@
+"""How an object is cut: the limits of a store as values, and the plan of parts for a size."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a store allows, and what we ask of it; sizes in bytes. The defaults are Amazon's, of 2026."""
+
+    min_part: int = 5 * MIB
+    max_part: int = 5 * GIB
+    max_parts: int = 10_000
+    max_object: int = 10_000 * 5 * GIB
+    part_size: int = 16 * MIB
+    """The part size while `max_parts` allows it; an object up to this size is sent whole."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes `offset` to `offset + length` of an object; numbers start at 1."""
+
+    number: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An object of `size` bytes in `count` parts of `part_size`, the last one shorter or equal."""
+
+    size: int
+    part_size: int
+
+    @property
+    def count(self) -> int:
+        return max(1, -(-self.size // self.part_size))
+
+    def parts(self) -> Iterator[Part]:
+        """All parts, in order; one empty part for an empty object."""
+        for number in range(1, self.count + 1):
+            offset = (number - 1) * self.part_size
+            yield Part(number, offset, min(self.part_size, self.size - offset))
+
+
+def plan_parts(size: int, limits: Limits) -> Plan:
+    """The plan for an object of `size` bytes: `limits.part_size`, larger where the number of parts demands it.
+
+    >>> plan_parts(100, Limits()).count
+    1
+    >>> plan_parts(1 << 40, Limits()).part_size // MIB
+    105
+
+    Raises ValueError for an object that no plan fits.
+    """
+    if size > limits.max_object:
+        raise ValueError(
+            f"{size} bytes is more than an object can have here ({limits.max_object} bytes: "
+            f"{limits.max_parts} parts of {limits.max_part})"
+        )
+    fewest = -(-size // limits.max_parts)
+    needed = -(-fewest // MIB) * MIB  # whole MiB, so that offsets stay readable
+    part_size = min(max(limits.part_size, limits.min_part, needed), limits.max_part)
+    return Plan(size, part_size)

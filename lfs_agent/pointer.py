@@ -1,0 +1,51 @@
+"""The names that git-lfs gives to content: `Oid`, and `Pointer`, the small text that git keeps in its place."""
+
+import re
+from dataclasses import dataclass
+from typing import NewType
+
+Oid = NewType("Oid", str)
+"""64 lower-case hexadecimal digits: the SHA-256 of the object."""
+
+MAX_POINTER_SIZE = 1024
+"""Bytes; git-lfs reads nothing larger as a pointer."""
+
+_OID = re.compile(r"[0-9a-f]{64}")
+_POINTER = re.compile(
+    rb"version (?:https://git-lfs\.github\.com/spec/v1|http://git-media\.io/v/2|https://hawser\.github\.com/spec/v1)\n"
+    rb"(?:ext-[^\n]*\n)*"
+    rb"oid sha256:(?P<oid>[0-9a-f]{64})\n"
+    rb"size (?P<size>0|[1-9][0-9]{0,18})\n?"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """An object as git names it. `size` is in bytes."""
+
+    oid: Oid
+    size: int
+
+
+def parse_oid(text: object) -> Oid:
+    """The oid in `text`.
+
+    >>> parse_oid("0" * 64) == "0" * 64
+    True
+
+    Raises ValueError for anything but 64 lower-case hexadecimal digits.
+    """
+    if not isinstance(text, str) or not _OID.fullmatch(text):
+        raise ValueError(f"not an object id (64 lower-case hex digits): {str(text)[:80]!r}")
+    return Oid(text)
+
+
+def parse_pointer(blob: bytes) -> Pointer | None:
+    """The pointer that `blob` holds, None where it holds something else.
+
+    >>> parse_pointer(b"not a pointer") is None
+    True
+    """
+    if len(blob) >= MAX_POINTER_SIZE or not (match := _POINTER.fullmatch(blob)):
+        return None
+    return Pointer(Oid(match["oid"].decode()), int(match["size"]))

@@ -1,0 +1,98 @@
+"""What a store is: `Store`, the face that transfers and `verify` see, and the values that pass through it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from lfs_agent.parts import Part
+from lfs_agent.pointer import Oid
+
+Write = Callable[[int, bytes], None]
+"""Takes a chunk of an object and the offset in the object where it belongs."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStat:
+    """What a store says of a key, without its content. `size` in bytes; `etag` is "" where there is none."""
+
+    key: str
+    size: int
+    etag: str = ""
+    sha256: str = ""
+    """The SHA-256 of the whole object in hex, where the store itself computed it; else ""."""
+    crc32c: str = ""
+    """The CRC-32C of the whole object in base64, where the store itself computed it; else ""."""
+    archived: str = ""
+    """Why the object can't be read now (its storage class); "" where it can."""
+
+    def proves(self, oid: Oid) -> bool:
+        """Whether the store's own checksum says that this is the object `oid`."""
+        return self.sha256 == oid
+
+
+class Body(Protocol):
+    """Bytes to send, readable more than once: `read` gives the next block, of whatever length suits it."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+    def __len__(self) -> int: ...
+    def sending(self) -> None:
+        """The store is about to send it (a store may have read it before, to sign it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SentPart:
+    """A part that the store has: `etag` as it gave it, `crc32c` in base64 as we computed it."""
+
+    part: Part
+    etag: str
+    crc32c: str
+
+
+class MultipartUpload(Protocol):
+    """An object on its way in parts; nothing shows at the key before `complete`."""
+
+    def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
+        """Sends one part. Parts may be sent in any order, from several threads."""
+
+    def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
+        """Publishes the object, where nothing is at the key.
+
+        Raises ConflictError where something is, or may be: only `Store.stat` can tell.
+        """
+
+    def abort(self) -> None:
+        """Gives the parts up."""
+
+
+class Store(Protocol):
+    """Objects under keys. Never replaces one. Every method may be called from several threads.
+
+    All methods raise TransientError where asking again may help, DeniedError, or a SessionError.
+    """
+
+    def address(self, key: str) -> str:
+        """The key as people write it, for messages: `s3://bucket/key`."""
+
+    def connect(self) -> None:
+        """Makes ready what the first request needs (credentials, mostly), without a request to the store."""
+
+    def stat(self, key: str) -> ObjectStat | None:
+        """What is at `key`; None where nothing is."""
+
+    def put(self, key: str, oid: Oid, body: Body) -> None:
+        """Stores `body` at `key`, if its SHA-256 is `oid` and nothing is there.
+
+        Raises ConflictError where something is, or may be: only `stat` can tell.
+        """
+
+    def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
+        """Starts an object of `size` bytes in parts."""
+
+    def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
+        """Hands bytes `start` to `stop` of the object to `write`, in order; its size and etag come back.
+
+        With `etag`, only of that very object: DamagedError where it was replaced meanwhile.
+        Raises MissingError, ArchivedError.
+        """

@@ -1,0 +1,64 @@
+"""What a store can do beyond plain S3, learned by asking once, and remembered per endpoint in a file."""
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+MultipartChecksum = Literal["full", "composite", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """The optimistic start is Amazon; a store takes away what it refuses."""
+
+    conditional_put: bool = True
+    """PutObject with If-None-Match."""
+    conditional_complete: bool = True
+    """CompleteMultipartUpload with If-None-Match."""
+    put_checksum: bool = True
+    """PutObject with x-amz-checksum-sha256."""
+    multipart_checksum: MultipartChecksum = "full"
+    """CRC-32C of a multipart upload: of the whole object, of its parts, or none."""
+    part_md5: bool = False
+    """Content-MD5 is demanded of parts (Object Lock on stores without the newer checksums)."""
+
+
+class AbilitiesFile:
+    """The abilities of one endpoint, kept in `path` among those of others; without a path, for this process only."""
+
+    def __init__(self, path: Path | None, endpoint: str) -> None:
+        self._path = path
+        self._endpoint = endpoint
+        self.now = self._load()
+
+    def learn(self, **abilities: Any) -> None:
+        """Takes the new values over, and keeps them for the next process."""
+        self.now = replace(self.now, **abilities)
+        if self._path is None:
+            return
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            temporary.write_text(json.dumps(self._read() | {self._endpoint: asdict(self.now)}, indent=1))
+            temporary.replace(self._path)
+        except OSError:
+            pass  # it is asked again next time
+
+    def _load(self) -> Abilities:
+        known = self._read().get(self._endpoint)
+        start = Abilities()
+        if not isinstance(known, dict):
+            return start
+        kept: dict[str, Any] = {k: v for k, v in known.items() if type(v) is type(getattr(start, k, None))}
+        return replace(start, **kept)
+
+    def _read(self) -> dict[str, Any]:
+        if self._path is None:
+            return {}
+        try:
+            content = json.loads(self._path.read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}

@@ -1,0 +1,181 @@
+"""`FolderStore`: objects as files in a folder that several machines may share, by the standard library alone."""
+
+import errno
+import hashlib
+import os
+import secrets
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from lfs_agent.errors import (
+    AgentError,
+    BucketError,
+    ConflictError,
+    DamagedError,
+    DeniedError,
+    DiskError,
+    MissingError,
+    TransientError,
+)
+from lfs_agent.parts import MIB, Part
+from lfs_agent.pointer import Oid
+from lfs_agent.store import Body, ObjectStat, SentPart, Write
+
+_BLOCK: Final = MIB
+_UNFINISHED: Final = "lfs-agent-unfinished"
+
+
+class FolderStore:
+    """A Store below `root`, which must exist: an unmounted share is not an empty store."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def address(self, key: str) -> str:
+        return str(self._root / key)
+
+    def connect(self) -> None:
+        if not self._root.is_dir():
+            raise BucketError(f"there is no folder {self._root}: mount it, or create it")
+
+    def stat(self, key: str) -> ObjectStat | None:
+        try:
+            found = os.stat(self._root / key)
+        except FileNotFoundError:
+            self.connect()
+            return None
+        except OSError as error:
+            raise self._translated(error, key) from error
+        return ObjectStat(key, found.st_size, _etag(found))
+
+    def put(self, key: str, oid: Oid, body: Body) -> None:
+        upload = self.begin(key, oid, len(body))
+        try:
+            sent = upload.put_part(Part(1, 0, len(body)), body, "")
+            upload.check(oid)
+            upload.complete([sent], "")
+        finally:
+            upload.abort()
+
+    def begin(self, key: str, oid: Oid, size: int) -> "FolderUpload":
+        self.connect()
+        temporary = self._root / _UNFINISHED / f"{oid}-{secrets.token_hex(8)}"
+        try:
+            temporary.parent.mkdir(exist_ok=True)
+            (self._root / key).parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o444)
+        except OSError as error:
+            raise self._translated(error, key) from error
+        return FolderUpload(self, key, temporary, fd)
+
+    def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
+        try:
+            fd = os.open(self._root / key, os.O_RDONLY)
+        except FileNotFoundError:
+            self.connect()
+            raise MissingError(f"404: there is no {self.address(key)}") from None
+        except OSError as error:
+            raise self._translated(error, key) from error
+        try:
+            found = os.fstat(fd)
+            if etag and etag != _etag(found):
+                raise DamagedError(f"{self.address(key)} was replaced while it was read")
+            while start < stop and (chunk := self._read(fd, key, min(_BLOCK, stop - start), start)):
+                write(start, chunk)
+                start += len(chunk)
+            return ObjectStat(key, found.st_size, _etag(found))
+        finally:
+            os.close(fd)
+
+    def _read(self, fd: int, key: str, length: int, offset: int) -> bytes:
+        try:
+            return os.pread(fd, length, offset)
+        except OSError as error:
+            raise self._translated(error, key) from error
+
+    def _translated(self, error: OSError, key: str) -> AgentError:
+        address = self.address(key)
+        match error.errno:
+            case errno.EACCES | errno.EPERM | errno.EROFS:
+                return DeniedError(f"{address}: {error.strerror}; the folder's owner can give you the right")
+            case errno.ENOSPC | errno.EDQUOT:
+                return DiskError(f"the shared folder {self._root} is full")
+            case errno.ESTALE | errno.EIO | errno.ETIMEDOUT | errno.EAGAIN:
+                return TransientError(f"{address}: {error.strerror}")
+        return DeniedError(f"{address}: {error.strerror}")
+
+
+class FolderUpload:
+    """A file with a name of its own, linked to the key when it is whole: a kill publishes nothing."""
+
+    def __init__(self, store: FolderStore, key: str, temporary: Path, fd: int) -> None:
+        self._store = store
+        self._key = key
+        self._temporary = temporary
+        self._fd = fd
+
+    def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
+        body.seek(0)
+        body.sending()
+        offset = part.offset
+        try:
+            while block := body.read(_BLOCK):
+                offset += os.pwrite(self._fd, block, offset)
+        except OSError as error:
+            raise self._store._translated(error, self._key) from error
+        return SentPart(part, "", crc32c)
+
+    def check(self, oid: Oid) -> None:
+        """Reads back what was written.
+
+        Raises TransientError where it is not the object.
+        """
+        digest, offset = hashlib.sha256(), 0
+        while block := os.pread(self._fd, _BLOCK, offset):
+            digest.update(block)
+            offset += len(block)
+        if digest.hexdigest() != oid:
+            raise TransientError(f"{self._temporary} does not read back as it was written")
+
+    def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
+        path = self._store._root / self._key
+        try:
+            os.fsync(self._fd)
+            _publish(self._temporary, path)
+            _sync_folder(path.parent)
+        except FileExistsError:
+            raise ConflictError(f"{path} is there already") from None
+        except OSError as error:
+            raise self._store._translated(error, self._key) from error
+        self.abort()
+
+    def abort(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            self._temporary.unlink(missing_ok=True)
+
+
+def _etag(found: os.stat_result) -> str:
+    return f"{found.st_ino:x}-{found.st_mtime_ns:x}-{found.st_size:x}"
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Gives the file its name, unless the name is taken."""
+    try:
+        os.link(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        if path.exists():  # a file system without links (exFAT, some SMB shares): the next best there is
+            raise FileExistsError(path) from None
+        os.rename(temporary, path)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,208 @@
+"""What boto3 raises, as our errors: one place that says in a sentence what S3 said, and what to do next."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Final
+
+from botocore import exceptions as boto
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lfs_agent.errors import (
+    AgentError,
+    ArchivedError,
+    BucketError,
+    ConflictError,
+    CredentialsError,
+    DamagedError,
+    DeniedError,
+    MissingError,
+    ObjectError,
+    TransientError,
+    UnreachableError,
+    UnsupportedError,
+    UsageError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What was asked, and of whom: `doing` is the verb of the sentence."""
+
+    doing: str
+    bucket: str
+    key: str
+    endpoint: str
+    profile: str
+    public: bool
+
+    @property
+    def address(self) -> str:
+        return f"s3://{self.bucket}/{self.key}" if self.key else f"s3://{self.bucket}"
+
+    @property
+    def server(self) -> str:
+        return self.endpoint or "Amazon S3"
+
+
+_REFUSED_KEYS: Final = frozenset({
+    "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired",
+    "InvalidClientTokenId", "UnrecognizedClientException", "XAdminUserNotFound", "AuthorizationHeaderMalformed",
+    "ExpiredTokenException", "InvalidSecurity", "NotSignedUp", "AccountProblem",
+})  # fmt: skip
+_TRY_AGAIN: Final = frozenset({
+    "SlowDown", "ServiceUnavailable", "InternalError", "InternalServerError", "InternalFailure", "RequestTimeout",
+    "RequestTimeoutException", "Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded",
+    "BandwidthLimitExceeded", "PriorRequestNotComplete", "RequestThrottled", "TooManyRequests", "Busy",
+    "KMS.ThrottlingException", "IncompleteBody", "KMS.InternalException", "503", "502", "504", "500", "429",
+})  # fmt: skip
+_CORRUPTED: Final = frozenset({
+    "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "ChecksumMismatch",
+})  # fmt: skip
+
+
+def translate(error: BotoCoreError | ClientError | Exception, context: Context) -> AgentError:
+    """Our error for boto3's; a sentence with the address, S3's own words and the next step."""
+    if isinstance(error, ClientError):
+        return _answer(error.response, context)
+    return _no_answer(error, context)
+
+
+def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
+    meta = response.get("ResponseMetadata", {})
+    said = response.get("Error", {})
+    status, code = int(meta.get("HTTPStatusCode") or 0), str(said.get("Code", ""))
+    message = str(said.get("Message") or "").strip()
+    words = f"{status} {code}" + (
+        f" ({message})" if message and message not in ("Not Found", "Forbidden") else ""
+    )
+    sentence = f"{context.doing} {context.address}: {words}"
+    headers = meta.get("HTTPHeaders", {})
+
+    if code in _TRY_AGAIN or status in (429, 500, 502, 503, 504):
+        return TransientError(sentence, retry_after_s=_retry_after(headers))
+    if code in _CORRUPTED:
+        return TransientError(f"{sentence}; the bytes did not arrive as they were sent")
+    if code in _REFUSED_KEYS:
+        return CredentialsError(f"{sentence}; {_renew(code, context)}")
+    if code == "RequestTimeTooSkewed":
+        return CredentialsError(
+            f"{sentence}; this machine's clock is wrong: set it (timedatectl set-ntp true)"
+        )
+    if code == "NoSuchBucket":
+        return BucketError(f"{sentence}; create the bucket at {context.server}, or correct lfs.url")
+    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
+        region = headers.get("x-amz-bucket-region") or said.get("Region") or "its own"
+        return BucketError(f"{sentence}; the bucket is in another region: set lfs-agent.region to {region}")
+    if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
+        return ArchivedError(
+            f"{sentence}; it is archived: restore it first (aws s3api restore-object), then pull"
+        )
+    return _by_status(status, code, message, sentence, context)
+
+
+def _by_status(status: int, code: str, message: str, sentence: str, context: Context) -> AgentError:
+    match status:
+        case 404:
+            return MissingError(
+                f"{sentence}; nobody has pushed it here, or it was deleted: see lfs-agent verify"
+            )
+        case 409 | 412 if code not in ("BucketAlreadyExists", "InvalidBucketState"):
+            if context.doing == "reading":
+                return DamagedError(f"{sentence}; the object was replaced while it was read")
+            return ConflictError(sentence)
+        case 416:
+            return DamagedError(f"{sentence}; the store has fewer bytes than the object")
+        case 401 | 403:
+            return DeniedError(f"{sentence}; {_right(context)}")
+        case 501 | 405:
+            return UnsupportedError(sentence)
+        case 400 if code in (
+            "NotImplemented",
+            "InvalidArgument",
+            "InvalidRequest",
+            "MalformedXML",
+            "BadRequest",
+        ):
+            return UnsupportedError(sentence)
+    return ObjectError(sentence)
+
+
+def _right(context: Context) -> str:
+    """Which right is missing, as far as the request tells."""
+    if context.public:
+        return "the bucket does not let everybody read it; unset public to use your credentials"
+    if context.doing == "looking at":
+        return "missing or forbidden: s3:GetObject on the key, with s3:ListBucket on the bucket, would tell"
+    if context.doing == "reading":
+        return "s3:GetObject is needed (and kms:Decrypt where the bucket uses KMS)"
+    return "s3:PutObject is needed (and kms:GenerateDataKey, kms:Decrypt where the bucket uses KMS)"
+
+
+def _renew(code: str, context: Context) -> str:
+    profile = f" --profile {context.profile}" if context.profile else ""
+    if "Expired" in code or code == "TokenRefreshRequired":
+        return f"log in again: aws sso login{profile}, or renew AWS_SESSION_TOKEN"
+    return f"the keys are not right for {context.server}: see aws configure list{profile}"
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    text = headers.get("retry-after", "")
+    if text.isdigit():
+        return float(text)
+    if not text:
+        return None
+    from datetime import UTC, datetime
+
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):
+        return None
+
+
+def _no_answer(error: Exception, context: Context) -> AgentError:
+    profile = context.profile or "NAME"
+    sentence = f"{context.address}: {_one_line(error)}"
+    match error:
+        case boto.NoCredentialsError() | boto.PartialCredentialsError():
+            return CredentialsError(
+                f"{sentence}; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE, or run aws configure"
+            )
+        case boto.SSOError() | boto.TokenRetrievalError() | boto.NoAuthTokenError():
+            return CredentialsError(f"{sentence}; log in again: aws sso login --profile {profile}")
+        case boto.LoginError():
+            return CredentialsError(f"{sentence}; log in again: aws login --profile {profile}")
+        case boto.ProfileNotFound():
+            return CredentialsError(f"{sentence}; see: aws configure list-profiles")
+        case (
+            boto.CredentialRetrievalError()
+            | boto.MetadataRetrievalError()
+            | boto.RefreshWithMFAUnsupportedError()
+        ):
+            return CredentialsError(f"{sentence}; see: aws sts get-caller-identity --profile {profile}")
+        case boto.SSLError():
+            return UnreachableError(
+                f"{context.server} shows a certificate that is not trusted here ({_one_line(error)}); "
+                "name its authority: git config --global lfs-agent.ca FILE, or AWS_CA_BUNDLE"
+            )
+        case boto.ParamValidationError() | boto.InvalidRegionError() | boto.InvalidProxiesConfigError():
+            return UsageError(sentence)
+        case boto.EndpointConnectionError() | boto.ConnectTimeoutError() | boto.ProxyConnectionError():
+            unreachable = UnreachableError(
+                f"{context.server} cannot be reached for {context.address} ({_one_line(error)}); "
+                "check the network, the proxy, and the endpoint: lfs-agent config --show-origin"
+            )
+            return TransientError(str(unreachable), last=unreachable)
+        case (
+            boto.HTTPClientError()
+            | boto.IncompleteReadError()
+            | boto.ReadTimeoutError()
+            | boto.ResponseStreamingError()
+            | boto.ConnectionError()
+        ):
+            return TransientError(sentence)
+    return ObjectError(sentence)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]

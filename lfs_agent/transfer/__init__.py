@@ -1,0 +1,1 @@
+"""One object at a time, between a file and a store."""

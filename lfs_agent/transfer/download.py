@@ -1,0 +1,158 @@
+"""One object from the store to a file: ranges in parallel, hashed in order, handed over only when the hash is its name."""
+
+import errno
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lfs_agent.errors import AgentError, DamagedError, DiskError, MissingError, StoppedError
+from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
+from lfs_agent.pointer import Oid
+from lfs_agent.store import Store
+from lfs_agent.transfer.lease import lease
+from lfs_agent.transfer.meter import Meter
+
+_BLOCK: Final = MIB
+_TRIES: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """Where files are made: all in the LFS storage folder, so that git-lfs has only to rename."""
+
+    storage: Path
+    mode: int | None
+    """Of the finished file; None: as the umask has it."""
+
+    def partial(self, oid: Oid) -> Path:
+        return self.storage / "incomplete" / "lfs-agent" / oid
+
+    def finished(self, oid: Oid) -> Path:
+        return self.storage / "tmp" / f"lfs-agent-{oid}-{os.getpid()}"
+
+
+def download(
+    store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *, limits: Limits, streams: int
+) -> Path:
+    """The object as a file that is git-lfs's to rename. `streams`: ranges in flight at once.
+
+    Raises DamagedError where what the store has is not the object, DiskError; and what the store raises.
+    """
+    with lease(folders.partial(oid), meter.stop) as fd:
+        try:
+            for last in range(_TRIES):  # twice: it may have been damaged on the way only
+                found = _fetch(store, key, fd, meter, limits, streams)
+                if found == oid:
+                    return _hand_over(fd, folders, oid)
+                if last == _TRIES - 1:
+                    raise DamagedError(
+                        f"{store.address(key)} is damaged: its SHA-256 is {found}, which is not its name; nothing was "
+                        "kept. Whoever has the object can store it again when the damaged one is deleted: see "
+                        "lfs-agent verify --deep"
+                    )
+        except OSError as error:
+            raise _disk(error, folders) from error
+        except BaseException:
+            folders.partial(oid).unlink(missing_ok=True)
+            raise
+    raise AssertionError("unreachable")
+
+
+def _fetch(store: Store, key: str, fd: int, meter: Meter, limits: Limits, streams: int) -> str:
+    """Reads the whole object into the file; its SHA-256."""
+    os.ftruncate(fd, 0)
+    try:
+        plan = plan_parts(meter.size, limits)
+    except ValueError as error:
+        raise DamagedError(f"{store.address(key)}: {error}") from None
+    if plan.count == 1:
+        return _fetch_whole(store, key, fd, meter)
+    return _fetch_ranges(store, key, fd, meter, plan, streams)
+
+
+def _fetch_whole(store: Store, key: str, fd: int, meter: Meter) -> str:
+    digest = hashlib.sha256()
+    part = Part(1, 0, meter.size)
+
+    def write(offset: int, chunk: bytes) -> None:
+        _write(fd, offset, chunk, part, meter)
+        digest.update(chunk)
+
+    _check_size(store, key, store.fetch(key, 0, max(1, meter.size), write).size, meter.size)
+    meter.finished_part()
+    return digest.hexdigest()
+
+
+def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, streams: int) -> str:
+    from concurrent.futures import ThreadPoolExecutor  # 15 ms that small objects do not pay
+
+    found = store.stat(key)
+    if found is None:
+        raise MissingError(
+            f"404: there is no {store.address(key)}; nobody has pushed it here, or it was deleted"
+        )
+    _check_size(store, key, found.size, meter.size)
+    etag = found.etag
+
+    def fetch(part: Part) -> None:
+        end = part.offset + part.length
+        store.fetch(key, part.offset, end, lambda at, chunk: _write(fd, at, chunk, part, meter), etag)
+        meter.finished_part()
+
+    digest = hashlib.sha256()
+    with ThreadPoolExecutor(streams) as pool:
+        ranges = [(part, pool.submit(fetch, part)) for part in plan.parts()]
+        try:
+            for part, done in ranges:
+                done.result()
+                _hash(fd, part, digest)
+        except BaseException:
+            for _, waiting in ranges:
+                waiting.cancel()
+            raise
+    return digest.hexdigest()
+
+
+def _write(fd: int, offset: int, chunk: bytes, part: Part, meter: Meter) -> None:
+    if meter.stop.is_set():
+        raise StoppedError("stopped")
+    view, position = memoryview(chunk), offset
+    while view:
+        written = os.pwrite(fd, view, position)
+        view, position = view[written:], position + written
+    meter.reached(part.offset, position, len(chunk))
+
+
+def _hash(fd: int, part: Part, digest: "hashlib._Hash") -> None:
+    """Follows the ranges in order; what is read is still in the page cache."""
+    position, end = part.offset, part.offset + part.length
+    while position < end and (block := os.pread(fd, min(_BLOCK, end - position), position)):
+        digest.update(block)
+        position += len(block)
+
+
+def _check_size(store: Store, key: str, found: int, size: int) -> None:
+    if found != size:
+        raise DamagedError(
+            f"{store.address(key)} has {found} bytes, not {size}: it is not the object; nothing was kept"
+        )
+
+
+def _hand_over(fd: int, folders: Folders, oid: Oid) -> Path:
+    """Gives the file a name of its own: nobody else touches it while git-lfs hashes and renames it."""
+    if folders.mode is not None:
+        os.fchmod(fd, folders.mode)
+    finished = folders.finished(oid)
+    finished.parent.mkdir(parents=True, exist_ok=True)
+    os.rename(folders.partial(oid), finished)
+    return finished
+
+
+def _disk(error: OSError, folders: Folders) -> AgentError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskError(
+            f"the disk of {folders.storage} is full: make room (git lfs prune needs care), and pull again"
+        )
+    return DiskError(f"cannot write in {folders.storage}: {error.strerror}; the LFS storage must be writable")

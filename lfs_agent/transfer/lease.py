@@ -1,0 +1,75 @@
+"""`lease`: one process at a time may work on a file, and it is the file that is at the path now."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from lfs_agent.errors import DiskError, StoppedError
+
+_POLL_S: Final = 0.1
+
+if sys.platform == "win32":  # pragma: no cover
+
+    def _try_lock(fd: int) -> bool:
+        import msvcrt
+
+        try:
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+        return True
+else:
+
+    def _try_lock(fd: int) -> bool:
+        import fcntl
+
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@contextmanager
+def lease(path: Path, stop: threading.Event) -> Iterator[int]:
+    """A descriptor of the file at `path`, made where it is missing, held by nobody else until the end of the block.
+
+    The kernel lets go of it when the process ends, however it ends. Waits for another holder.
+
+    Raises StoppedError while waiting, DiskError where the file can't be made.
+    """
+    fd = -1
+    try:
+        while fd < 0:
+            fd = _open(path)
+            while not _try_lock(fd):
+                if stop.wait(_POLL_S):
+                    raise StoppedError("stopped while another process works on the same object")
+            if not _is_at(fd, path):  # its last holder has moved it away, and is done
+                os.close(fd)
+                fd = -1
+        yield fd
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _open(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise DiskError(f"cannot write {path}: {error.strerror}; the LFS storage must be writable") from error
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        at = os.stat(path)
+    except FileNotFoundError:
+        return False
+    held = os.fstat(fd)
+    return (at.st_ino, at.st_dev) == (held.st_ino, held.st_dev)

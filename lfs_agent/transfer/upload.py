@@ -1,0 +1,266 @@
+"""One object from a file to the store: hashed while it goes, and published only when the hash is its name."""
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+from google_crc32c import extend
+
+from lfs_agent.errors import ConflictError, DamagedError, DeniedError, LocalError, ObjectError, StoppedError
+from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
+from lfs_agent.pointer import Oid
+from lfs_agent.store import ObjectStat, SentPart, Store
+from lfs_agent.transfer.meter import Meter
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_BLOCK: Final = MIB
+_TRIES: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """How an upload ended well: by sending, or because the store had it. `proven`: by the store's own checksum."""
+
+    how: Literal["uploaded", "skipped"]
+    proven: bool
+
+
+def upload(
+    store: Store, key: str, oid: Oid, path: Path, meter: Meter, *, limits: Limits, streams: int
+) -> Sent:
+    """Brings the object to the store, where it isn't there already. `streams`: parts in flight at once.
+
+    Raises LocalError where the file is not the object: then nothing was published; DamagedError where something else
+    is at the key: it is not replaced; and what the store raises.
+    """
+    with _opened(path, oid, meter.size) as fd:
+        for last in range(_TRIES):
+            if (found := _look(store, key)) is not None:
+                return _skip(store, found, oid, meter)
+            try:
+                _send(store, key, oid, fd, meter, limits, streams)
+            except ConflictError as conflict:
+                if (found := store.stat(key)) is not None:
+                    return _skip(store, found, oid, meter)
+                if (
+                    last == _TRIES - 1
+                ):  # else a race without a winner, or an upload that is gone: from the start
+                    raise ObjectError(f"{conflict}; and yet nothing is there: push again") from conflict
+            else:
+                return _sent(store, key, oid, meter)
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def _opened(path: Path, oid: Oid, size: int) -> Iterator[int]:
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise LocalError(
+            f"cannot read the local object {path}: {error.strerror}; try: git lfs fetch"
+        ) from error
+    try:
+        found = os.fstat(fd).st_size
+        if found != size:
+            raise LocalError(f"the local object {path} has {found} bytes, not {size}: {_MEND}")
+        yield fd
+    finally:
+        os.close(fd)
+
+
+_MEND: Final = "it is damaged and was not stored; git lfs fsck moves it away, then fetch or add it again"
+
+
+def _look(store: Store, key: str) -> ObjectStat | None:
+    try:
+        return store.stat(key)
+    except DeniedError:
+        # Without s3:ListBucket a missing key is forbidden, not missing: the conditional put will tell.
+        return None
+
+
+def _skip(store: Store, found: ObjectStat, oid: Oid, meter: Meter) -> Sent:
+    if found.size != meter.size:
+        raise DamagedError(
+            f"{store.address(found.key)} has {found.size} bytes, not {meter.size}: something else is stored under this "
+            "name; it was not replaced. Look at it, delete it, and push again"
+        )
+    if found.sha256 and found.sha256 != oid:
+        raise DamagedError(
+            f"{store.address(found.key)} holds something else (SHA-256 {found.sha256}); it was not replaced. "
+            "Look at it, delete it, and push again"
+        )
+    meter.reached(0, meter.size, 0)
+    return Sent("skipped", found.proves(oid))
+
+
+def _sent(store: Store, key: str, oid: Oid, meter: Meter) -> Sent:
+    """The upload was answered with success; large objects are looked at once more, since parts were put together."""
+    if meter.parts == 1:
+        return Sent("uploaded", True)
+    found = store.stat(key)
+    if found is None or found.size != meter.size:
+        has = f"{found.size} bytes" if found else "nothing"
+        raise DamagedError(f"{store.address(key)}: stored {meter.size} bytes, but the store has {has}")
+    return Sent("uploaded", found.proves(oid) or bool(found.crc32c))
+
+
+def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, limits: Limits, streams: int) -> None:
+    try:
+        plan = plan_parts(meter.size, limits)
+    except ValueError as error:
+        raise ObjectError(f"{store.address(key)}: {error}") from None
+    if plan.count == 1:
+        _send_whole(store, key, oid, fd, meter)
+    else:
+        _send_parts(store, key, oid, fd, meter, plan, streams)
+
+
+def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> None:
+    hashing = _Hashing(fd, meter)
+    part = Part(1, 0, meter.size)
+    crc = hashing.take(part)
+    hashing.check(oid)
+    store.put(key, oid, FileBody(fd, part, crc, meter))
+    meter.finished_part()
+
+
+def _send_parts(store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: Plan, streams: int) -> None:
+    from concurrent.futures import ThreadPoolExecutor  # 15 ms that small objects do not pay
+
+    upload_ = store.begin(key, oid, meter.size)
+    hashing = _Hashing(fd, meter)
+    ahead = threading.Semaphore(
+        2 * streams
+    )  # parts hashed and not yet sent: still in the page cache when they are
+
+    def send(part: Part, crc: int) -> SentPart:
+        try:
+            sent = upload_.put_part(part, FileBody(fd, part, crc, meter), _base64(crc))
+            meter.finished_part()
+            return sent
+        finally:
+            ahead.release()
+
+    futures: list[Future[SentPart]] = []
+    try:
+        with ThreadPoolExecutor(streams) as pool:
+            try:
+                for part in plan.parts():
+                    crc = hashing.take(part)
+                    _acquire(ahead, futures, meter)
+                    futures.append(pool.submit(send, part, crc))
+                sent = [future.result() for future in futures]
+                hashing.check(oid)  # until here nothing shows at the key
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                raise
+        upload_.complete(sent, _base64(hashing.crc))
+    except BaseException:
+        upload_.abort()
+        raise
+
+
+def _acquire(ahead: threading.Semaphore, futures: "list[Future[SentPart]]", meter: Meter) -> None:
+    """A place for one more part; raises what a part that failed raised, StoppedError where we are to stop."""
+    while not ahead.acquire(timeout=0.2):
+        if meter.stop.is_set():
+            raise StoppedError("stopped")
+    for future in futures:
+        if future.done():
+            future.result()
+
+
+class _Hashing:
+    """The one pass over the file: SHA-256 and CRC-32C of all of it, CRC-32C of each part."""
+
+    def __init__(self, fd: int, meter: Meter) -> None:
+        self._fd = fd
+        self._meter = meter
+        self._sha256 = hashlib.sha256()
+        self.crc = 0
+
+    def take(self, part: Part) -> int:
+        """Hashes the next part; its CRC."""
+        crc, position, end = 0, part.offset, part.offset + part.length
+        while position < end:
+            block = _read(self._fd, min(_BLOCK, end - position), position, self._meter)
+            self._sha256.update(block)
+            crc = extend(crc, block)
+            self.crc = extend(self.crc, block)
+            position += len(block)
+        return crc
+
+    def check(self, oid: Oid) -> None:
+        """LocalError where what was hashed is not the object."""
+        if (digest := self._sha256.hexdigest()) != oid:
+            raise LocalError(f"the local object {oid} holds something else (SHA-256 {digest}): {_MEND}")
+
+
+class FileBody:
+    """A part of a file, to be sent: a store.Body that counts what is sent, and fails where it has changed."""
+
+    def __init__(self, fd: int, part: Part, crc: int, meter: Meter) -> None:
+        self._fd = fd
+        self._part = part
+        self._crc = crc
+        self._meter = meter
+        self._position = 0
+        self._sent_crc: int | None = None
+
+    def __len__(self) -> int:
+        return self._part.length
+
+    def sending(self) -> None:
+        self._sent_crc = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        left = self._part.length - self._position
+        if not left:
+            return b""
+        block = _read(self._fd, min(_BLOCK, left), self._part.offset + self._position, self._meter)
+        self._position += len(block)
+        if self._sent_crc is not None:
+            self._count(block)
+        return block
+
+    def _count(self, block: bytes) -> None:
+        assert self._sent_crc is not None
+        self._sent_crc = extend(self._sent_crc, block)
+        if self._position == self._part.length and self._sent_crc != self._crc:
+            raise LocalError("the local object changed while it was read; nothing was stored: push again")
+        offset = self._part.offset
+        self._meter.reached(offset, offset + self._position, len(block))
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._position = offset + {0: 0, 1: self._position, 2: self._part.length}[whence]
+        self._sent_crc = None
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
+def _read(fd: int, length: int, offset: int, meter: Meter) -> bytes:
+    if meter.stop.is_set():
+        raise StoppedError("stopped")
+    try:
+        block = os.pread(fd, length, offset)
+    except OSError as error:
+        raise LocalError(f"cannot read the local object: {error.strerror}") from error
+    if not block:
+        raise LocalError("the local object was truncated while it was read; nothing was stored: push again")
+    return block
+
+
+def _base64(crc: int) -> str:
+    return base64.b64encode(crc.to_bytes(4)).decode()

@@ -1,0 +1,82 @@
+"""Which stores a repository may name by itself, and which ones the user has to trust first."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlsplit
+
+from lfs_agent.errors import TargetError
+from lfs_agent.store.url import FolderTarget, Target
+
+AMAZON: Final = "amazonaws.com"
+LOOPBACK: Final = frozenset({"localhost", "::1"})
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is about to be used, and who says so."""
+
+    target: Target
+    endpoint: str
+    """The store's address; "" for Amazon's own."""
+    url_committed: bool
+    """The repository names the store, not the user."""
+    endpoint_committed: bool
+    """The repository names the endpoint, and the user's AWS settings don't."""
+
+    @property
+    def identity(self) -> str:
+        """Host, port and bucket, or the folder: what is trusted, and what a push must not leave unnoticed."""
+        if isinstance(self.target, FolderTarget):
+            return f"dir::{self.target.path}"
+        url = urlsplit(self.endpoint)
+        port = url.port or (80 if url.scheme == "http" else 443)
+        return (
+            f"{url.hostname}:{port}/{self.target.bucket}"
+            if self.endpoint
+            else f"{AMAZON}/{self.target.bucket}"
+        )
+
+
+def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> None:
+    """Nothing, where the claim may be used; `last_push`: the identity that this clone pushed to before, for a push.
+
+    Raises TargetError with the command that says yes.
+    """
+    if claim.identity in trusted:
+        return
+    yes = f"if that is right, say so once: lfs-agent trust {claim.identity}"
+    finish = "then finish a clone or a checkout with: git restore --source=HEAD :/"
+    if isinstance(claim.target, FolderTarget) and claim.url_committed:
+        raise TargetError(
+            f"the repository keeps its objects in the folder {claim.target.path}, outside of itself; {yes}; {finish}"
+        )
+    if claim.endpoint_committed:
+        raise TargetError(
+            f"the repository sends you to the server {claim.endpoint}, which you have not trusted with your "
+            f"credentials; {yes}; {finish}"
+        )
+    if last_push and claim.url_committed and last_push != claim.identity:
+        raise TargetError(
+            f"the repository wants its objects pushed to {claim.identity}, while this clone's last push went to "
+            f"{last_push}; {yes}"
+        )
+
+
+def check_scheme(endpoint: str, *, allow_http: bool) -> None:
+    """Nothing, where the endpoint is safe to talk to.
+
+    Raises TargetError for plain http to any other host than this one, unless the user allows it.
+    """
+    url = urlsplit(endpoint)
+    host = url.hostname or ""
+    if url.scheme == "http" and not allow_http and host not in LOOPBACK and not _is_loopback(host):
+        raise TargetError(
+            f"{endpoint} is plain http: weights and their names would be readable on the way; use https, "
+            "or allow it: git config --global lfs-agent.allowHttp true"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    digits = host.split(".")
+    return len(digits) == 4 and digits[0] == "127" and all(d.isdigit() and int(d) < 256 for d in digits)

@@ -1,0 +1,56 @@
+"""The light door: git-lfs starts this file eight times for one object, and waits for each answer to `init`.
+
+Run as `python -I -S worker.py`. Until there is an object to move, nothing is imported but what the
+interpreter has loaded anyway; standard output becomes ours alone, and no child can read standard input.
+"""
+
+import os
+import sys
+from typing import BinaryIO
+
+
+def take_streams() -> tuple[BinaryIO, int]:
+    """What git-lfs writes, and the descriptor that it reads; from now on 0 is empty, and 1 is stderr."""
+    requests, answers = os.dup(0), os.dup(1)
+    null = os.open("/dev/null" if os.name == "posix" else "nul", os.O_RDWR)
+    os.dup2(null, 0)
+    try:
+        os.dup2(2, 1)
+    except OSError:  # started without a stderr
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+    os.close(null)
+    return open(requests, "rb"), answers
+
+
+def main() -> int:
+    """Answers `init`; stays that small until the first object comes."""
+    requests, answers = take_streams()
+    try:
+        first = requests.readline()
+        if b'"event":"init"' not in first or not first.endswith(b"}\n"):
+            return converse(first, b"", requests, answers)
+        os.write(answers, b"{}\n")
+        second = requests.readline()
+        if not second or b'"event":"terminate"' in second:
+            return 0
+        return converse(first, second, requests, answers)
+    except KeyboardInterrupt:
+        return 130
+
+
+def converse(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
+    """The rest of the conversation, by the whole agent; where there is a `second` line, `first` is answered."""
+    import site
+
+    site.main()  # what -S left out: the environment's packages
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    if root not in sys.path:
+        site.addsitedir(root)
+    from lfs_agent.agent import run
+
+    return run(first, second, requests, answers)
+
+
+if __name__ == "__main__":
+    os._exit(main())  # without the 70 ms in which an interpreter takes itself apart
