@@ -1,0 +1,112 @@
+"""Fixtures for all tests: servers, buckets, and one rule: what is absent is a named skip, and a failure where CI=true."""
+
+import itertools
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from hypothesis import settings
+
+from tests.servers import KINDS, Server, Tls, make_certificate
+from tests.servers.server import program
+
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true")
+
+
+settings.load_profile("ci" if in_ci() else "here")
+
+
+def absent(reason: str) -> NoReturn:
+    """Skips a test whose means are not on this machine; in CI they have to be."""
+    if in_ci():
+        pytest.fail(f"missing where CI=true: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `xdist --dist loadgroup` a file stays on one worker, and so does each server that its tests run over.
+
+    Ceph takes long to start: all of its tests share one worker.
+    """
+    for item in items:
+        kind = (
+            item.callspec.params.get("server")
+            if isinstance(item, pytest.Function) and _has_call(item)
+            else None
+        )
+        file = item.nodeid.partition("::")[0]
+        group = "ceph" if kind == "ceph" else f"{file}-{kind}" if kind else file
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _has_call(item: pytest.Function) -> bool:
+    return hasattr(item, "callspec")
+
+
+# Servers
+
+ServerOf = Callable[[str], Server]
+
+
+@pytest.fixture(scope="session")
+def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerOf]:
+    """The running server of a kind ("localstack", "versitygw", "ceph"), started at the first call; skips if absent."""
+    running: dict[str, Server] = {}
+
+    def server_of(kind: str) -> Server:
+        if kind not in running:
+            if reason := KINDS[kind].missing():
+                absent(reason)
+            running[kind] = KINDS[kind](tmp_path_factory.mktemp(kind)).start()
+        return running[kind]
+
+    yield server_of
+    for server in running.values():
+        server.stop()
+
+
+@pytest.fixture(scope="session", params=list(KINDS))
+def server(request: pytest.FixtureRequest, server_of: ServerOf) -> Server:
+    """Each S3 server in turn: a test that asks for it runs over LocalStack, versitygw and Ceph."""
+    return server_of(request.param)
+
+
+@pytest.fixture(scope="session")
+def any_server(server_of: ServerOf) -> Server:
+    """One server, for tests that are about something else: versitygw where it is, else LocalStack."""
+    return server_of("versitygw" if in_ci() or KINDS["versitygw"].missing() is None else "localstack")
+
+
+@pytest.fixture
+def this_server(request: pytest.FixtureRequest) -> Server:
+    """The test's own server: `server` where the test asks for that, else `any_server`."""
+    chosen: Server = request.getfixturevalue("server" if "server" in request.fixturenames else "any_server")
+    return chosen
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def bucket(request: pytest.FixtureRequest, this_server: Server) -> str:
+    """The name of a fresh bucket on the test's server."""
+    test = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:40].strip("-")
+    name = f"{test}-{os.getpid()}-{next(_numbers)}"
+    this_server.client().create_bucket(Bucket=name)
+    return name
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    """A self-signed certificate for 127.0.0.1, localhost and s3.test."""
+    if program("openssl") is None:
+        absent("openssl is not installed: it makes the tests' certificate")
+    return make_certificate(tmp_path_factory.mktemp("tls"))

@@ -1,0 +1,70 @@
+"""Fixtures for real git and git-lfs: users on isolated machines, and a cellar."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cellar import Cellar
+from tests.conftest import absent
+from tests.machine import Home
+from tests.servers import Server, cache
+from tests.servers.server import program
+
+NEWEST = "3.8.1"
+
+
+@pytest.fixture(params=["system", "newest"])
+def git_lfs(request: pytest.FixtureRequest) -> Path | None:
+    """Runs a test twice: with the system's git-lfs (None) and with the newest (its folder, first on PATH)."""
+    return newest_git_lfs() if request.param == "newest" else None
+
+
+def newest_git_lfs() -> Path:
+    folder = cache() / f"git-lfs-{NEWEST}"
+    if not (folder / "git-lfs").exists():
+        absent(f"git-lfs {NEWEST} is not installed: run `tests/install/install.sh git-lfs-newest` (needs Go)")
+    return folder
+
+
+HomeOf = Callable[[str], Home]
+
+
+@pytest.fixture
+def home_of(request: pytest.FixtureRequest, tmp_path: Path) -> HomeOf:
+    """Makes a user on a fresh isolated machine, of this name, with the test's git-lfs."""
+    if program("git-lfs") is None:
+        absent("git-lfs is not installed: run `tests/install/install.sh git-lfs`")
+    git_lfs = request.getfixturevalue("git_lfs") if "git_lfs" in request.fixturenames else None
+    return lambda name: Home(tmp_path / name, git_lfs=git_lfs)
+
+
+@pytest.fixture
+def home(home_of: HomeOf) -> Home:
+    """A user on an isolated machine; knows no server yet, and `lfs-agent install` has not run."""
+    return home_of("vera")
+
+
+@pytest.fixture
+def second_home(home_of: HomeOf) -> Home:
+    """Another user on another machine."""
+    return home_of("otto")
+
+
+@pytest.fixture
+def cellar(home: Home, this_server: Server, bucket: str, tmp_path: Path) -> Cellar:
+    """A cellar in `bucket`, by `home`: the agent is installed, the server is in its environment, origin is pushed."""
+    home.environ.update(this_server.environ())
+    home.install()
+    cellar = Cellar(home, this_server, bucket, "cellar", tmp_path / "origin.git", tmp_path / "work")
+    cellar.build()
+    return cellar
+
+
+@pytest.fixture
+def ml_cellar() -> Path:
+    """The real ml-cellar program."""
+    program = cache() / "ml-cellar-0.2.0" / "ml-cellar"
+    if not program.exists():
+        absent("ml-cellar is not installed: run `tests/install/install.sh ml-cellar` (needs cargo)")
+    return program

@@ -1,0 +1,26 @@
+"""S3 servers as plain processes on free loopback ports, each with all its state in one folder.
+
+LocalStack is there wherever Python is; versitygw (Go) logs and proves the most; Ceph RGW is the independent,
+older implementation. None needs Docker, and none outlives the process that started it, however that one ends.
+"""
+
+from tests.servers.access import Request
+from tests.servers.ceph import Ceph
+from tests.servers.localstack import LocalStack
+from tests.servers.server import Server, ServerError, Tls, cache, make_certificate
+from tests.servers.versitygw import Versitygw
+
+KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (LocalStack, Versitygw, Ceph)}
+
+__all__ = [
+    "KINDS",
+    "Ceph",
+    "LocalStack",
+    "Request",
+    "Server",
+    "ServerError",
+    "Tls",
+    "Versitygw",
+    "cache",
+    "make_certificate",
+]
