@@ -1,4 +1,4 @@
-"""A cellar: a work tree that tracks weights with Git LFS, its bare remote, a committed `lfs.url` in a bucket."""
+"""A cellar: a work tree that tracks weights with Git LFS, its bare remote, a committed `lfs.url`."""
 
 import hashlib
 import random

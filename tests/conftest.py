@@ -1,10 +1,9 @@
-"""Fixtures for all tests: servers, buckets, and one rule: what is absent is a named skip, and a failure where CI=true."""
+"""Fixtures for all tests: servers and buckets. What is absent is a named skip, a failure in CI."""
 
 import itertools
 import os
 import re
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -32,23 +31,16 @@ def absent(reason: str) -> NoReturn:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `xdist --dist loadgroup` a file stays on one worker, and so does each server that its tests run over.
+    """Under `xdist --dist loadgroup` a file's tests stay on one worker, for each server that they run over.
 
     Ceph takes long to start: all of its tests share one worker.
     """
     for item in items:
-        kind = (
-            item.callspec.params.get("server")
-            if isinstance(item, pytest.Function) and _has_call(item)
-            else None
-        )
+        call = getattr(item, "callspec", None)
+        kind = call.params.get("server") if call else None
         file = item.nodeid.partition("::")[0]
         group = "ceph" if kind == "ceph" else f"{file}-{kind}" if kind else file
         item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _has_call(item: pytest.Function) -> bool:
-    return hasattr(item, "callspec")
 
 
 # Servers
@@ -58,7 +50,7 @@ ServerOf = Callable[[str], Server]
 
 @pytest.fixture(scope="session")
 def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerOf]:
-    """The running server of a kind ("localstack", "versitygw", "ceph"), started at the first call; skips if absent."""
+    """The running server of a kind ("localstack", "versitygw", "ceph"), started when first asked for."""
     running: dict[str, Server] = {}
 
     def server_of(kind: str) -> Server:

@@ -33,7 +33,7 @@ class CommandFailed(AssertionError):
 
 
 class Home:
-    """A user on an isolated machine. `environ` may be changed by a test: `home.environ["LFS_AGENT_…"] = …`."""
+    """A user on an isolated machine. A test may change `environ`: `home.environ["LFS_AGENT_…"] = …`."""
 
     def __init__(self, folder: Path, *, git_lfs: Path | None = None) -> None:
         """`git_lfs`: the folder of the git-lfs to use; the system's where None."""
@@ -62,7 +62,7 @@ class Home:
         *argv: str | Path,
         cwd: Path | None = None,
         check: bool = True,
-        env: Mapping[str, str] = {},  # noqa: B006 - a Mapping, never written to
+        env: Mapping[str, str] = {},
         stdin: str | None = None,
         timeout_s: float = 180,
     ) -> subprocess.CompletedProcess[str]:
@@ -92,7 +92,7 @@ class Home:
         *arguments: str | Path,
         cwd: Path | None = None,
         check: bool = True,
-        env: Mapping[str, str] = {},  # noqa: B006 - a Mapping, never written to
+        env: Mapping[str, str] = {},
     ) -> subprocess.CompletedProcess[str]:
         """`run("git", …)`."""
         return self.run("git", *arguments, cwd=cwd, check=check, env=env)

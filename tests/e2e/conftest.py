@@ -53,7 +53,7 @@ def second_home(home_of: HomeOf) -> Home:
 
 @pytest.fixture
 def cellar(home: Home, this_server: Server, bucket: str, tmp_path: Path) -> Cellar:
-    """A cellar in `bucket`, by `home`: the agent is installed, the server is in its environment, origin is pushed."""
+    """A cellar in `bucket`, by `home`: agent installed, server in the environment, first commit pushed."""
     home.environ.update(this_server.environ())
     home.install()
     cellar = Cellar(home, this_server, bucket, "cellar", tmp_path / "origin.git", tmp_path / "work")

@@ -148,7 +148,6 @@ def test_localstacks_client_is_pytest_localstacks(server_of: ServerOf) -> None:
     server = server_of("localstack")
     assert isinstance(server, LocalStack)
     assert server.client().meta.endpoint_url == server.endpoint
-    assert server.keys.__self__ is server
 
 
 def test_the_cache_can_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
