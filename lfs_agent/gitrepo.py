@@ -1,6 +1,5 @@
-"""The only module that runs git: what the repository is, what its configuration says, what its history holds."""
+"""The only module that runs git: what the repository is, how it is configured, what its history holds."""
 
-import os
 import re
 import subprocess
 from collections.abc import Sequence
@@ -74,8 +73,9 @@ def read_config(cwd: str | Path | None = None) -> list[Entry]:
 
 
 def _entry(text: str, origin: str) -> Entry:
-    key, _, value = text.partition("\n")  # a key alone, without "=", is true for git
-    return Entry(key, value, f"git config, {origin}")
+    key, equals, value = text.partition("\n")
+    # A key alone, without "=", is true for git.
+    return Entry(key, value if equals else "true", f"git config, {origin}")
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ class Repository:
 
         Raises UsageError outside of a repository.
         """
-        return Path(
-            os.path.abspath(self.cwd / git("rev-parse", "--git-common-dir", cwd=self.cwd).rstrip("\n"))
-        )
+        return (self.cwd / git("rev-parse", "--git-common-dir", cwd=self.cwd).rstrip("\n")).absolute()
 
     @cached_property
     def worktree(self) -> Path | None:
@@ -132,7 +130,7 @@ class Repository:
     @cached_property
     def storage(self) -> Path:
         """The folder in which git-lfs keeps its objects (`lfs.storage`)."""
-        return self.common_dir / os.path.expanduser(self.value("lfs.storage") or "lfs")
+        return self.common_dir / Path(self.value("lfs.storage") or "lfs").expanduser()
 
     @cached_property
     def file_mode(self) -> int | None:
@@ -154,7 +152,7 @@ class Repository:
         )
 
     def lfs_url(self, operation: Operation, remote: str) -> LfsUrl | None:
-        """Where git-lfs would send or fetch the objects of `remote` (a name or a URL); None where nothing says.
+        """Where git-lfs sends or fetches the objects of `remote` (a name or a URL); None where nothing says.
 
         The order is git-lfs's own (lfsapi/endpoint_finder.go); `insteadOf` is applied to what is found.
         """

@@ -105,7 +105,7 @@ def open_log(
     stderr: bool = False,
     **bound: Any,
 ) -> Logger:
-    """A logger whose lines all carry `bound`: to `file` from `level` up, to the session's `record` from info up."""
+    """A logger whose lines carry `bound`: to `file` from `level` up, to the session's `record` from info up."""
     number = LEVELS[level]
     sinks: list[Sink | _Stderr] = [record] if record else []
     if file:

@@ -46,7 +46,7 @@ class Plan:
 
 
 def plan_parts(size: int, limits: Limits) -> Plan:
-    """The plan for an object of `size` bytes: `limits.part_size`, larger where the number of parts demands it.
+    """The plan for an object of `size` bytes: parts of `limits.part_size`, larger where there would be too many.
 
     >>> plan_parts(100, Limits()).count
     1
