@@ -31,9 +31,7 @@ _GRACE_S: Final = 1.5
 _BUDGET_STREAMS: Final = 16
 """Parts in flight in all workers together."""
 
-_NOT_TRIED: Final = (
-    "not tried: the whole session was stopped by the cause that is told once; see lfs-agent log"
-)
+_NOT_TRIED: Final = "not tried: the whole session was stopped by the cause that is told once; see lfs-agent log"
 
 Write = Callable[[bytes], None]
 
@@ -73,9 +71,7 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
     return 130 if stop.is_set() else 0
 
 
-def serve(
-    first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Event, *, init_answered: bool
-) -> None:
+def serve(first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Event, *, init_answered: bool) -> None:
     """The conversation: `lines` after the `first`, answers to `write`, whole lines each.
 
     After `stop` a transfer has a moment to end; then the process does, since a blocked thread can't be ended.
@@ -183,9 +179,7 @@ class Worker:
 
     def _moved(self, request: Upload | Download) -> bytes:
         ready = self._prepare()
-        self._write(
-            protocol.progress(request.oid, 1, 0)
-        )  # there are credentials: the other workers may start
+        self._write(protocol.progress(request.oid, 1, 0))  # there are credentials: the other workers may start
         meter = Meter(request.size, self._stop)
         started = time.monotonic()
         moving = _InThread(lambda: self._transfer(ready, request, meter))
@@ -303,9 +297,7 @@ class Worker:
         logger = log.open_log(level=level, file=file, record=record, stderr=True, **bound)
         if cellar is not None:
             sweep(cellar.state_dir)
-            logger.info(
-                "started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers
-            )
+            logger.info("started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers)
         return logger
 
 

@@ -120,9 +120,7 @@ class UnsupportedError(ObjectError):
 class TransientError(AgentError):
     """Worth asking again. `retry_after_s`: how long the store wants to be left alone, in seconds."""
 
-    def __init__(
-        self, message: str, *, retry_after_s: float | None = None, last: AgentError | None = None
-    ) -> None:
+    def __init__(self, message: str, *, retry_after_s: float | None = None, last: AgentError | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.last = last

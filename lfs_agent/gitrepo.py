@@ -147,9 +147,7 @@ class Repository:
 
     def remotes(self) -> list[str]:
         """The names of the remotes that have a URL."""
-        return list(
-            dict.fromkeys(e.key[7:-4] for e in self.config if re.fullmatch(r"remote\..+\.url", e.key))
-        )
+        return list(dict.fromkeys(e.key[7:-4] for e in self.config if re.fullmatch(r"remote\..+\.url", e.key)))
 
     def lfs_url(self, operation: Operation, remote: str) -> LfsUrl | None:
         """Where git-lfs sends or fetches the objects of `remote` (a name or a URL); None where nothing says.
@@ -170,9 +168,7 @@ class Repository:
         return LfsUrl(self._rewritten(remote), "the command line", False) if ":" in remote else None
 
     def _rewritten(self, url: str) -> str:
-        rules = [
-            e for e in self.config if re.fullmatch(r"url\..*\.insteadof", e.key) and url.startswith(e.value)
-        ]
+        rules = [e for e in self.config if re.fullmatch(r"url\..*\.insteadof", e.key) and url.startswith(e.value)]
         if not rules:
             return url
         best = max(rules, key=lambda rule: len(rule.value))

@@ -61,7 +61,7 @@ class Patience:
         return result
 
     def _first(self, call: Callable[[], T]) -> T:
-        """A first request is made in a thread of its own: no timeout of a client covers names, TLS and silence alike."""
+        """A first request has a thread of its own: no timeout of a client covers names, TLS and silence alike."""
         results: list[T] = []
         failures: list[BaseException] = []
         over = threading.Event()

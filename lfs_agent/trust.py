@@ -31,11 +31,7 @@ class Claim:
             return f"dir::{self.target.path}"
         url = urlsplit(self.endpoint)
         port = url.port or (80 if url.scheme == "http" else 443)
-        return (
-            f"{url.hostname}:{port}/{self.target.bucket}"
-            if self.endpoint
-            else f"{AMAZON}/{self.target.bucket}"
-        )
+        return f"{url.hostname}:{port}/{self.target.bucket}" if self.endpoint else f"{AMAZON}/{self.target.bucket}"
 
 
 def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> None:

@@ -59,9 +59,7 @@ def own_endpoint(session: Session, environ: Mapping[str, str]) -> str:
         profile = session.get_scoped_config()
     except ProfileNotFound as error:
         raise CredentialsError(f"{error}; see: aws configure list-profiles") from None
-    ignore = environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") or profile.get(
-        "ignore_configured_endpoint_urls"
-    )
+    ignore = environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") or profile.get("ignore_configured_endpoint_urls")
     if str(ignore).lower() == "true":
         return ""
     services = session.full_config.get("services", {}).get(profile.get("services"), {})
@@ -112,7 +110,7 @@ def resolve_connection(
         region=settings.region or session.get_config_variable("region") or "us-east-1",
         path_style=bool(endpoint) if settings.path_style is None else settings.path_style,
         profile=session.profile or "",
-        ca=os.path.expanduser(str(ca or "")),
+        ca=str(Path(ca).expanduser()) if ca else "",
         proxy=git_http(url, "proxy") if not _environment_proxy(url) else "",
     )
 

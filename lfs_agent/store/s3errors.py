@@ -73,9 +73,7 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     said = response.get("Error", {})
     status, code = int(meta.get("HTTPStatusCode") or 0), str(said.get("Code", ""))
     message = str(said.get("Message") or "").strip()
-    words = f"{status} {code}" + (
-        f" ({message})" if message and message not in ("Not Found", "Forbidden") else ""
-    )
+    words = f"{status} {code}" + (f" ({message})" if message and message not in ("Not Found", "Forbidden") else "")
     sentence = f"{context.doing} {context.address}: {words}"
     headers = meta.get("HTTPHeaders", {})
 
@@ -86,27 +84,21 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     if code in _REFUSED_KEYS:
         return CredentialsError(f"{sentence}; {_renew(code, context)}")
     if code == "RequestTimeTooSkewed":
-        return CredentialsError(
-            f"{sentence}; this machine's clock is wrong: set it (timedatectl set-ntp true)"
-        )
+        return CredentialsError(f"{sentence}; this machine's clock is wrong: set it (timedatectl set-ntp true)")
     if code == "NoSuchBucket":
         return BucketError(f"{sentence}; create the bucket at {context.server}, or correct lfs.url")
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
         region = headers.get("x-amz-bucket-region") or said.get("Region") or "its own"
         return BucketError(f"{sentence}; the bucket is in another region: set lfs-agent.region to {region}")
     if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
-        return ArchivedError(
-            f"{sentence}; it is archived: restore it first (aws s3api restore-object), then pull"
-        )
+        return ArchivedError(f"{sentence}; it is archived: restore it first (aws s3api restore-object), then pull")
     return _by_status(status, code, message, sentence, context)
 
 
 def _by_status(status: int, code: str, message: str, sentence: str, context: Context) -> AgentError:
     match status:
         case 404:
-            return MissingError(
-                f"{sentence}; nobody has pushed it here, or it was deleted: see lfs-agent verify"
-            )
+            return MissingError(f"{sentence}; nobody has pushed it here, or it was deleted: see lfs-agent verify")
         case 409 | 412 if code not in ("BucketAlreadyExists", "InvalidBucketState"):
             if context.doing == "reading":
                 return DamagedError(f"{sentence}; the object was replaced while it was read")
@@ -174,11 +166,7 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
             return CredentialsError(f"{sentence}; log in again: aws login --profile {profile}")
         case boto.ProfileNotFound():
             return CredentialsError(f"{sentence}; see: aws configure list-profiles")
-        case (
-            boto.CredentialRetrievalError()
-            | boto.MetadataRetrievalError()
-            | boto.RefreshWithMFAUnsupportedError()
-        ):
+        case boto.CredentialRetrievalError() | boto.MetadataRetrievalError() | boto.RefreshWithMFAUnsupportedError():
             return CredentialsError(f"{sentence}; see: aws sts get-caller-identity --profile {profile}")
         case boto.SSLError():
             return UnreachableError(

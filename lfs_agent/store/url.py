@@ -78,9 +78,7 @@ def _prefix(text: str) -> str:
     if not text:
         return ""
     if len(text) > 512 or not _PREFIX.fullmatch(text) or any(word in (".", "..") for word in text.split("/")):
-        raise TargetError(
-            f"not a prefix: {text[:80]!r}; letters, digits and !_.*'()=@+- between single slashes"
-        )
+        raise TargetError(f"not a prefix: {text[:80]!r}; letters, digits and !_.*'()=@+- between single slashes")
     return text
 
 

@@ -1,4 +1,4 @@
-"""One object from the store to a file: ranges in parallel, hashed in order, handed over only when the hash is its name."""
+"""One object from the store to a file: ranges in parallel, hashed in order, handed over when the hash is its name."""
 
 import errno
 import hashlib
@@ -33,9 +33,7 @@ class Folders:
         return self.storage / "tmp" / f"lfs-agent-{oid}-{os.getpid()}"
 
 
-def download(
-    store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *, limits: Limits, streams: int
-) -> Path:
+def download(store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *, limits: Limits, streams: int) -> Path:
     """The object as a file that is git-lfs's to rename. `streams`: ranges in flight at once.
 
     Raises DamagedError where what the store has is not the object, DiskError; and what the store raises.
@@ -90,9 +88,7 @@ def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, str
 
     found = store.stat(key)
     if found is None:
-        raise MissingError(
-            f"404: there is no {store.address(key)}; nobody has pushed it here, or it was deleted"
-        )
+        raise MissingError(f"404: there is no {store.address(key)}; nobody has pushed it here, or it was deleted")
     _check_size(store, key, found.size, meter.size)
     etag = found.etag
 
@@ -152,7 +148,5 @@ def _hand_over(fd: int, folders: Folders, oid: Oid) -> Path:
 
 def _disk(error: OSError, folders: Folders) -> AgentError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskError(
-            f"the disk of {folders.storage} is full: make room (git lfs prune needs care), and pull again"
-        )
+        return DiskError(f"the disk of {folders.storage} is full: make room (git lfs prune needs care), and pull again")
     return DiskError(f"cannot write in {folders.storage}: {error.strerror}; the LFS storage must be writable")

@@ -33,9 +33,7 @@ class Sent:
     proven: bool
 
 
-def upload(
-    store: Store, key: str, oid: Oid, path: Path, meter: Meter, *, limits: Limits, streams: int
-) -> Sent:
+def upload(store: Store, key: str, oid: Oid, path: Path, meter: Meter, *, limits: Limits, streams: int) -> Sent:
     """Brings the object to the store, where it isn't there already. `streams`: parts in flight at once.
 
     Raises LocalError where the file is not the object: then nothing was published; DamagedError where something else
@@ -50,9 +48,7 @@ def upload(
             except ConflictError as conflict:
                 if (found := store.stat(key)) is not None:
                     return _skip(store, found, oid, meter)
-                if (
-                    last == _TRIES - 1
-                ):  # else a race without a winner, or an upload that is gone: from the start
+                if last == _TRIES - 1:  # else a race without a winner, or an upload that is gone: from the start
                     raise ObjectError(f"{conflict}; and yet nothing is there: push again") from conflict
             else:
                 return _sent(store, key, oid, meter)
@@ -64,9 +60,7 @@ def _opened(path: Path, oid: Oid, size: int) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise LocalError(
-            f"cannot read the local object {path}: {error.strerror}; try: git lfs fetch"
-        ) from error
+        raise LocalError(f"cannot read the local object {path}: {error.strerror}; try: git lfs fetch") from error
     try:
         found = os.fstat(fd).st_size
         if found != size:
@@ -138,9 +132,7 @@ def _send_parts(store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: P
 
     upload_ = store.begin(key, oid, meter.size)
     hashing = _Hashing(fd, meter)
-    ahead = threading.Semaphore(
-        2 * streams
-    )  # parts hashed and not yet sent: still in the page cache when they are
+    ahead = threading.Semaphore(2 * streams)  # parts hashed and not yet sent: still in the page cache when they are
 
     def send(part: Part, crc: int) -> SentPart:
         try:
