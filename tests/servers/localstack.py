@@ -57,9 +57,7 @@ class LocalStack(Server):
             pem.write_bytes(self.tls.key.read_bytes() + self.tls.certificate.read_bytes())
             environ["CUSTOM_SSL_CERT_PATH"] = str(pem)
         main = Path(__file__).with_name("localstack_main.py")
-        self._spawn(
-            [_python(), "-I", main, self.folder, str(self.port)], environ=environ, log="localstack.log"
-        )
+        self._spawn([_python(), "-I", main, self.folder, str(self.port)], environ=environ, log="localstack.log")
 
     def _wait_until_ready(self) -> None:
         super()._wait_until_ready()

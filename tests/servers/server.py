@@ -270,9 +270,7 @@ class Server(ABC):
             if not self.running:
                 raise ServerError(f"{self.name} ended while it was starting:\n{self._last_words()}")
             if time.monotonic() > deadline:
-                raise ServerError(
-                    f"{self.name} did not answer in {self.start_timeout_s:.0f} s:\n{self._last_words()}"
-                )
+                raise ServerError(f"{self.name} did not answer in {self.start_timeout_s:.0f} s:\n{self._last_words()}")
             time.sleep(0.05)
 
     def _last_words(self) -> str:

@@ -102,9 +102,7 @@ def test_a_bucket_can_be_a_host_name(tmp_path: Path) -> None:
         client.create_bucket(Bucket="bucket")
         client.put_object(Bucket="bucket", Key="a/key", Body=b"weights")
         mark = server.mark()
-        asked = urllib.request.Request(
-            f"{server.endpoint}/a/key", headers={"Host": f"bucket.s3.test:{server.port}"}
-        )
+        asked = urllib.request.Request(f"{server.endpoint}/a/key", headers={"Host": f"bucket.s3.test:{server.port}"})
         with pytest.raises(urllib.request.HTTPError, match="403"):
             urllib.request.urlopen(asked)
 
