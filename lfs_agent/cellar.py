@@ -4,9 +4,10 @@ import os
 import threading
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lfs_agent import log
 from lfs_agent.config import Settings, Value, from_environ, from_git, from_query, resolve
@@ -21,6 +22,11 @@ from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_target
 from lfs_agent.trust import Claim, check, check_scheme
 
+if TYPE_CHECKING:
+    from botocore.session import Session
+
+    from lfs_agent.store.s3 import Connection
+
 TRUSTED_KEY = "lfs-agent.trusted"
 
 
@@ -32,8 +38,6 @@ class Cellar:
     operation: Operation
     remote: str
     environ: Mapping[str, str]
-    _identities: list[str] = field(default_factory=list, repr=False)
-    """What `open` was allowed to use."""
 
     @cached_property
     def named(self) -> LfsUrl:
@@ -95,48 +99,66 @@ class Cellar:
             stop=stop or threading.Event(),
             notice=notice,
         )
-        store = (
-            self._folder() if isinstance(self.target, FolderTarget) else self._s3(self.target, connections)
-        )
+        target = self.target
+        store = self._folder(target) if isinstance(target, FolderTarget) else self._s3(target, connections)
         return RetryingStore(store, patience), patience
 
-    def _folder(self) -> Store:
-        assert isinstance(self.target, FolderTarget)
-        self._check("", endpoint_committed=False)
-        return FolderStore(Path(self.target.path))
+    def _folder(self, target: FolderTarget) -> Store:
+        self._check()
+        return FolderStore(Path(target.path))
 
     def _s3(self, target: S3Target, connections: int) -> Store:
-        # awscrt beside botocore takes its signers over and makes them four times slower: keep it out.
-        os.environ.setdefault("BOTO_DISABLE_CRT", "true")
-        from lfs_agent.store.s3 import S3Store, open_session, own_endpoint, resolve_connection
-
-        settings, chosen = self.resolved
-        if settings.public and self.operation == "upload":
+        if self.settings.public and self.operation == "upload":
             raise TargetError(f"{self.target} is public: it is read without credentials, and not written")
-        session = open_session(settings, self.environ, self._cellar_profile())
-        own = own_endpoint(session, self.environ)
-        endpoint = (settings.endpoint or own).rstrip("/")
-        said_by_url = "endpoint" in chosen and chosen["endpoint"].origin == self.named.origin
-        self._check(
-            endpoint, endpoint_committed=said_by_url and self.named.committed and endpoint != own.rstrip("/")
-        )
-        connection = resolve_connection(session, settings, endpoint, self.repo.http_setting)
+        self._check()
+        connection = self.connection
+        from lfs_agent.store.s3 import S3Store
+
         return S3Store(
             target.bucket,
             connection,
-            settings,
+            self.settings,
             abilities=self.state_dir / "stores.json",
             connections=connections,
             on_secret=log.keep_secret,
         )
 
-    def _check(self, endpoint: str, *, endpoint_committed: bool) -> None:
-        claim = Claim(self.target, endpoint, self.named.committed, endpoint_committed)
+    @cached_property
+    def _session(self) -> "Session":
+        # awscrt beside botocore takes its signers over and makes them four times slower: keep it out.
+        os.environ.setdefault("BOTO_DISABLE_CRT", "true")
+        from lfs_agent.store.s3 import open_session
+
+        return open_session(self.settings, self.environ, self._cellar_profile())
+
+    @cached_property
+    def claim(self) -> Claim:
+        """What is about to be used, and who says so."""
+        if isinstance(self.target, FolderTarget):
+            return Claim(self.target, "", self.named.committed, endpoint_committed=False)
+        session = self._session
+        from lfs_agent.store.s3 import own_endpoint
+
+        settings, chosen = self.resolved
+        own = own_endpoint(session, self.environ).rstrip("/")
+        endpoint = (settings.endpoint or own).rstrip("/")
+        said_by_url = "endpoint" in chosen and chosen["endpoint"].origin == self.named.origin
+        foreign = said_by_url and self.named.committed and endpoint != own
+        return Claim(self.target, endpoint, self.named.committed, endpoint_committed=foreign)
+
+    @cached_property
+    def connection(self) -> "Connection":
+        """Where the requests for a bucket go, and as whom."""
+        session = self._session
+        from lfs_agent.store.s3 import resolve_connection
+
+        return resolve_connection(session, self.settings, self.claim.endpoint, self.repo.http_setting)
+
+    def _check(self) -> None:
         trusted = {entry.value for entry in self.repo.config if entry.key == TRUSTED_KEY}
-        check(claim, trusted=trusted, last_push=self._last_push() if self.operation == "upload" else "")
-        if endpoint:
-            check_scheme(endpoint, allow_http=self.settings.allow_http)
-        self._identities.append(claim.identity)
+        check(self.claim, trusted=trusted, last_push=self._last_push() if self.operation == "upload" else "")
+        if self.claim.endpoint:
+            check_scheme(self.claim.endpoint, allow_http=self.settings.allow_http)
 
     def _last_push(self) -> str:
         try:
@@ -151,7 +173,7 @@ class Cellar:
 
     def remember_push(self) -> None:
         """Keeps where this clone's objects went, so that a later push elsewhere is asked about."""
-        identity = self._identities[-1]
+        identity = self.claim.identity
         if self._last_push() != identity:
             self._last_push_file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._last_push_file.with_name(f"{self._last_push_file.name}.{os.getpid()}")

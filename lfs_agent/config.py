@@ -94,11 +94,11 @@ def _choice(*words: str) -> Callable[[str], str]:
 
 
 def _bool(text: str) -> bool:
-    """As git reads it; a key without a value is true."""
+    """As git reads it, where an empty value is false."""
     match text.lower():
-        case "true" | "yes" | "on" | "1" | "":
+        case "true" | "yes" | "on" | "1":
             return True
-        case "false" | "no" | "off" | "0":
+        case "false" | "no" | "off" | "0" | "":
             return False
     raise ValueError("not true or false")
 
@@ -147,10 +147,16 @@ def _path(text: str) -> str:
 
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9a-fA-F:.]+\])"
-_endpoint = _matching(
-    rf"https?://{_HOST}(?::[0-9]{{1,5}})?(?:/[A-Za-z0-9._~-]+)*/?",
-    "an endpoint such as https://s3.example.org:9000",
-)
+_ENDPOINT = rf"https?://{_HOST}(?::([0-9]{{1,5}}))?(?:/[A-Za-z0-9._~-]+)*/?"
+
+
+def _endpoint(text: str) -> str:
+    match = re.fullmatch(_ENDPOINT, text, re.ASCII)
+    if not match or not 0 < int(match[1] or 443) < 65536:
+        raise ValueError("not an endpoint such as https://s3.example.org:9000")
+    return text
+
+
 _region = _matching(r"[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", "a region such as eu-central-1")
 _name = _matching(r"[^\x00-\x1f\x7f]{1,256}", "a name")
 
@@ -165,9 +171,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Put the bucket into the path instead of the host name; true where an endpoint is set.",
         committed=True,
     ),
-    Setting(
-        "public", _bool, "true or false", "Read without credentials; nothing is uploaded.", committed=True
-    ),
+    Setting("public", _bool, "true or false", "Read without credentials; nothing is uploaded.", committed=True),
     Setting("ca", _path, "file", "Certificates (PEM) to trust instead of the usual ones."),
     Setting("allow_http", _bool, "true or false", "Permit plain http to hosts other than this one."),
     Setting(
@@ -183,9 +187,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "name",
         "The storage class of new objects.",
     ),
-    Setting(
-        "sse", _choice("AES256", "aws:kms", "aws:kms:dsse"), "name", "Server-side encryption of new objects."
-    ),
+    Setting("sse", _choice("AES256", "aws:kms", "aws:kms:dsse"), "name", "Server-side encryption of new objects."),
     Setting("sse_kms_key_id", _name, "id or ARN", "The KMS key of new objects; with sse = aws:kms."),
     Setting(
         "expected_owner",
@@ -212,12 +214,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "seconds",
         "How long the store may be silent. There is no limit on a whole request.",
     ),
-    Setting(
-        "first_deadline", _seconds, "seconds", "How long to try until the store answers for the first time."
-    ),
-    Setting(
-        "deadline", _seconds, "seconds", "How long to ask again, counted from a request's first failure."
-    ),
+    Setting("first_deadline", _seconds, "seconds", "How long to try until the store answers for the first time."),
+    Setting("deadline", _seconds, "seconds", "How long to ask again, counted from a request's first failure."),
     Setting(
         "log_level",
         _choice("debug", "info", "warning", "error"),
@@ -233,7 +231,7 @@ RESERVED: Final = frozenset({"trusted"})
 
 
 def from_environ(environ: Mapping[str, str]) -> dict[str, Value]:
-    """The settings in `LFS_AGENT_*`.
+    """The settings in `LFS_AGENT_*`; an empty variable says nothing.
 
     Raises UsageError for a variable that is no setting.
     """
@@ -242,7 +240,7 @@ def from_environ(environ: Mapping[str, str]) -> dict[str, Value]:
     for name, key in found.items():
         if key not in BY_NAME or name != BY_NAME[key].variable:
             raise _unknown(name, (setting.variable for setting in SETTINGS))
-    return {key: Value(environ[name], f"environment: {name}") for name, key in found.items()}
+    return {key: Value(environ[name], f"environment: {name}") for name, key in found.items() if environ[name]}
 
 
 def from_git(entries: Iterable[tuple[str, str, str]], bucket: str) -> dict[str, Value]:
@@ -280,8 +278,10 @@ def from_query(query: str, origin: str) -> dict[str, Value]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
-        raise UsageError(f"{origin}: not a list of key=value: ?{query[:80]!r}") from None
+        raise UsageError(f"{origin}: not a list of key=value: {query[:80]!r}") from None
     for key, text in pairs:
+        if key in found:
+            raise UsageError(f"{origin}: {key} is said twice")
         if key not in BY_NAME:
             raise _unknown(key, (setting.name for setting in SETTINGS if setting.committed), origin)
         if not BY_NAME[key].committed:
@@ -315,6 +315,4 @@ def _parse(setting: Setting, value: Value) -> Any:
 
 def _unknown(key: str, known: Iterable[str], origin: str = "") -> UsageError:
     close = difflib.get_close_matches(key, list(known), n=1, cutoff=0.0)
-    return UsageError(
-        f"{origin + ': ' if origin else ''}unknown setting {key[:80]!r}; did you mean {close[0]}?"
-    )
+    return UsageError(f"{origin + ': ' if origin else ''}unknown setting {key[:80]!r}; did you mean {close[0]}?")

@@ -29,9 +29,12 @@ class Claim:
         """Host, port and bucket, or the folder: what is trusted, and what a push must not leave unnoticed."""
         if isinstance(self.target, FolderTarget):
             return f"dir::{self.target.path}"
+        if not self.endpoint:
+            return f"{AMAZON}/{self.target.bucket}"
         url = urlsplit(self.endpoint)
+        host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
         port = url.port or (80 if url.scheme == "http" else 443)
-        return f"{url.hostname}:{port}/{self.target.bucket}" if self.endpoint else f"{AMAZON}/{self.target.bucket}"
+        return f"{host}:{port}/{self.target.bucket}"
 
 
 def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> None:

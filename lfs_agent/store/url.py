@@ -84,7 +84,7 @@ def _prefix(text: str) -> str:
 
 def _folder(text: str) -> str:
     path = text.removeprefix("//").rstrip("/") or "/"
-    if any(ord(char) < 32 for char in path) or ".." in path.split("/"):
+    if not path.isprintable() or any(word in (".", "..") for word in path.split("/")):
         raise TargetError(f"not a folder: {text[:80]!r}")
     if not (path.startswith("/") or re.match(r"[A-Za-z]:[/\\]", path)):
         raise TargetError(f"not an absolute folder: {text[:80]!r}; say dir::/srv/share")
