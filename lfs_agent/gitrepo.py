@@ -1,8 +1,9 @@
 """The only module that runs git: what the repository is, how it is configured, what its history holds."""
 
+import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +35,11 @@ class LfsUrl(NamedTuple):
 
 
 def run_git(
-    arguments: Sequence[str], *, cwd: str | Path | None = None, stdin: bytes = b""
+    arguments: Sequence[str],
+    *,
+    cwd: str | Path | None = None,
+    stdin: bytes = b"",
+    environ: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs git, whatever its exit status; its output is captured, and it never reads our input.
 
@@ -44,6 +49,7 @@ def run_git(
         return subprocess.run(
             ["git", *arguments],
             cwd=cwd,
+            env=environ,
             check=False,
             capture_output=True,
             input=stdin,
@@ -76,6 +82,90 @@ def _entry(text: str, origin: str) -> Entry:
     key, equals, value = text.partition("\n")
     # A key alone, without "=", is true for git.
     return Entry(key, value if equals else "true", f"git config, {origin}")
+
+
+@dataclass(frozen=True)
+class ConfigFile:
+    """One file of git configuration, read and written by git itself; it need not exist."""
+
+    path: Path
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the file; b"" where there is none."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError:
+            return b""
+
+    def entries(self) -> list[Entry]:
+        """What the file itself says, without what it includes."""
+        if not self.path.exists():
+            return []
+        done = git("config", "--file", str(self.path), "--no-includes", "--list", "-z")
+        return [_entry(text, f"file:{self.path}") for text in done.split("\0")[:-1]]
+
+    def values(self, key: str) -> list[str]:
+        """All values of `key`, which is spelled as in an Entry."""
+        return [entry.value for entry in self.entries() if entry.key == key]
+
+    def set(self, key: str, value: str) -> bool:
+        """Makes `value` the only one of `key`; False where it was that already."""
+        if self.values(key) == [value]:
+            return False
+        git("config", "--file", str(self.path), "--replace-all", key, value)
+        return True
+
+    def add(self, key: str, value: str) -> bool:
+        """Makes `value` one of those of `key`; False where it was that already."""
+        if value in self.values(key):
+            return False
+        git("config", "--file", str(self.path), "--add", key, value)
+        return True
+
+    def unset(self, key: str, value: str) -> bool:
+        """Takes `value` from `key`; False where it was not there."""
+        if value not in self.values(key):
+            return False
+        git("config", "--file", str(self.path), "--fixed-value", "--unset-all", key, value)
+        return True
+
+    def replace(self, content: bytes) -> None:
+        """Writes the file anew, under the lock that git itself takes."""
+        file = self.path.resolve()
+        lock = file.with_name(f"{file.name}.lock")
+        try:
+            with lock.open("xb") as new:
+                new.write(content)
+            lock.chmod(file.stat().st_mode & 0o7777)
+            lock.replace(file)
+        except FileExistsError:
+            raise UsageError(f"{lock} exists: another git process writes {file}, or one was killed") from None
+
+
+def config_file(scope: Scope, cwd: str | Path | None = None) -> ConfigFile:
+    """The file that `git config --SCOPE` writes.
+
+    Raises UsageError for "local" outside of a repository.
+    """
+    match scope:
+        case "local":
+            return ConfigFile(Repository(Path(cwd or ".")).common_dir / "config")
+        case "global":
+            return ConfigFile(_global_file())
+        case "system":
+            # The only question that every git answers: which file it would open in an editor.
+            done = run_git(["config", "--system", "--edit"], cwd=cwd, environ={**os.environ, "GIT_EDITOR": "echo"})
+            return ConfigFile(Path(done.stdout.decode(errors="surrogateescape").strip() or "/etc/gitconfig"))
+
+
+def _global_file() -> Path:
+    """As git has it: ~/.gitconfig, unless only the other place has a file."""
+    if said := os.environ.get("GIT_CONFIG_GLOBAL"):
+        return Path(said)
+    home = Path.home()
+    other = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "git" / "config"
+    return other if other.exists() and not (home / ".gitconfig").exists() else home / ".gitconfig"
 
 
 @dataclass(frozen=True)
