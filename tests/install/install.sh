@@ -7,9 +7,9 @@
 #   localstack      LocalStack 4.13.1 in a virtual environment of its own, in the cache
 #   ml-cellar       ml-cellar 0.2.0 by cargo, into the cache
 #   ceph            Ceph's mon, osd and radosgw by apt-get, system-wide: only when asked for by this name, or by all-ci
+#   nss-wrapper     libnss-wrapper by apt-get, system-wide, likewise: buckets as host names in a test's own process
 #   all-ci          all of them
 #   venv DIR        the development environment of packaging/dev.lock, in DIR
-#   python          prints a Python from 3.11 on that can make virtual environments
 #
 # The cache: $LFS_AGENT_TEST_CACHE, else $XDG_CACHE_HOME/lfs-agent-tests, else ~/.cache/lfs-agent-tests. Each build is made
 # beside its place and moved there when it is whole. Written for bash 3.2 (macOS).
@@ -76,37 +76,55 @@ go_install() {
 }
 link() { mkdir -p "$cache/bin" && ln -sfn "../$1/$2" "$cache/bin/$2"; }
 
-# find_python NEWEST: the first Python from 3.11 to 3.NEWEST that runs (a pyenv shim may not) and makes environments.
+# find_python NEWEST MODULES: the first Python from 3.11 to 3.NEWEST that runs (a pyenv shim may not) and has MODULES.
 find_python() {
-  local candidate test="import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $1))"
-  for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11 python3.14 \
-      /usr/bin/python3 /opt/homebrew/bin/python3.1[1-4] /usr/local/bin/python3.1[1-4] "$HOME"/.pyenv/versions/3.1[1-4]*/bin/python3; do
-    if "$candidate" -c "$test" </dev/null >/dev/null 2>&1; then "$candidate" -c 'import sys; print(sys.executable)'; return; fi
+  local candidate test="import sys, $2; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $1))"
+  for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3 \
+      /opt/homebrew/bin/python3.1[1-4] /usr/local/bin/python3.1[1-4] "$HOME"/.pyenv/versions/3.1[1-4]*/bin/python3; do
+    if "$candidate" -c "$test" </dev/null >/dev/null 2>&1; then
+      "$candidate" -c 'import sys; print(sys.executable)'
+      return
+    fi
   done
   return 1
 }
 
-# make_venv NAME DIR LOCK NEWEST: a virtual environment in DIR that holds exactly what LOCK pins.
-make_venv() {
-  local name=$1 dir=$2 lock=$3 python
-  if python=$(find_python "$4"); then
-    :
-  elif have uv; then
-    python=3.13
-  elif have python3 && python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-    fail "$name: this Python makes no virtual environments: run \`apt-get install python3-venv\` or install uv"
-    return
-  else
-    fail "$name needs a Python from 3.11 to 3.$4 (python3.13, python3.12 or python3.11 on PATH), or uv"
-    return
+# pip_wheel: a wheel of pip from Debian's package of it, not installed: Debian's Python has venv, but without
+# python3-venv nothing to put pip into an environment.
+pip_wheel() {
+  local dir=$cache/pip
+  if ! ls "$dir"/usr/share/python-wheels/pip-*.whl >/dev/null 2>&1; then
+    { have apt-get && have dpkg-deb; } || return
+    mkdir -p "$dir"
+    if [ "$(id -u)" = 0 ] && ! apt-cache show python3-pip-whl >/dev/null 2>&1; then apt-get update -q >&2 || return; fi
+    ( cd "$dir" && apt-get download -q python3-pip-whl >&2 && dpkg-deb -x python3-pip-whl_*.deb . ) || return
   fi
+  ls "$dir"/usr/share/python-wheels/pip-*.whl
+}
+
+venv_without_ensurepip() {
+  local wheel
+  wheel=$(pip_wheel) || return
+  "$1" -m venv --without-pip "$2" && PYTHONPATH=$wheel "$2/bin/python" -m pip install -q --no-index "$wheel"
+}
+
+# make_venv NAME DIR LOCK NEWEST: a virtual environment in DIR that holds what LOCK pins.
+make_venv() {
+  local name=$1 dir=$2 lock=$3 newest=$4 python
   if have uv; then
+    python=$(find_python "$newest" venv) || python=3.13
     logged "$name" uv venv -q --allow-existing --python "$python" "$dir" || return
     logged "$name" uv pip install -q --require-hashes --python "$dir/bin/python" -r "$lock"
-  else
+    return
+  elif python=$(find_python "$newest" "ensurepip, venv"); then
     logged "$name" "$python" -m venv "$dir" || return
-    logged "$name" "$dir/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r "$lock"
+  elif python=$(find_python "$newest" venv); then
+    logged "$name" venv_without_ensurepip "$python" "$dir" 2>/dev/null ||
+      fail "$name: $python makes no virtual environments: run \`apt-get install python3-venv\`, or install uv" || return
+  else
+    fail "$name needs a Python from 3.11 to 3.$newest (such as python3.13 on PATH), or uv" || return
   fi
+  logged "$name" "$dir/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r "$lock"
 }
 
 install_git_lfs() {
@@ -164,6 +182,12 @@ install_ceph() {
   apt_install ceph ceph-mon ceph-osd radosgw ceph-common
 }
 
+install_nss_wrapper() {
+  if [ "$(LD_PRELOAD=libnss_wrapper.so true 2>&1)" = "" ]; then return; fi
+  have apt-get || fail "nss-wrapper is installed by apt-get here, and there is none" || return
+  apt_install nss-wrapper libnss-wrapper
+}
+
 # The development environment, made again when the lock or the project file has changed.
 install_venv() {
   local dir=${1:?venv DIR} stamp
@@ -183,7 +207,7 @@ install_venv() {
 
 install_all_ci() {
   local failed= name
-  for name in git-lfs git-lfs-newest versitygw localstack ceph ml-cellar; do
+  for name in git-lfs git-lfs-newest versitygw localstack ceph nss-wrapper ml-cellar; do
     ( "install_${name//-/_}" ) || failed="$failed $name"
   done
   [ -z "$failed" ] || fail "not installed:$failed"
@@ -192,12 +216,11 @@ install_all_ci() {
 [ $# -gt 0 ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; exit 2; }
 case $1 in
   venv) install_venv "${2:?usage: install.sh venv DIR}" ;;
-  python) find_python 99 || fail "no Python from 3.11 on that makes virtual environments (python3-venv on Debian)" ;;
   *)
     for name in "$@"; do
       case $name in
-        git-lfs|git-lfs-newest|versitygw|localstack|ml-cellar|ceph|all-ci) "install_${name//-/_}" ;;
-        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, versitygw, localstack, ml-cellar, ceph, all-ci"; exit 2 ;;
+        git-lfs|git-lfs-newest|versitygw|localstack|ml-cellar|ceph|nss-wrapper|all-ci) "install_${name//-/_}" ;;
+        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, versitygw, localstack, ml-cellar, ceph, nss-wrapper, all-ci"; exit 2 ;;
       esac
     done ;;
 esac

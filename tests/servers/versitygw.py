@@ -1,6 +1,9 @@
 """Versity S3 Gateway: objects as plain files, checksums enforced, a log in Amazon's format."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,6 +51,20 @@ class Versitygw(Server):
     def virtual_endpoint(self) -> str:
         """The endpoint whose buckets are host names; its names resolve under `names_environ`."""
         return f"{'https' if self.tls else 'http'}://{self.virtual_host}:{self.port}"
+
+    @staticmethod
+    def names_missing() -> str | None:
+        """Why `names_environ` cannot work here, and what installs it; None where it can."""
+        tried = subprocess.run(
+            ["true"],
+            env={**os.environ, "LD_PRELOAD": NSS_WRAPPER},
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        if sys.platform == "linux" and not tried.stderr:
+            return None
+        return "libnss-wrapper is not installed: run `tests/install/install.sh nss-wrapper` (needs apt-get)"
 
     def names_environ(self, *buckets: str) -> dict[str, str]:
         """Makes the virtual host and its buckets resolve to 127.0.0.1 in a child process (libnss-wrapper)."""
