@@ -183,7 +183,7 @@ install_ceph() {
 }
 
 install_nss_wrapper() {
-  if [ "$(LD_PRELOAD=libnss_wrapper.so true 2>&1)" = "" ]; then return; fi
+  if [ -z "$(LD_PRELOAD=libnss_wrapper.so env true 2>&1)" ]; then return; fi
   have apt-get || fail "nss-wrapper is installed by apt-get here, and there is none" || return
   apt_install nss-wrapper libnss-wrapper
 }
