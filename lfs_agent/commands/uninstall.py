@@ -1,0 +1,94 @@
+"""Undoes install: takes out what it wrote, and leaves all else as it was."""
+
+import argparse
+import re
+from collections.abc import Mapping
+
+from lfs_agent.commands.install import ADDED_KEY, FILTER, NAME, SCHEME_KEYS, SECTION, VERSION, add_scopes
+from lfs_agent.gitrepo import ConfigFile, config_file, run_git
+
+EXAMPLES = """\
+examples:
+  lfs-agent uninstall
+  lfs-agent uninstall --local
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_scopes(parser)
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    file = config_file(arguments.scope)
+    added = " ".join(file.values(ADDED_KEY)).split()
+    content = file.content
+    if "hooks" in added:
+        run_git(["lfs", "uninstall", "--local"])  # removes hooks that are as git-lfs wrote them, no others
+    if not unregister(file, content, added):
+        print(f"{NAME} is not registered in {file.path}")
+        return 0
+    print(f"{NAME} is no longer registered in {file.path}")
+    if "filter" in added:
+        print("git lfs install came with it and is undone as well; if you need Git LFS elsewhere: git lfs install")
+    return 0
+
+
+def unregister(file: ConfigFile, before: bytes, added: list[str]) -> bool:
+    """Writes `before` without the registration and what was `added` with it; False where there was none."""
+    unwanted: dict[str, str | None] = {
+        **{f"{SECTION}.{name}": None for name in ("path", "args", "concurrent", "added")},
+        **dict.fromkeys(SCHEME_KEYS, NAME),
+        **(FILTER if "filter" in added and without(before, dict.fromkeys(FILTER)) == without(before, FILTER) else {}),
+        **(dict([VERSION]) if "version" in added else {}),
+    }
+    after = without(before, unwanted)
+    if after == before:
+        return False
+    if "newline" in added and _last_line(before) != _last_line(after):  # nothing was written below ours since
+        after = after.removesuffix(b"\n")
+    if "file" in added and not after:
+        file.path.unlink()
+    else:
+        file.replace(after)
+    return True
+
+
+def without(content: bytes, unwanted: Mapping[str, str | None]) -> bytes:
+    """The text of a git configuration without the keys of `unwanted` that have the given value (None: any).
+
+    Not by `git config --unset`, which takes blank lines with it and leaves headers where comments stand above.
+
+    >>> without(b'[user]\\n\\n[lfs "s3::"]\\n\\tx = 1\\n[lfs "dir::"]\\n\\tx = 1\\n', {"lfs.s3::.x": "1"})
+    b'[user]\\n\\n[lfs "dir::"]\\n\\tx = 1\\n'
+    """
+    return b"".join(_without(section, unwanted) for section in _SECTIONS.split(content))
+
+
+_SECTIONS = re.compile(rb"^(?=[ \t]*\[)", re.MULTILINE)
+_KEY = re.compile(
+    rb"^[ \t]*([a-z][a-z0-9-]*)[ \t]*=[ \t]*((?:[^\\\n]|\\(?:.|\n))*)(?:\n|\Z)", re.MULTILINE | re.IGNORECASE
+)
+
+
+def _without(section: bytes, unwanted: Mapping[str, str | None]) -> bytes:
+    header, newline, body = section.partition(b"\n")
+    here = {key.rpartition(".")[2]: value for key, value in unwanted.items() if _is_header(header, key)}
+
+    def kept(line: re.Match[bytes]) -> bytes:
+        name = line[1].decode().lower()
+        value = here.get(name)
+        unwanted_value = value is None or re.fullmatch(re.escape(value.encode()) + rb"\s*([#;].*)?", line[2])
+        return b"" if name in here and unwanted_value else line[0]
+
+    rest = _KEY.sub(kept, body)
+    return b"" if rest != body and not rest else header + newline + rest
+
+
+def _is_header(line: bytes, key: str) -> bool:
+    name, _, subsection = key.rpartition(".")[0].partition(".")
+    quoted = rf'\s+"{re.escape(subsection)}"' if subsection else ""
+    return re.fullmatch(rf"\s*\[(?i:{re.escape(name)}){quoted}\]\s*".encode(), line) is not None
+
+
+def _last_line(content: bytes) -> bytes:
+    return content.rstrip(b"\n").rpartition(b"\n")[2]

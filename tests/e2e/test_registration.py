@@ -1,0 +1,292 @@
+"""`lfs-agent install` and `uninstall`: what git-lfs is told, where, and that it can be taken back (C1, C2)."""
+
+import os
+import shlex
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+import lfs_agent
+from tests.machine import Home
+
+WORKER = Path(lfs_agent.__file__).with_name("worker.py")
+INTERPRETER = Path(sys.executable)
+
+STARTS = {
+    "missing": None,
+    "empty": b"",
+    "usual": b"[user]\n\tname = Vera\n\temail = vera@example.com\n",
+    "no newline at the end": b"[user]\n\tname = Vera",
+    "a comment at the end": b"[user]\n\tname = Vera\n# mine\n",
+    "a comment without a newline": b"[user]\n\tname = Vera\n; mine",
+    "blank lines at the end": b"[user]\n\tname = Vera\n\n\n",
+    "carriage returns": b"[user]\r\n\tname = Vera\r\n",
+    "spaces and quotes": b'[alias]\n    x = "!f() { echo \\"a # b\\"; }; f" ; c\n',
+    "another agent for another scheme": (
+        b'[lfs "customtransfer.dal"]\n\tpath = dal\n[lfs "dal::"]\n\tstandalonetransferagent = dal\n'
+    ),
+    "git-lfs is set up": (
+        b'[filter "lfs"]\n\tclean = git-lfs clean -- %f\n\tsmudge = git-lfs smudge -- %f\n'
+        b"\tprocess = git-lfs filter-process\n\trequired = true\n"
+    ),
+    "git-lfs is set up in the user's own way": (
+        b'[filter "lfs"]\n\tclean = git-lfs clean -- %f\n\tsmudge = git-lfs smudge --skip -- %f\n'
+        b"\tprocess = git-lfs filter-process --skip\n\trequired = true\n"
+    ),
+    "own keys in our sections": (
+        b'[lfs "customtransfer.lfs-agent"]\n\tdirection = both\n'
+        b'[lfs "s3::"]\n\taccess = none # mine\n[core]\n\tpager = less'
+    ),
+}
+
+
+@pytest.fixture
+def config(home: Home) -> Path:
+    """The user's git configuration."""
+    return home.folder / ".gitconfig"
+
+
+def start(config: Path, content: bytes | None) -> None:
+    if content is None:
+        config.unlink()
+    else:
+        config.write_bytes(content)
+
+
+def get(home: Home, key: str, *where: str | Path) -> str:
+    return home.git("config", *(where or ("--global",)), "--get-all", key, check=False).stdout.rstrip("\n")
+
+
+def test_git_lfs_is_told_of_two_schemes_and_an_absolute_path(home: Home) -> None:
+    said = home.install().stdout
+
+    assert get(home, "lfs.customtransfer.lfs-agent.path") == str(INTERPRETER)
+    assert get(home, "lfs.customtransfer.lfs-agent.args") == f"-I -S {shlex.quote(str(WORKER))}"
+    assert get(home, "lfs.customtransfer.lfs-agent.concurrent") == "true"
+    assert get(home, "lfs.s3::.standalonetransferagent") == "lfs-agent"
+    assert get(home, "lfs.dir::.standalonetransferagent") == "lfs-agent"
+    agents = home.git("config", "--get-regexp", "standalonetransferagent").stdout.splitlines()
+    assert len(agents) == 2
+    assert str(home.folder / ".gitconfig") in said
+
+
+def test_the_registered_program_runs_without_a_path(home: Home) -> None:
+    home.install()
+    path, args = (get(home, f"lfs.customtransfer.lfs-agent.{name}") for name in ("path", "args"))
+    init = '{"event":"init","operation":"download","remote":"origin","concurrent":true,"concurrenttransfers":8}\n'
+
+    done = home.run(
+        "/bin/sh", "-c", f"'{path}' {args}", env={"PATH": "/nonexistent"}, stdin=init + '{"event":"terminate"}\n'
+    )
+
+    assert done.stdout == "{}\n"
+
+
+def test_git_lfs_is_set_up_where_it_was_not(home: Home) -> None:
+    said = home.install().stdout
+
+    assert "git lfs install: done" in said
+    assert get(home, "filter.lfs.process") == "git-lfs filter-process"
+    assert "git lfs install" not in home.install().stdout
+
+
+@pytest.mark.parametrize("content", STARTS.values(), ids=STARTS)
+def test_twice_is_once(home: Home, config: Path, content: bytes | None) -> None:
+    start(config, content)
+    home.install()
+    once = config.read_bytes()
+
+    said = home.install().stdout
+
+    assert "already" in said
+    assert config.read_bytes() == once
+
+
+@pytest.mark.parametrize("content", STARTS.values(), ids=STARTS)
+def test_uninstall_restores_the_file_byte_for_byte(home: Home, config: Path, content: bytes | None) -> None:
+    start(config, content)
+    home.install()
+    home.install()
+
+    home.run("lfs-agent", "uninstall")
+
+    assert (config.read_bytes() if config.exists() else None) == content
+
+
+@pytest.mark.parametrize("content", STARTS.values(), ids=STARTS)
+def test_what_the_user_wrote_since_stays(home: Home, config: Path, content: bytes | None) -> None:
+    start(config, content)
+    home.install()
+    home.git("config", "--global", "lfs-agent.region", "eu-central-1")
+    home.git("config", "--global", "lfs.s3::.locksverify", "false")
+    with config.open("ab") as file:
+        file.write(b"# last words\n")
+
+    home.run("lfs-agent", "uninstall")
+
+    left = config.read_bytes()
+    assert all(line in left for line in (content or b"").splitlines())
+    assert get(home, "lfs-agent.region") == "eu-central-1"
+    assert get(home, "lfs.s3::.locksverify") == "false"
+    assert left.endswith(b"# last words\n")
+    assert b"lfs-agent.added" not in left
+    assert b"worker.py" not in left
+    assert b"standalonetransferagent = lfs-agent" not in left
+
+
+def test_an_interpreter_that_has_moved_is_written_anew(home: Home, config: Path) -> None:
+    home.install()
+    once = config.read_bytes()
+    home.git("config", "--global", "lfs.customtransfer.lfs-agent.path", "/old/python")
+    home.git("config", "--global", "lfs.customtransfer.lfs-agent.args", "-I -S /old/worker.py")
+
+    assert "already" not in home.install().stdout
+
+    assert config.read_bytes() == once
+
+
+def test_the_filter_stays_where_the_user_changed_it_since(home: Home) -> None:
+    home.install()
+    home.git("lfs", "install", "--skip-smudge", "--force", "--skip-repo")
+
+    home.run("lfs-agent", "uninstall")
+
+    assert get(home, "filter.lfs.process") == "git-lfs filter-process --skip"
+
+
+def test_the_link_of_a_dotfiles_folder_and_the_mode_stay(home: Home, config: Path) -> None:
+    real = home.folder / "dotfiles" / "gitconfig"
+    real.parent.mkdir()
+    real.write_bytes(b"[user]\n\tname = Vera")
+    real.chmod(0o600)
+    config.unlink()
+    config.symlink_to(real)
+
+    home.install()
+    home.run("lfs-agent", "uninstall")
+
+    assert config.is_symlink()
+    assert real.read_bytes() == b"[user]\n\tname = Vera"
+    assert stat.S_IMODE(real.stat().st_mode) == 0o600
+
+
+def test_the_other_place_of_the_user_s_configuration(home: Home, config: Path) -> None:
+    other = home.folder / ".config" / "git" / "config"
+    other.parent.mkdir(parents=True)
+    config.rename(other)
+    before = other.read_bytes()
+
+    said = home.install().stdout
+    assert str(other) in said
+    assert not config.exists()
+    home.run("lfs-agent", "uninstall")
+
+    assert other.read_bytes() == before
+
+
+def test_uninstall_without_install_changes_nothing(home: Home, config: Path) -> None:
+    before = config.read_bytes()
+
+    said = home.run("lfs-agent", "uninstall").stdout
+
+    assert "is not registered" in said
+    assert config.read_bytes() == before
+
+
+def test_local_is_for_one_repository(home: Home, config: Path) -> None:
+    before = config.read_bytes()
+    repository = home.folder / "work"
+    home.git("init", "-q", repository)
+    own = (repository / ".git" / "config").read_bytes()
+
+    home.run("lfs-agent", "install", "--local", cwd=repository)
+
+    assert config.read_bytes() == before
+    assert get(home, "lfs.s3::.standalonetransferagent", "--file", repository / ".git" / "config") == "lfs-agent"
+    assert (repository / ".git" / "hooks" / "pre-push").exists()
+
+    home.run("lfs-agent", "uninstall", "--local", cwd=repository)
+
+    assert (repository / ".git" / "config").read_bytes() == own
+    assert not (repository / ".git" / "hooks" / "pre-push").exists()
+
+
+def test_local_leaves_hooks_that_were_there(home: Home) -> None:
+    repository = home.folder / "work"
+    home.git("init", "-q", repository)
+    home.git("lfs", "install", "--local", cwd=repository)
+    home.git("config", "--remove-section", "filter.lfs", cwd=repository)
+
+    home.run("lfs-agent", "install", "--local", cwd=repository)
+    home.run("lfs-agent", "uninstall", "--local", cwd=repository)
+
+    assert (repository / ".git" / "hooks" / "pre-push").exists()
+
+
+def test_local_outside_of_a_repository_is_a_sentence(home: Home) -> None:
+    done = home.run("lfs-agent", "install", "--local", check=False)
+
+    assert done.returncode == 2
+    assert "not a git repository" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [None, b"[core]\n\tautocrlf = false", b"# only a comment"])
+def test_system_is_for_the_whole_machine(home: Home, config: Path, content: bytes | None) -> None:
+    user = config.read_bytes()
+    system = home.folder / "etc" / "gitconfig"
+    system.parent.mkdir()
+    if content is not None:
+        system.write_bytes(content)
+    del home.environ["GIT_CONFIG_NOSYSTEM"]
+    home.environ["GIT_CONFIG_SYSTEM"] = str(system)
+
+    home.install("--system")
+    assert get(home, "lfs.s3::.standalonetransferagent", "--system") == "lfs-agent"
+    assert get(home, "filter.lfs.process", "--system") == "git-lfs filter-process"
+    home.run("lfs-agent", "uninstall", "--system")
+
+    assert (system.read_bytes() if system.exists() else None) == content
+    assert config.read_bytes() == user
+
+
+@pytest.mark.parametrize("key", ["lfs.s3::.standalonetransferagent", "lfs.s3::other.standalonetransferagent"])
+def test_another_agent_for_the_scheme_is_not_pushed_aside(home: Home, config: Path, key: str) -> None:
+    home.git("config", "--global", key, "their-agent")
+    before = config.read_bytes()
+
+    done = home.run("lfs-agent", "install", check=False)
+
+    assert done.returncode == 2
+    assert config.read_bytes() == before
+    [sentence] = done.stderr.splitlines()
+    assert "their-agent" in sentence
+    home.run("sh", "-c", sentence[sentence.index("git config --file") :])
+    home.install()
+
+
+def test_without_git_lfs_a_sentence_says_how_to_get_it(home: Home, config: Path, tmp_path: Path) -> None:
+    before = config.read_bytes()
+    only_git = tmp_path / "bin"
+    only_git.mkdir()
+    (only_git / "git").symlink_to(next(p for d in os.get_exec_path() if (p := Path(d) / "git").exists()))
+
+    done = home.run(
+        INTERPRETER, "-m", "lfs_agent", "install", check=False, env={"PATH": str(only_git), "GIT_EXEC_PATH": ""}
+    )
+
+    assert done.returncode == 2
+    assert "apt install git-lfs" in done.stderr
+    assert config.read_bytes() == before
+
+
+def test_a_locked_file_is_a_sentence(home: Home, config: Path) -> None:
+    config.with_name(".gitconfig.lock").touch()
+
+    done = home.run("lfs-agent", "install", check=False)
+
+    assert done.returncode == 2
+    assert ".gitconfig" in done.stderr
+    assert "Traceback" not in done.stderr
