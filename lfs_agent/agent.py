@@ -1,14 +1,16 @@
 """The conversation with git-lfs: a request at a time in, progress and one result out, from one thread."""
 
+import gc
 import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 from lfs_agent import __version__, log, protocol
 from lfs_agent.cellar import Cellar
@@ -144,7 +146,7 @@ class Worker:
         self._breaker: Breaker | None = None
         self._broken: SessionError | None = None
         self._ready: Ready | None = None
-        self._log: log.Logger | None = None
+        self._log: log.Log | None = None
 
     def answer(self, request: Upload | Download | Unusable) -> None:
         """Moves the object, and says how that went."""
@@ -202,6 +204,7 @@ class Worker:
             self._log = self._open_log(cellar)
             store.connect()
             self._ready = Ready(cellar, store, patience)
+            gc.enable()  # the light door turned it off
         return self._ready
 
     def _transfer(self, ready: Ready, request: Upload | Download, meter: Meter) -> Sent | Path:
@@ -271,34 +274,28 @@ class Worker:
     def _note_retry(self, what: str, reason: AgentError, wait_s: float) -> None:
         self._logger().warning("retry", what=what, message=str(reason), wait_s=round(wait_s, 2))
 
-    def _logger(self) -> log.Logger:
+    def _logger(self) -> log.Log:
         if self._log is None:
             self._log = self._open_log(None)
         return self._log
 
-    def _open_log(self, cellar: Cellar | None) -> log.Logger:
+    def _open_log(self, cellar: Cellar | None) -> log.Log:
         """The log; before the settings are known, and outside of a repository, with what there is."""
         session = name_session()
-        bound: dict[str, Any] = {
-            "session": session,
-            "operation": self._init.operation,
-            "remote": self._init.remote,
-        }
-        level, file, record = "info", None, None
-        try:
+        bound = {"session": session, "operation": self._init.operation, "remote": self._init.remote}
+        record = None
+        with suppress(AgentError):
             sessions = self._repo.storage / "lfs-agent" / "sessions"
             self._breaker = Breaker(sessions / f"{session}.stop")
-            record = log.Sink(sessions / f"{session}.jsonl", log.LEVELS["info"], RECORD_LIMIT)
-        except AgentError:
-            pass
-        if cellar is not None:
-            level, file = cellar.settings.log_level, cellar.settings.log_file
-            bound["store"] = str(cellar.target)
-        logger = log.open_log(level=level, file=file, record=record, stderr=True, **bound)
-        if cellar is not None:
-            sweep(cellar.state_dir)
-            logger.info("started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers)
-        return logger
+            record = log.Lines(sessions / f"{session}.jsonl", RECORD_LIMIT)
+        if cellar is None:
+            return log.Log(record, None, None, **bound)
+        settings = cellar.settings
+        level = settings.log_level or ("info" if settings.log_file else None)
+        opened = log.Log(record, level, settings.log_file, store=str(cellar.target), **bound)
+        sweep(cellar.state_dir)
+        opened.info("started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers)
+        return opened
 
 
 class _InThread:

@@ -18,7 +18,6 @@ from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
 from lfs_agent.retry import Notice, Patience, RetryingStore
 from lfs_agent.store import Store
-from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_target
 from lfs_agent.trust import Claim, check, check_scheme
 
@@ -104,6 +103,8 @@ class Cellar:
         return RetryingStore(store, patience), patience
 
     def _folder(self, target: FolderTarget) -> Store:
+        from lfs_agent.store.folder import FolderStore  # here, as S3Store below: only one of them is loaded
+
         self._check()
         return FolderStore(Path(target.path))
 

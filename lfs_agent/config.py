@@ -44,7 +44,7 @@ class Settings:
     read_timeout: float = 60.0
     first_deadline: float = 8.0
     deadline: float = 300.0
-    log_level: str = "info"
+    log_level: str | None = None
     log_file: str | None = None
 
 
@@ -220,9 +220,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "log_level",
         _choice("debug", "info", "warning", "error"),
         "debug, info, warning or error",
-        "The least that is logged.",
+        "Log, from this level up.",
     ),
-    Setting("log_file", _path, "file", "Write the log to this file too (JSON lines)."),
+    Setting("log_file", _path, "file", "Log to this file, not to stderr (where GIT_TRACE=1 shows it)."),
 )
 BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}
 

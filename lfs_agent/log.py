@@ -1,20 +1,18 @@
-"""The log: structlog events as JSON lines, to a record, a file or stderr; never stdout, never a secret."""
+"""What happened, as JSON lines: the session's record always, the log where somebody asks for it; never a secret."""
 
 import json
 import os
 import re
 import sys
 import threading
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-import structlog
+Level = Literal["debug", "info", "warning", "error"]
+LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
-Logger = structlog.typing.FilteringBoundLogger
-
-LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
-_RECORD_LEVEL: Final = LEVELS["info"]
 _SIGNATURES: Final = re.compile(
     r"(?i)(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+|(Signature=|Bearer )[A-Za-z0-9%+/=_.-]+"
 )
@@ -44,93 +42,100 @@ def redact(text: str) -> str:
     return _URL_PASSWORD.sub(r"\1***@", text)
 
 
-class Sink:
+def describe(error: BaseException | str) -> str:
+    """The sentence of an error, fit for a terminal: redacted, without control characters."""
+    return "".join(c if c.isprintable() or c == "\n" else "?" for c in redact(str(error)))
+
+
+class Lines:
     """Whole lines, appended to a file by one write each, so that several processes may share it.
 
-    `limit`: bytes after which only warnings and errors are kept.
+    `limit`: bytes after which only warnings and errors are kept. A file that can't be written stops nobody.
     """
 
-    def __init__(self, path: Path, level: int, limit: int | None = None) -> None:
+    def __init__(self, path: Path, limit: int | None = None) -> None:
         self._path = path
-        self._level = level
         self._limit = limit
         self._fd = -1
 
-    def write(self, level: int, line: bytes) -> None:
-        """Appends the line, where its level is high enough; a log that can't be written stops nobody."""
-        if level < self._level:
-            return
+    def write(self, level: int, line: str) -> None:
+        """Appends the line."""
         try:
             if self._fd < 0:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
             if self._limit and level < LEVELS["warning"] and os.fstat(self._fd).st_size > self._limit:
                 return
-            os.write(self._fd, line)
+            os.write(self._fd, line.encode(errors="backslashreplace") + b"\n")
         except OSError:
-            self._level = 100
+            pass
 
 
-class _Stderr:
-    def __init__(self, level: int) -> None:
-        self._level = level
+class Log:
+    """Takes events; every line carries `bound`. The `record` has them from info up, the log from `level` up.
 
-    def write(self, level: int, line: bytes) -> None:
-        if level >= self._level:
-            try:
-                sys.stderr.buffer.write(line)
-                sys.stderr.buffer.flush()
-            except (OSError, ValueError):
-                self._level = 100
+    `level` None: nobody asked for a log. `file` None: it goes to stderr.
+    """
+
+    def __init__(self, record: Lines | None, level: str | None, file: str | None, **bound: Any) -> None:
+        self._record = record
+        self._bound = bound
+        self._log = _structured(level, file, bound) if level else None
+
+    def debug(self, event: str, **fields: Any) -> None:
+        """Something for who looks for a fault."""
+        self._say("debug", event, fields)
+
+    def info(self, event: str, **fields: Any) -> None:
+        """Something that was done."""
+        self._say("info", event, fields)
+
+    def warning(self, event: str, **fields: Any) -> None:
+        """Something that was mended."""
+        self._say("warning", event, fields)
+
+    def error(self, event: str, **fields: Any) -> None:
+        """Something that failed."""
+        self._say("error", event, fields)
+
+    def _say(self, level: Level, event: str, fields: dict[str, Any]) -> None:
+        if self._record and level != "debug":
+            line = {"at": datetime.now(UTC).isoformat(), "level": level, "event": event, **self._bound, **fields}
+            self._record.write(LEVELS[level], redact(json.dumps(line, default=str)))
+        if self._log:
+            getattr(self._log, level)(event, **fields)
 
 
-class _Lines:
-    """What structlog calls a logger: takes the finished line."""
+def _structured(level: str, file: str | None, bound: dict[str, Any]) -> Any:
+    # Here, not above: 70 ms that a push nobody logs does not pay.
+    import structlog
 
-    def __init__(self, sinks: Iterable[Sink | _Stderr]) -> None:
-        self._sinks = tuple(sinks)
-
-    def msg(self, line: str, *, level: int) -> None:
-        for sink in self._sinks:
-            sink.write(level, line.encode(errors="backslashreplace") + b"\n")
-
-    debug = info = warning = error = msg
-
-
-def open_log(
-    *,
-    level: str = "info",
-    file: str | None = None,
-    record: Sink | None = None,
-    stderr: bool = False,
-    **bound: Any,
-) -> Logger:
-    """A logger whose lines carry `bound`: to `file` from `level` up, to the session's `record` from info up."""
-    number = LEVELS[level]
-    sinks: list[Sink | _Stderr] = [record] if record else []
-    if file:
-        sinks.append(Sink(Path(file).expanduser(), number))
-    elif stderr:
-        sinks.append(_Stderr(number))
-    lowest = min(number, _RECORD_LEVEL) if record else number
-    logger: Logger = structlog.wrap_logger(
-        _Lines(sinks),
+    lines = Lines(Path(file).expanduser()) if file else None
+    write: Callable[[str], None] = (lambda line: lines.write(100, line)) if lines else _to_stderr
+    return structlog.wrap_logger(
+        _Logger(write),
         processors=[
+            structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
-            _finish,
+            structlog.processors.JSONRenderer(default=str),
+            lambda _logger, _method, line: redact(str(line)),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(lowest),
+        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
         context_class=dict,
+        cache_logger_on_first_use=True,
     ).bind(**bound)
-    return logger
 
 
-def _finish(_: Any, method: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, int]]:
-    """The last processor: the line, and its level beside it."""
-    words = {"at": event.pop("at"), "level": method, "event": event.pop("event"), **event}
-    return (redact(json.dumps(words, default=str)),), {"level": LEVELS[method]}
+class _Logger:
+    """What structlog hands the finished lines to."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self.debug = self.info = self.warning = self.error = write
 
 
-def describe(error: BaseException) -> str:
-    """The sentence of an error, fit for a terminal: redacted, without control characters."""
-    return "".join(c if c.isprintable() or c == "\n" else "?" for c in redact(str(error)))
+def _to_stderr(line: str) -> None:
+    try:
+        sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        pass

@@ -6,10 +6,10 @@ interpreter has loaded anyway; standard output becomes ours alone, and no child 
 
 import os
 import sys
-from typing import BinaryIO
+from io import BufferedReader
 
 
-def take_streams() -> tuple[BinaryIO, int]:
+def take_streams() -> tuple[BufferedReader, int]:
     """What git-lfs writes, and the descriptor that it reads; from now on 0 is empty, and 1 is stderr."""
     requests, answers = os.dup(0), os.dup(1)
     null = os.open("/dev/null" if os.name == "posix" else "nul", os.O_RDWR)
@@ -28,6 +28,8 @@ def main() -> int:
     requests, answers = take_streams()
     try:
         first = requests.readline()
+        if not first:
+            return 0
         if b'"event":"init"' not in first or not first.endswith(b"}\n"):
             return converse(first, b"", requests, answers)
         os.write(answers, b"{}\n")
@@ -39,10 +41,12 @@ def main() -> int:
         return 130
 
 
-def converse(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
+def converse(first: bytes, second: bytes, requests: BufferedReader, answers: int) -> int:
     """The rest of the conversation, by the whole agent; where there is a `second` line, `first` is answered."""
+    import gc
     import site
 
+    gc.disable()  # loading makes no garbage; the agent turns it on again when it is ready
     site.main()  # what -S left out: the environment's packages
     root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     if root not in sys.path:

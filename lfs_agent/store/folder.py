@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -60,7 +59,7 @@ class FolderStore:
 
     def begin(self, key: str, oid: Oid, size: int) -> "FolderUpload":
         self.connect()
-        temporary = self._root / _UNFINISHED / f"{oid}-{secrets.token_hex(8)}"
+        temporary = self._root / _UNFINISHED / f"{oid}-{os.urandom(8).hex()}"
         try:
             temporary.parent.mkdir(exist_ok=True)
             (self._root / key).parent.mkdir(parents=True, exist_ok=True)

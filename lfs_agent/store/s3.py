@@ -2,7 +2,6 @@
 
 import base64
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -14,6 +13,7 @@ from typing import Any, Final
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ProfileNotFound
+from botocore.loaders import Loader
 from botocore.session import Session
 
 from lfs_agent import __version__
@@ -79,11 +79,19 @@ def open_session(settings: Settings, environ: Mapping[str, str], cellar_profile:
     user's chooses an identity.
     """
     session = Session()
+    session.register_component("data_loader", _Loader())
     if settings.profile:
         session.set_config_variable("profile", settings.profile)
     elif cellar_profile and not _chooses_identity(environ) and cellar_profile in session.available_profiles:
         session.set_config_variable("profile", cellar_profile)
     return session
+
+
+class _Loader(Loader):
+    """botocore's loader, without a look into the folders of all 400 services (20 ms) for the few that we use."""
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        return ["s3", "sso", "sso-oidc", "sts", "signin"]
 
 
 def _chooses_identity(environ: Mapping[str, str]) -> bool:
