@@ -14,7 +14,15 @@ from typing import BinaryIO, Final
 
 from lfs_agent import __version__, log, protocol
 from lfs_agent.cellar import Cellar
-from lfs_agent.errors import AgentError, LocalError, ObjectError, ProtocolError, SessionError, StoppedError
+from lfs_agent.errors import (
+    AgentError,
+    LocalError,
+    ObjectError,
+    ProtocolError,
+    SessionError,
+    StoppedError,
+    UsageError,
+)
 from lfs_agent.gitrepo import Repository
 from lfs_agent.layout import sharded
 from lfs_agent.parts import Limits
@@ -156,6 +164,8 @@ class Worker:
             line = self._moved(request)
         except AgentError as error:
             line = protocol.failed(request.oid, self._failure(request, error))
+        except Exception as error:  # a fault of ours fails one object, with a sentence, and the others go on
+            line = protocol.failed(request.oid, self._failure(request, _unexpected(error)))
         self._write(line)
 
     def note_unknown(self, error: ProtocolError) -> None:
@@ -190,7 +200,8 @@ class Worker:
         self._count(request, result, meter, time.monotonic() - started, ready)
         if isinstance(result, Path):
             return protocol.downloaded(request.oid, str(result))
-        ready.cellar.remember_push()
+        with suppress(OSError):  # a folder that can't be written: the next push asks no question, or one too many
+            ready.cellar.remember_push()
         return protocol.uploaded(request.oid)
 
     def _prepare(self) -> Ready:
@@ -199,13 +210,19 @@ class Worker:
             raise SessionError(_NOT_TRIED)
         if self._ready is None:
             self._logger()
-            cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ)
-            store, patience = cellar.open(stop=self._stop, notice=self._note_retry)
-            self._log = self._open_log(cellar)
-            store.connect()
-            self._ready = Ready(cellar, store, patience)
+            try:
+                self._ready = self._opened()
+            except UsageError as error:
+                raise SessionError(str(error)) from error
             gc.enable()  # the light door turned it off
         return self._ready
+
+    def _opened(self) -> Ready:
+        cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ)
+        store, patience = cellar.open(stop=self._stop, notice=self._note_retry)
+        self._log = self._open_log(cellar)
+        store.connect()
+        return Ready(cellar, store, patience)
 
     def _transfer(self, ready: Ready, request: Upload | Download, meter: Meter) -> Sent | Path:
         settings = ready.cellar.settings
@@ -298,6 +315,10 @@ class Worker:
         return opened
 
 
+def _unexpected(error: BaseException) -> ObjectError:
+    return ObjectError(f"unexpected {type(error).__name__}: {error}; nothing was published; please report it")
+
+
 class _InThread:
     """A call in a thread of its own: `over` is set at its end."""
 
@@ -316,10 +337,10 @@ class _InThread:
         self.over.set()
 
     def result(self) -> Sent | Path:
-        """What the call gave; raises what it raised, and ObjectError for what nobody foresaw."""
+        """What the call gave; raises what it raised, ObjectError for what nobody foresaw."""
         if isinstance(self.error, AgentError):
             raise self.error
         if self.error is not None:
-            raise ObjectError(f"unexpected: {type(self.error).__name__}: {self.error}") from self.error
+            raise _unexpected(self.error) from self.error
         assert self._result is not None
         return self._result
