@@ -174,11 +174,11 @@ class Cellar:
 
     def remember_push(self) -> None:
         """Keeps where this clone's objects went, so that a later push elsewhere is asked about."""
-        identity = self.claim.identity
-        if self._last_push() != identity:
+        said = self.claim.said
+        if self._last_push() != said:
             self._last_push_file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._last_push_file.with_name(f"{self._last_push_file.name}.{os.getpid()}")
-            temporary.write_text(identity + "\n")
+            temporary.write_text(said + "\n")
             temporary.replace(self._last_push_file)
 
     def _cellar_profile(self) -> str:

@@ -26,7 +26,7 @@ class Claim:
 
     @property
     def identity(self) -> str:
-        """Host, port and bucket, or the folder: what is trusted, and what a push must not leave unnoticed."""
+        """Host, port and bucket, or the folder: what is trusted."""
         if isinstance(self.target, FolderTarget):
             return f"dir::{self.target.path}"
         if not self.endpoint:
@@ -36,9 +36,19 @@ class Claim:
         port = url.port or (80 if url.scheme == "http" else 443)
         return f"{host}:{port}/{self.target.bucket}"
 
+    @property
+    def said(self) -> str:
+        """What of it the repository says: what must not change unnoticed between two pushes.
+
+        An endpoint that the user's own settings name is the user's to change.
+        """
+        if isinstance(self.target, FolderTarget) or self.endpoint_committed:
+            return self.identity
+        return self.target.bucket
+
 
 def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> None:
-    """Nothing, where the claim may be used; `last_push`: the identity that this clone pushed to before, for a push.
+    """Nothing, where the claim may be used; `last_push`: what the claim of this clone's last push said, for a push.
 
     Raises TargetError with the command that says yes.
     """
@@ -55,9 +65,9 @@ def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> Non
             f"the repository sends you to the server {claim.endpoint}, which you have not trusted with your "
             f"credentials; {yes}; {finish}"
         )
-    if last_push and claim.url_committed and last_push != claim.identity:
+    if last_push and claim.url_committed and last_push != claim.said:
         raise TargetError(
-            f"the repository wants its objects pushed to {claim.identity}, while this clone's last push went to "
+            f"the repository wants its objects pushed to {claim.said}, while this clone's last push went to "
             f"{last_push}; {yes}"
         )
 
