@@ -78,8 +78,8 @@ class Patience:
             raise UnreachableError(f"the store has not answered for {self._first_deadline_s:g} s")
         over.wait()
         if failures:
-            if not isinstance(failures[0], TransientError):
-                self._answered.set()
+            if not (isinstance(failures[0], TransientError) and failures[0].last):
+                self._answered.set()  # a refusal, and a "slow down", are answers; a failed connection is none
             raise failures[0]
         return results[0]
 
