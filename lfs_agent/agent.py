@@ -35,9 +35,9 @@ from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import Sent, upload
 
 _TICK_S: Final = 0.1
-_HEARTBEAT_S: Final = 1.0
-_GRACE_S: Final = 1.5
-"""How long a transfer may take to notice that it is to stop."""
+_HEARTBEAT_S: Final = 0.5
+_GRACE_S: Final = 1.0
+"""How long a worker may take to notice that it is to stop: a login helper, or a silent store, may hold it."""
 _BUDGET_STREAMS: Final = 16
 """Parts in flight in all workers together."""
 
@@ -58,9 +58,11 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
 
     def listen() -> None:
         """Knows while a transfer runs when git-lfs is gone: it is killed sooner than it says terminate."""
+        line = b""
         for line in requests:
             lines.put(line)
-        stop.set()
+        if b'"terminate"' not in line:  # else all was said, and what was asked for is done first
+            stop.set()
         lines.put(b"")
 
     def leave(*_: object) -> None:
@@ -70,6 +72,7 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
     for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(name, leave)
     threading.Thread(target=listen, daemon=True).start()
+    threading.Thread(target=_give_up, args=(stop,), daemon=True).start()
 
     def write(line: bytes) -> None:
         try:
@@ -81,11 +84,15 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
     return 130 if stop.is_set() else 0
 
 
-def serve(first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Event, *, init_answered: bool) -> None:
-    """The conversation: `lines` after the `first`, answers to `write`, whole lines each.
+def _give_up(stop: threading.Event) -> None:
+    """Ends the process a moment after `stop`: a blocked thread can't be ended, and what must survive is in files."""
+    stop.wait()
+    time.sleep(_GRACE_S)
+    os._exit(130)
 
-    After `stop` a transfer has a moment to end; then the process does, since a blocked thread can't be ended.
-    """
+
+def serve(first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Event, *, init_answered: bool) -> None:
+    """The conversation: `lines` after the `first`, answers to `write`, whole lines each, until `stop`."""
     try:
         init = protocol.parse_request(first)
         state = protocol.advance("new", init)
@@ -245,11 +252,9 @@ class Worker:
         return path
 
     def _watch(self, moving: "_InThread", meter: Meter, oid: str) -> None:
-        """Tells git-lfs how far the transfer is until it is over, and once a second that we live."""
+        """Tells git-lfs how far the transfer is until it is over, and twice a second that we live."""
         told, last = 0, time.monotonic()
         while not moving.over.wait(_TICK_S):
-            if self._stop.is_set() and not moving.over.wait(_GRACE_S):
-                os._exit(130)  # blocked in a system call; what must survive is in files
             if (done := meter.done) > told or time.monotonic() - last > _HEARTBEAT_S:
                 self._write(protocol.progress(oid, max(1, done), done - told))
                 told, last = done, time.monotonic()

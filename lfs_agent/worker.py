@@ -30,15 +30,21 @@ def main() -> int:
         first = requests.readline()
         if not first:
             return 0
-        if b'"event":"init"' not in first or not first.endswith(b"}\n"):
+        if not _is_usual_init(first):
             return converse(first, b"", requests, answers)
         os.write(answers, b"{}\n")
         second = requests.readline()
         if not second or b'"event":"terminate"' in second:
             return 0
         return converse(first, second, requests, answers)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):
         return 130
+
+
+def _is_usual_init(line: bytes) -> bool:
+    """Whether it can be accepted without a closer look."""
+    operation = b'"operation":"upload"' in line or b'"operation":"download"' in line
+    return operation and b'"event":"init"' in line and line.endswith(b"}\n")
 
 
 def converse(first: bytes, second: bytes, requests: BufferedReader, answers: int) -> int:
