@@ -37,6 +37,8 @@ class Cellar:
     operation: Operation
     remote: str
     environ: Mapping[str, str]
+    given: LfsUrl | None = None
+    """A store to look at in place of the one that the repository's configuration names."""
 
     @cached_property
     def named(self) -> LfsUrl:
@@ -44,7 +46,7 @@ class Cellar:
 
         Raises TargetError where nobody does.
         """
-        found = self.repo.lfs_url(self.operation, self.remote)
+        found = self.given or self.repo.lfs_url(self.operation, self.remote)
         if found is None or not is_ours(found.url):
             says = f"{found.origin} says {log.redact(found.url)}" if found else "nothing says"
             raise TargetError(

@@ -1,12 +1,13 @@
 """Which stores a repository may name by itself, and which ones the user has to trust first."""
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlsplit
 
-from lfs_agent.errors import TargetError
-from lfs_agent.store.url import FolderTarget, Target
+from lfs_agent.errors import TargetError, UsageError
+from lfs_agent.store.url import FolderTarget, Target, parse_target
 
 AMAZON: Final = "amazonaws.com"
 LOOPBACK: Final = frozenset({"localhost", "::1"})
@@ -45,6 +46,28 @@ class Claim:
         if isinstance(self.target, FolderTarget) or self.endpoint_committed:
             return self.identity
         return self.target.bucket
+
+
+_SERVER = re.compile(rf"{re.escape(AMAZON)}|(?:[a-z0-9.-]+|\[[0-9a-f:.]+\]):[0-9]{{1,5}}", re.ASCII)
+
+
+def parse_identity(text: str) -> str:
+    """An identity as a refusal prints it.
+
+    >>> parse_identity("s3.example.org:9000/cellar")
+    's3.example.org:9000/cellar'
+
+    Raises UsageError, TargetError.
+    """
+    if text.startswith("dir::"):
+        return str(parse_target(text))
+    server, _, bucket = text.rpartition("/")
+    if not _SERVER.fullmatch(server):
+        raise UsageError(
+            f"not a store: {text[:200]!r}; say HOST:PORT/BUCKET, {AMAZON}/BUCKET, dir::/FOLDER, or the URL of a store"
+        )
+    parse_target(f"s3::{bucket}")
+    return text
 
 
 def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> None:

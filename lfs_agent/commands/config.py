@@ -1,0 +1,145 @@
+"""Shows the settings in force, and where each comes from. It never shows a secret: there is none among them."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lfs_agent import log
+from lfs_agent.cellar import Cellar
+from lfs_agent.config import SETTINGS, Settings, Value, from_environ, from_git, resolve
+from lfs_agent.errors import TargetError
+from lfs_agent.gitrepo import Repository
+from lfs_agent.parts import MIB
+from lfs_agent.store.url import FolderTarget
+
+if TYPE_CHECKING:
+    from lfs_agent.store.s3 import Connection
+
+EXAMPLES = """\
+examples:
+  lfs-agent config --show-origin
+  lfs-agent config --remote backup --push --json
+"""
+
+_AWS_VARIABLES = {
+    "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+    "region": ("AWS_DEFAULT_REGION",),
+    "profile": ("AWS_DEFAULT_PROFILE", "AWS_PROFILE"),
+    "ca": ("AWS_CA_BUNDLE",),
+}
+
+
+class Row(NamedTuple):
+    """One setting; `value` None: nothing is set."""
+
+    name: str
+    value: Any
+    origin: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--show-origin", action="store_true", help="say where each value comes from")
+    parser.add_argument("--remote", metavar="NAME", help="the remote whose store is meant")
+    parser.add_argument("--push", action="store_true", help="show what holds for a push")
+    parser.add_argument("--json", action="store_true", help="print one object a line: name, value, origin")
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    repo = Repository(Path.cwd())
+    remote = arguments.remote or repo.default_remote()
+    cellar = Cellar(repo, "upload" if arguments.push else "download", remote, environ)
+    rows = list(rows_of(cellar))
+    width = max(len(text_of(row)) for row in rows)
+    for row in rows:
+        if arguments.json:
+            print(log.redact(json.dumps(row._asdict())))
+        elif arguments.show_origin:
+            print(log.redact(f"{row.name:<16} {text_of(row):<{width}}  {row.origin}"))
+        else:
+            print(log.redact(f"{row.name:<16} {text_of(row)}".rstrip()))
+    return 0
+
+
+def rows_of(cellar: Cellar) -> Iterator[Row]:
+    """The store, where one is named, and all settings in their order."""
+    try:
+        named = cellar.named
+    except TargetError:
+        settings, chosen = _without_store(cellar)
+        yield from _settings(settings, chosen, _from_aws(_own_connection(cellar, settings), cellar.environ))
+        return
+    query = f"?{cellar.target.query}" if cellar.target.query else ""
+    yield Row("store", f"{cellar.target}{query}", named.origin)
+    of_folder = isinstance(cellar.target, FolderTarget)
+    yield from _settings(*cellar.resolved, {} if of_folder else _from_aws(cellar.connection, cellar.environ))
+
+
+def text_of(row: Row) -> str:
+    """The value as it could be written in a setting; "-" for none.
+
+    >>> text_of(Row("part_size", 16777216, "default")), text_of(Row("public", False, "default"))
+    ('16MiB', 'false')
+    """
+    match row.value:
+        case None:
+            return "-"
+        case bool():
+            return str(row.value).lower()
+        case int() if row.value % MIB == 0:
+            return f"{row.value // MIB}MiB"
+    return str(row.value)
+
+
+def _settings(settings: Settings, chosen: Mapping[str, Value], aws: Mapping[str, Row]) -> Iterator[Row]:
+    for setting in SETTINGS:
+        value = getattr(settings, setting.name)
+        if setting.name in chosen:
+            yield Row(setting.name, value, chosen[setting.name].origin)
+        else:
+            yield aws.get(setting.name, Row(setting.name, value, "default"))
+
+
+def _without_store(cellar: Cellar) -> tuple[Settings, dict[str, Value]]:
+    entries = ((entry.key, entry.value, entry.origin) for entry in cellar.repo.config)
+    return resolve(from_environ(cellar.environ), from_git(entries, bucket=""))
+
+
+def _own_connection(cellar: Cellar, settings: Settings) -> "Connection":
+    """What AWS's and the user's own settings come to, without any store."""
+    # botocore takes 200 ms to import: only where its answer is shown.
+    from lfs_agent.store.s3 import open_session, own_endpoint, resolve_connection
+
+    session = open_session(settings, cellar.environ, "")
+    endpoint = settings.endpoint or own_endpoint(session, cellar.environ)
+    return resolve_connection(session, settings, endpoint, cellar.repo.http_setting)
+
+
+def _from_aws(connection: "Connection", environ: Mapping[str, str]) -> dict[str, Row]:
+    """What holds where nobody sets it for us: AWS's own settings, and what follows from them."""
+    session = connection.session
+    region = session.get_config_variable("region")
+    rows = {
+        "endpoint": connection.endpoint,
+        "region": region,
+        "profile": connection.profile,
+        "ca": connection.ca,
+    }
+    found = {name: Row(name, value, _origin(name, connection, environ)) for name, value in rows.items() if value}
+    return {
+        "region": Row("region", connection.region, "default"),
+        "path_style": Row("path_style", connection.path_style, "default"),
+        **found,
+    }
+
+
+def _origin(name: str, connection: "Connection", environ: Mapping[str, str]) -> str:
+    for variable in _AWS_VARIABLES[name]:
+        if environ.get(variable):
+            return f"environment: {variable}"
+    if name == "profile":
+        return ".mlcellar.toml"
+    if name == "ca" and not connection.session.get_config_variable("ca_bundle"):
+        return "git config: http.sslCAInfo"
+    return f"AWS configuration, profile {connection.profile or 'default'}"

@@ -1,0 +1,174 @@
+"""Names the store of this repository's objects, in .lfsconfig, so that a plain clone finds them.
+
+Writes lfs.url (or, with --remote, remote.NAME.lfsurl), and tracks the usual files of weights with Git LFS, where
+.gitattributes tracks nothing yet. Both files are staged: commit them.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from lfs_agent import log
+from lfs_agent.cellar import TRUSTED_KEY, Cellar
+from lfs_agent.commands.install import SECTION
+from lfs_agent.config import from_query, resolve
+from lfs_agent.errors import UsageError
+from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, run_git
+from lfs_agent.store.url import FolderTarget, Target, parse_target
+from lfs_agent.trust import Claim, check_scheme
+
+EXAMPLES = """\
+examples:
+  lfs-agent init s3::bucket/prefix?region=eu-central-1
+  lfs-agent init dir::/srv/share/weights --remote backup
+"""
+
+WEIGHTS: Final = (
+    "bin", "ckpt", "engine", "ggml", "gguf", "h5", "hdf5", "joblib", "keras", "mlmodel", "model", "msgpack", "npy",
+    "npz", "onnx", "ot", "pb", "pickle", "pkl", "pt", "pth", "safetensors", "tflite",
+)  # fmt: skip
+"""The suffixes of files that hold weights."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", help="s3::BUCKET/PREFIX[?region=…], or dir::/FOLDER")
+    parser.add_argument("--remote", metavar="NAME", help="the store of this remote alone")
+    parser.add_argument("--force", action="store_true", help="replace another store that is named already")
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    repo = Repository(Path.cwd())
+    top = _top(repo)
+    file, attributes = ConfigFile(_plain(top / ".lfsconfig")), _plain(top / ".gitattributes")
+    target, url = checked(arguments.url)
+    remote = arguments.remote or repo.default_remote()
+    named = LfsUrl(url, "the URL", committed=True)
+    cellar = Cellar(repo, "upload", remote, environ, named)
+    replaced = conflicts(repo, file, url, arguments.remote)
+    if replaced and not arguments.force:
+        raise UsageError(f"{'; '.join(replaced)}; to go ahead all the same: --force")
+    identity = trusted_by_this(cellar, target, replaced=bool(replaced))
+    tracked_before = tracks(repo)
+
+    if arguments.remote:
+        name_for_remote(repo, file, arguments.remote, url)
+    elif file.set("lfs.url", url):
+        print(f".lfsconfig: lfs.url = {url}")
+    else:
+        print(f".lfsconfig: lfs.url = {url} already")
+    if not tracked_before:
+        track(attributes)
+        print(f".gitattributes: {len(WEIGHTS)} kinds of weights go to Git LFS ({', '.join(WEIGHTS)})")
+    git("add", "--force", "--", ".lfsconfig", *([] if tracked_before else [".gitattributes"]), cwd=top)
+    if identity and config_file("global").add(TRUSTED_KEY, identity):
+        print(f"{identity} is trusted now, since you named it")
+    print_next(repo, target, remote, earlier_objects=tracked_before)
+    if not repo.value(f"{SECTION}.path"):
+        print("git-lfs does not know this agent on this machine yet; run: lfs-agent install", file=sys.stderr)
+    return 0
+
+
+def checked(url: str) -> tuple[Target, str]:
+    """The store, and its URL as it is committed.
+
+    Raises TargetError, UsageError.
+    """
+    target = parse_target(url)
+    settings = from_query(target.query, "the URL")
+    resolve(settings)
+    if isinstance(target, FolderTarget) and settings.keys() - {"layout"}:
+        raise UsageError("of a folder only the layout can be set")
+    return target, f"{target}?{target.query}" if target.query else str(target)
+
+
+def conflicts(repo: Repository, file: ConfigFile, url: str, remote: str | None) -> list[str]:
+    """What is named already, and would be lost or would make this one unused; a sentence each."""
+    key = f"remote.{remote}.lfsurl" if remote else "lfs.url"
+    moves = bool(remote) and (remote != "origin" or len(repo.remotes()) > 1)
+    found = [f".lfsconfig says {key} = {other}" for other in file.values(key) if other != url]
+    if not moves and remote:
+        found += [f".lfsconfig says lfs.url = {other}" for other in file.values("lfs.url") if other != url]
+    if not remote:
+        others = [entry for entry in file.entries() if re.fullmatch(r"remote\..+\.lfsurl", entry.key)]
+        found += [f".lfsconfig names a store for a remote, {e.key} = {e.value}: see --remote" for e in others]
+    found += [f".lfsconfig sends uploads elsewhere: lfs.pushurl = {other}" for other in file.values("lfs.pushurl")]
+    for name in ("lfs.url", "lfs.pushurl", key):
+        entry = repo.get(name)
+        if entry and entry.value != url:
+            found.append(f"{entry.origin} says {name} = {entry.value}, which git-lfs takes before .lfsconfig")
+    return [log.redact(sentence) for sentence in dict.fromkeys(found)]
+
+
+def name_for_remote(repo: Repository, file: ConfigFile, remote: str, url: str) -> None:
+    """Writes `remote.<remote>.lfsurl`; a store for all remotes becomes that of each other one.
+
+    git-lfs looks at no remote's own store where there is one for all.
+    """
+    others = [name for name in repo.remotes() if name != remote] or ["origin"]
+    for common in file.values("lfs.url"):
+        for other in others:
+            if other != remote and not file.values(f"remote.{other}.lfsurl"):
+                file.set(f"remote.{other}.lfsurl", common)
+                print(f".lfsconfig: remote.{other}.lfsurl = {common}, which was lfs.url for all remotes")
+        file.unset("lfs.url", common)
+    file.set(f"remote.{remote}.lfsurl", url)
+    print(f".lfsconfig: remote.{remote}.lfsurl = {url}")
+
+
+def trusted_by_this(cellar: Cellar, target: Target, *, replaced: bool) -> str:
+    """The identity that the user says yes to by naming this store; "" where none is needed.
+
+    Raises TargetError for a plain http endpoint that the user's settings don't allow.
+    """
+    endpoint = from_query(target.query, "").get("endpoint")
+    if endpoint:
+        check_scheme(endpoint.text, allow_http=cellar.settings.allow_http)
+    if endpoint or isinstance(target, FolderTarget):
+        text = endpoint.text if endpoint else ""
+        return Claim(target, text, url_committed=True, endpoint_committed=bool(text)).identity
+    # A clone that has pushed elsewhere would ask: has the target changed behind the user's back?
+    return cellar.claim.identity if replaced else ""
+
+
+def tracks(repo: Repository) -> bool:
+    """Whether some .gitattributes of the work tree sends files to Git LFS."""
+    pathspec = ":(top,glob)**/.gitattributes"
+    listed = git("ls-files", "-z", "--full-name", "--cached", "--others", "--exclude-standard", "--", pathspec)
+    files = (_top(repo) / name for name in {".gitattributes", *listed.split("\0")[:-1]})
+    return any(re.search(rb"^[^#\n]*\sfilter=lfs\b", ConfigFile(file).content, re.MULTILINE) for file in files)
+
+
+def track(attributes: Path) -> None:
+    """Appends the patterns of weights."""
+    before = ConfigFile(attributes).content
+    newline = b"\n" if before and not before.endswith(b"\n") else b""
+    lines = "".join(f"*.{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in WEIGHTS)
+    attributes.write_bytes(before + newline + lines.encode())
+
+
+def print_next(repo: Repository, target: Target, remote: str, *, earlier_objects: bool) -> None:
+    """What to run now."""
+    print("next:")
+    if run_git(["diff", "--cached", "--quiet", "--", ":/.lfsconfig", ":/.gitattributes"]).returncode:
+        print(f'  git commit -m "Keep the weights in {target}"')
+    if remote not in repo.remotes():
+        print(f"  git remote add {remote} URL")
+    print(f"  git push {remote} HEAD")
+    if earlier_objects and run_git(["rev-parse", "--verify", "--quiet", "HEAD"]).returncode == 0:
+        print(f"  git lfs push --all {remote}   (the objects of earlier commits)")
+
+
+def _top(repo: Repository) -> Path:
+    _ = repo.common_dir  # a sentence outside of any repository
+    if repo.worktree is None:
+        raise UsageError("there is no work tree here: run init in a clone of this repository, and push .lfsconfig")
+    return repo.worktree
+
+
+def _plain(path: Path) -> Path:
+    if path.is_symlink():
+        raise UsageError(f"{path} is a symbolic link: git-lfs or git would not follow it; make it a file")
+    return path

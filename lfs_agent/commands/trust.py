@@ -1,0 +1,83 @@
+"""Allows a store that a repository names.
+
+A server or a folder that only the repository names, and a bucket other than the one that this clone pushed to before,
+are used once you have said so. It is kept in the global git configuration, as lfs-agent.trusted.
+"""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from lfs_agent.cellar import TRUSTED_KEY, Cellar
+from lfs_agent.errors import UsageError
+from lfs_agent.gitrepo import LfsUrl, Repository, config_file
+from lfs_agent.protocol import Operation
+from lfs_agent.store.url import FolderTarget
+from lfs_agent.trust import Claim, parse_identity
+
+EXAMPLES = """\
+examples:
+  lfs-agent trust
+  lfs-agent trust s3.example.org:9000/weights
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "identity",
+        nargs="?",
+        metavar="STORE",
+        help="HOST:PORT/BUCKET, amazonaws.com/BUCKET, dir::/FOLDER, or a URL; default: what this repository names",
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--list", action="store_true", help="show what is trusted, and change nothing")
+    what.add_argument("--remove", action="store_true", help="trust it no longer")
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    file = config_file("global")
+    repo = Repository(Path.cwd())
+    if arguments.list:
+        if arguments.identity:
+            raise UsageError("--list shows everything: leave the store out")
+        for trusted in file.values(TRUSTED_KEY):
+            print(trusted)
+        return 0
+    identities = [identity_of(arguments.identity, repo, environ)] if arguments.identity else named(repo, environ)
+    for identity in identities:
+        if arguments.remove:
+            removed = file.unset(TRUSTED_KEY, identity)
+            print(f"{identity} is no longer trusted" if removed else f"{identity} was not trusted")
+        else:
+            added = file.add(TRUSTED_KEY, identity)
+            print(f"{identity} is trusted now" if added else f"{identity} was trusted already")
+    return 0
+
+
+def identity_of(text: str, repo: Repository, environ: Mapping[str, str]) -> str:
+    """What `text` stands for: an identity, or the URL of a store."""
+    if text.startswith(("s3::", "s3://", "dir::")):
+        return Cellar(repo, "upload", "", environ, LfsUrl(text, "the command line", committed=False)).claim.identity
+    return parse_identity(text)
+
+
+def named(repo: Repository, environ: Mapping[str, str]) -> list[str]:
+    """The identities of the stores that the repository itself names, for downloads and uploads; each is shown."""
+    remote = repo.default_remote()
+    operations: tuple[Operation, ...] = ("download", "upload")
+    cellars = {cellar.named: cellar for cellar in (Cellar(repo, op, remote, environ) for op in operations)}
+    identities = []
+    for url, cellar in cellars.items():
+        print(f"{url.origin}: {described(cellar.claim)}")
+        if url.committed:
+            identities.append(cellar.claim.identity)
+        else:
+            print("this one is named by you, not by the repository: nothing to trust")
+    return list(dict.fromkeys(identities))
+
+
+def described(claim: Claim) -> str:
+    """A store, and where it is, for a person."""
+    if isinstance(claim.target, FolderTarget):
+        return str(claim.target)
+    return f"{claim.target} at {claim.endpoint or 'Amazon S3'}"
