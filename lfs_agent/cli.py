@@ -52,11 +52,22 @@ def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     return parser
 
 
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """The arguments; for a command that has `paths`, these are what comes after `--`, which argparse only drops."""
+    end = words.index("--") if "--" in words else len(words)
+    arguments = parser.parse_args(words[:end])
+    if paths := words[end + 1 :]:
+        if not hasattr(arguments, "paths"):
+            parser.error(f"{arguments.command} takes no paths: {' '.join(paths)}")
+        arguments.paths = list(paths)
+    return arguments
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     known = [words[0]] if words and words[0] in COMMANDS else list(COMMANDS)
-    arguments = build_parser(known).parse_args(words)
+    arguments = parse(build_parser(known), words)
     try:
         status: int = import_module(f"lfs_agent.commands.{arguments.command}").run(arguments, os.environ)
     except AgentError as error:

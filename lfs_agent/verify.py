@@ -1,0 +1,220 @@
+"""Judges many objects: for each pointer, a `Finding` of what the store has in its place."""
+
+import hashlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Final, Literal, TypeVar
+
+from lfs_agent.errors import (
+    AgentError,
+    DamagedError,
+    MissingError,
+    ObjectError,
+    SessionError,
+    StoppedError,
+    UsageError,
+)
+from lfs_agent.pointer import Oid, Pointer
+from lfs_agent.store import ObjectStat, Store
+
+Status = Literal["present", "missing", "damaged", "unknown"]
+
+NOT_ASKED: Final = "not asked: the cause is told once"
+_TRIES: Final = 2
+_WAITING: Final = 64
+"""Objects for each thread that may wait for the ones before them, so that findings keep their order."""
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An object that the history names, and the paths where it does."""
+
+    pointer: Pointer
+    paths: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was found for one object. `reason` is "" where nothing is wrong.
+
+    `proven`: its SHA-256 was seen to be its name, by the store or by us. Not proven is not wrong.
+    """
+
+    status: Status
+    pointer: Pointer
+    key: str
+    address: str
+    reason: str
+    paths: Sequence[str]
+    proven: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A Finding before anybody says which object it is about."""
+
+    status: Status
+    reason: str = ""
+    proven: bool = False
+
+
+class Judge:
+    """Asks one store. Usable from several threads; after `cause` is set it asks nothing more.
+
+    `deep`: reads every object and hashes it. `on_read` is told of the bytes, from any thread.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        key: Callable[[Oid], str],
+        *,
+        deep: bool = False,
+        stop: threading.Event | None = None,
+        on_read: Callable[[int], None] = lambda size: None,
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._deep = deep
+        self._stop = stop or threading.Event()
+        self._on_read = on_read
+        self._alive = threading.Event()
+        """Set once it is certain that "nothing there" speaks of the key, not of the whole bucket."""
+        self._ending = threading.Lock()  # of the two below: several threads may meet a cause, one finding tells it
+        self._told = False
+        self.cause: AgentError | None = None
+        """What ended the asking."""
+
+    def find(self, wanted: Iterable[Wanted], *, threads: int) -> Generator[Finding, None, None]:
+        """A finding for each, in order, while the others are asked for.
+
+        Raises UsageError where a setting makes asking impossible.
+        """
+        try:
+            self._store.connect()
+        except UsageError:
+            raise
+        except AgentError as error:
+            self._end(error)
+        return _in_parallel(self.judge, wanted, threads=threads)
+
+    def judge(self, wanted: Wanted) -> Finding:
+        """What the store has of one object. What ends the asking is the reason of one finding, not of all."""
+        pointer, key = wanted.pointer, self._key(wanted.pointer.oid)
+        verdict = Verdict("unknown", self._why()) if self.cause else self._asked(key, pointer)
+        address = self._store.address(key)
+        return Finding(verdict.status, pointer, key, address, verdict.reason, wanted.paths, verdict.proven)
+
+    def _asked(self, key: str, pointer: Pointer) -> Verdict:
+        try:
+            return self._judged(key, pointer)
+        except MissingError:
+            return Verdict("missing", "nobody has pushed it here, or it was deleted")
+        except DamagedError as error:
+            return Verdict("damaged", str(error))
+        except UsageError:
+            raise
+        except (SessionError, StoppedError) as error:
+            self._end(error)
+            return Verdict("unknown", self._why())
+        except AgentError as error:
+            return Verdict("unknown", str(error))
+
+    def _end(self, error: AgentError) -> None:
+        with self._ending:
+            self.cause = self.cause or error
+
+    def _why(self) -> str:
+        with self._ending:
+            told, self._told = self._told, True
+            return NOT_ASKED if told else str(self.cause)
+
+    def _judged(self, key: str, pointer: Pointer) -> Verdict:
+        if pointer.size == 0:  # git-lfs neither sends nor fetches what is empty
+            return Verdict("present", proven=True)
+        found = self._store.stat(key)
+        if found is None:
+            self._check_alive(key)
+            raise MissingError("nothing is there")
+        self._alive.set()
+        if found.size != pointer.size:
+            return Verdict("damaged", f"it has {found.size} bytes, not {pointer.size}")
+        if found.sha256 and not found.proves(pointer.oid):
+            return Verdict("damaged", f"its SHA-256 is {found.sha256}, as the store itself says")
+        return self._read(key, pointer, found) if self._deep else Verdict("present", proven=found.proves(pointer.oid))
+
+    def _check_alive(self, key: str) -> None:
+        """Raises what is wrong with the whole store: a HEAD says 404 of key and bucket alike, a GET says which."""
+        if not self._alive.is_set():
+            with suppress(MissingError):
+                self._store.fetch(key, 0, 1, lambda offset, chunk: None)
+            self._alive.set()
+
+    def _read(self, key: str, pointer: Pointer, found: ObjectStat) -> Verdict:
+        digest = ""
+        for _ in range(_TRIES):  # twice: it may have been damaged on the way only
+            digest = self._hash(key, pointer.size, found.etag)
+            if digest == pointer.oid:
+                return Verdict("present", proven=True)
+        return Verdict("damaged", f"its SHA-256 is {digest}")
+
+    def _hash(self, key: str, size: int, etag: str) -> str:
+        digest, position = hashlib.sha256(), 0
+
+        def take(offset: int, chunk: bytes) -> None:
+            nonlocal position
+            if self._stop.is_set():
+                raise StoppedError("stopped")
+            if offset != position:
+                raise ObjectError(f"the store sent byte {offset} where {position} was due")
+            digest.update(chunk)
+            position += len(chunk)
+            self._on_read(len(chunk))
+
+        self._store.fetch(key, 0, size, take, etag)
+        if position != size:
+            raise DamagedError(f"it ends at byte {position}, not {size}")
+        return digest.hexdigest()
+
+
+def _in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int) -> Generator[R, None, None]:
+    """The result of `work` for each item, in order. Items are taken only a little faster than results are.
+
+    Daemon threads, not a ThreadPoolExecutor: whoever is interrupted does not wait for a silent store.
+    """
+    tasks: queue.SimpleQueue[tuple[Future[R], T] | None] = queue.SimpleQueue()
+
+    def serve() -> None:
+        while task := tasks.get():
+            future, item = task
+            try:
+                future.set_result(work(item))
+            except BaseException as error:
+                future.set_exception(error)
+
+    for _ in range(threads):
+        threading.Thread(target=serve, daemon=True).start()
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            future: Future[R] = Future()
+            waiting.append(future)
+            tasks.put((future, item))
+            if len(waiting) == threads * _WAITING:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        with suppress(queue.Empty):  # what nobody waits for any more
+            while True:
+                tasks.get_nowait()
+        for _ in range(threads):
+            tasks.put(None)
