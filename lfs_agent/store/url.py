@@ -83,7 +83,8 @@ def _prefix(text: str) -> str:
 
 
 def _folder(text: str) -> str:
-    path = text.removeprefix("//").rstrip("/") or "/"
+    path = text.removeprefix("//")
+    path = path.rstrip("/") or path[:1]
     if not path.isprintable() or any(word in (".", "..") for word in path.split("/")):
         raise TargetError(f"not a folder: {text[:80]!r}")
     if not (path.startswith("/") or re.match(r"[A-Za-z]:[/\\]", path)):
