@@ -1,0 +1,236 @@
+"""The documentation is true: the commands of its `console` blocks run, as they stand, and say what it shows (D1).
+
+Names stand for what a test provides: `my-cellar` is a bucket, `git@git.example:you/…` are repositories at a host.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cellar import PATTERNS, Cellar, random_bytes
+from tests.e2e.conftest import HomeOf
+from tests.machine import Home
+from tests.servers import Server
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+HOST = "git@git.example:you/"
+MODEL = random_bytes(20 << 20, seed=7)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, and the lines that the page shows of its output; `…` in them stands for anything."""
+
+    command: str
+    output: Sequence[str]
+
+
+def steps_of(page: Path) -> list[Step]:
+    """The commands in all `console` blocks of a page, in order."""
+    blocks = re.findall(r"^```console\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    return [step for block in blocks for step in _steps(block)]
+
+
+def _steps(block: str) -> Iterator[Step]:
+    for text in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, *output = text.splitlines()
+        yield Step(command, [line for line in output if line.strip()])
+
+
+def follow(page: Path, home: Home, **environ: str) -> None:
+    """Does what the page says, in one shell that begins in the home folder."""
+    steps = steps_of(page)
+    script = "exec 2>&1\n" + "".join(f"printf '\\001'\n{step.command} || exit\n" for step in steps)
+    done = home.run("bash", "-c", script, check=False, env=environ)
+    said = done.stdout.split("\1")[1:]
+    assert done.returncode == 0, f"{steps[len(said) - 1].command}\n{said[-1] if said else done.stdout}"
+    for step, output in zip(steps, said, strict=True):
+        assert _shows(output, step.output), f"{step.command}\n{output}"
+
+
+def _shows(output: str, lines: Sequence[str]) -> bool:
+    patterns = (".*".join(map(re.escape, line.split("…"))) for line in lines)
+    return re.search(".*^" + ".*^".join(patterns), output, re.DOTALL | re.MULTILINE) is not None
+
+
+def at_host(home: Home, name: str) -> Path:
+    """An empty repository at the host that the pages name."""
+    repository = home.folder.parent / "host" / f"{name}.git"
+    if not repository.exists():
+        home.git("init", "-q", "--bare", repository)
+    home.git("config", "--global", f"url.{repository.parent}/.insteadOf", HOST)
+    return repository
+
+
+def make_bucket(server: Server, name: str) -> None:
+    """An empty bucket of exactly this name; the pages of one worker use it one after another."""
+    client = server.client()
+    if name in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+        for key in server.keys(name):
+            client.delete_object(Bucket=name, Key=key)
+    else:
+        client.create_bucket(Bucket=name)
+
+
+@pytest.fixture
+def reader(home: Home, any_server: Server) -> Home:
+    """Somebody who reads a page: has a bucket, keys, a repository at the host, and a model."""
+    home.environ.update(any_server.environ())
+    make_bucket(any_server, "my-cellar")
+    at_host(home, "cellar")
+    (home.folder / "model.safetensors").write_bytes(MODEL)
+    return home
+
+
+@pytest.fixture
+def cellar_at_host(reader: Home, any_server: Server) -> Cellar:
+    """The cellar that a how-to begins with: in ~/cellar, at the host, one bin pushed."""
+    reader.install()
+    origin = at_host(reader, "cellar")
+    cellar = Cellar(reader, any_server, "my-cellar", "weights", origin, reader.folder / "cellar")
+    cellar.build()
+    cellar.git("remote", "set-url", "origin", f"{HOST}cellar.git")
+    (cellar.work / "vit-l" / "0.1").mkdir(parents=True)
+    (cellar.work / "vit-l" / "0.1" / "model.safetensors").write_bytes(MODEL)
+    cellar.commit("Add ViT-L 0.1")
+    cellar.push()
+    return cellar
+
+
+def test_the_tutorial_takes_at_most_ten_commands_and_brings_the_model_back(reader: Home) -> None:
+    page = DOCS / "tutorial.md"
+    follow(page, reader)
+    assert (reader.folder / "elsewhere" / "vit-l" / "0.1" / "model.safetensors").read_bytes() == MODEL
+    assert len(steps_of(page)) <= 10
+
+
+def test_the_five_commands_of_the_readme_push(reader: Home, any_server: Server) -> None:
+    reader.git("clone", "-q", f"{HOST}cellar.git", reader.folder / "work")
+    (reader.folder / "work" / "model.safetensors").write_bytes(MODEL)
+    block = re.search(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block
+    install, *commands = [line.removeprefix("$ ").partition("  #")[0] for line in block[1].splitlines()]
+    assert install.startswith("pipx install")  # done: the tests run an installed agent
+    assert len(commands) == 4
+    for command in commands:
+        reader.run("bash", "-c", command.replace("BUCKET/PREFIX", "my-cellar/weights"), cwd=reader.folder / "work")
+    assert len(any_server.keys("my-cellar", "weights/")) == 1
+
+
+def test_new_machine(cellar_at_host: Cellar, home_of: HomeOf) -> None:
+    other = home_of("otto")
+    other.environ.update(cellar_at_host.server.environ())
+    at_host(other, "cellar")
+    follow(DOCS / "how-to" / "new-machine.md", other)
+    for folder in ("cellar", "part"):
+        assert (other.folder / folder / "vit-l" / "0.1" / "model.safetensors").read_bytes() == MODEL
+
+
+def test_ci(cellar_at_host: Cellar, home_of: HomeOf) -> None:
+    runner = home_of("runner")
+    runner.environ.update(cellar_at_host.server.environ())
+    at_host(runner, "cellar")
+    follow(DOCS / "how-to" / "ci.md", runner)
+    assert (runner.folder / "job" / "vit-l" / "0.1" / "model.safetensors").read_bytes() == MODEL
+
+
+def test_credentials_and_endpoints(reader: Home) -> None:
+    for name in ("work", "wine"):
+        config = reader.folder / ".aws" / "config"
+        config.parent.mkdir(exist_ok=True)
+        with config.open("a") as file:
+            file.write(f"[profile {name}]\nregion = us-east-1\n")
+    follow(DOCS / "how-to" / "credentials.md", reader)
+    follow(DOCS / "how-to" / "s3-compatible.md", reader)
+
+
+def test_shared_folder(cellar_at_host: Cellar, tmp_path: Path) -> None:
+    """As the page has it, but for the place of the share: a test may not write to /srv."""
+    page = tmp_path / "page.md"
+    share = tmp_path / "share"
+    page.write_text((DOCS / "how-to" / "shared-folder.md").read_text().replace("/srv/share", str(share)))
+    work = cellar_at_host.work
+    (work / ".lfsconfig").unlink()
+    cellar_at_host.commit("Begin without a store")
+    cellar_at_host.git("push", "-q", "--set-upstream", "origin", "main")
+    cellar_at_host.write("vit-l/0.2/model.safetensors", 1 << 20, seed=8)
+    cellar_at_host.git("add", "vit-l")
+    follow(page, cellar_at_host.home)
+    assert len([path for path in (share / "cellar").rglob("*") if path.is_file()]) == 1
+
+
+def test_two_remotes(cellar_at_host: Cellar, any_server: Server) -> None:
+    make_bucket(any_server, "my-backup")
+    at_host(cellar_at_host.home, "backup")
+    follow(DOCS / "how-to" / "two-remotes.md", cellar_at_host.home)
+    assert any_server.keys("my-backup") == any_server.keys("my-cellar") != []
+
+
+def test_ml_cellar(reader: Home, ml_cellar: Path) -> None:
+    path = f"{ml_cellar.parent}:{reader.environ['PATH']}"
+    follow(DOCS / "how-to" / "ml-cellar.md", reader, PATH=path)
+    attributes = (reader.folder / "cellar" / ".gitattributes").read_text()
+    assert all(pattern in attributes for pattern in PATTERNS)
+
+
+AWS = """\
+#!{python}
+import sys, pathlib, boto3
+_, _, sync, source, target = sys.argv
+bucket, _, prefix = source.removeprefix("s3://").partition("/")
+s3 = boto3.client("s3")
+for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix + "/"):
+    for entry in page["Contents"]:
+        file = pathlib.Path(target, entry["Key"].removeprefix(prefix + "/"))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        s3.download_file(bucket, entry["Key"], str(file))
+"""
+"""What the page needs of `aws s3 sync`, for machines without it."""
+
+
+def test_leave(cellar_at_host: Cellar, tmp_path: Path) -> None:
+    """To an ordinary store: for a remote that is a path git-lfs keeps the objects beside the repository itself."""
+    home = cellar_at_host.home
+    aws = tmp_path / "bin" / "aws"
+    aws.parent.mkdir()
+    aws.write_text(AWS.format(python=sys.executable))
+    aws.chmod(0o755)
+    shutil.rmtree(cellar_at_host.work / ".git" / "lfs" / "objects")
+    follow(DOCS / "how-to" / "leave.md", home, PATH=f"{aws.parent}:{home.environ['PATH']}")
+    stored = [path for path in (cellar_at_host.origin / "lfs" / "objects").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in stored] == [MODEL]
+
+
+def test_the_policies_allow_what_the_agent_asks_and_no_more() -> None:
+    """Which right a call needs: Amazon's service authorization reference."""
+    right = {
+        "head_object": "s3:GetObject",
+        "get_object": "s3:GetObject",
+        "put_object": "s3:PutObject",
+        "create_multipart_upload": "s3:PutObject",
+        "upload_part": "s3:PutObject",
+        "complete_multipart_upload": "s3:PutObject",
+        "abort_multipart_upload": "s3:AbortMultipartUpload",
+    }
+    asked = set(
+        re.findall(
+            r'"((?:head|get|put|create|upload|complete|abort|list|delete)_\w*(?:object|upload|part)\w*)"',
+            (ROOT / "lfs_agent" / "store" / "s3.py").read_text(),
+        )
+    )
+    assert asked == set(right)
+    assert _allowed("writer") == {right[call] for call in asked} | {"s3:ListBucket"}
+    assert _allowed("reader") == {"s3:GetObject", "s3:ListBucket"}
+
+
+def _allowed(name: str) -> set[str]:
+    policy = json.loads((DOCS / "how-to" / "policies" / f"{name}.json").read_text())
+    actions = [statement["Action"] for statement in policy["Statement"]]
+    return {word for action in actions for word in ([action] if isinstance(action, str) else action)}

@@ -1,0 +1,86 @@
+"""The documentation says what the code has, and nothing else."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from lfs_agent.cli import COMMANDS
+from lfs_agent.config import SETTINGS
+
+ROOT = Path(generate.__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+MODULES = sorted((ROOT / "lfs_agent").rglob("*.py"))
+
+
+@pytest.mark.parametrize("page", sorted(generate.REFERENCE.glob("*.md")), ids=lambda page: page.stem)
+def test_the_reference_is_as_the_code_has_it(page: Path) -> None:
+    text = page.read_text()
+    assert text == generate.filled(text), "run: .venv/bin/python docs/generate.py"
+
+
+def test_settings_commands_statuses_and_errors_are_all_in_the_reference() -> None:
+    asked_for = [name for page in PAGES for name in generate.asked_for(page.read_text())]
+    assert sorted(asked_for) == ["commands", "errors", "settings", "statuses"]
+
+
+def test_every_event_of_the_log_is_in_the_reference_and_no_other() -> None:
+    said = {event for module in MODULES for event in _events(ast.parse(module.read_text()))}
+    said |= {"uploaded", "skipped", "downloaded"}  # the result's own word
+    table = (DOCS / "reference" / "log.md").read_text().partition("## Events")[2]
+    assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == said
+
+
+def _events(tree: ast.Module) -> Iterator[str]:
+    """The first argument of log.info("uploaded", …) and its like."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(
+                func=ast.Attribute(attr="debug" | "info" | "warning" | "error"),
+                args=[ast.Constant(value=str(event))],
+            ):
+                yield event
+
+
+SENTENCES = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+NOT_OURS = {"GH008", "EOF", 'missing protocol: "s3::…"', "Smudge error"}
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+def test_the_messages_in_troubleshooting_are_those_of_the_code(sentence: str) -> None:
+    """`…` stands for what differs from case to case."""
+    if not any(foreign in sentence for foreign in NOT_OURS):
+        said = [text for module in MODULES for text in _texts(ast.parse(module.read_text()))]
+        assert any(all(piece in text for piece in sentence.split("…")) for text in said)
+
+
+def _texts(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.JoinedStr(values=values):
+                yield "".join(str(value.value) if isinstance(value, ast.Constant) else "\0" for value in values)
+            case ast.Constant(value=str(text)):
+                yield text
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_pages_call_settings_and_commands_exists(page: Path) -> None:
+    text = page.read_text()
+    for variable in set(re.findall(r"\bLFS_AGENT_[A-Z_]+[A-Z]\b", text)):
+        assert variable in {setting.variable for setting in SETTINGS}
+    git_keys = {setting.git_key.lower() for setting in SETTINGS} | {"lfs-agent.trusted"}
+    for key in set(re.findall(r"\blfs-agent\.(?:my-cellar\.|BUCKET\.)?([A-Za-z]+)\b", text)):
+        assert f"lfs-agent.{key.lower()}" in git_keys or key in NOT_KEYS
+    for command in set(re.findall(r"(?:^\$? ?|`|&& )lfs-agent ([a-z][a-z-]*)", text, re.MULTILINE)):
+        assert command in COMMANDS or command in MISSING
+
+
+NOT_KEYS = {"path", "args", "concurrent", "added", "git"}
+"""`lfs.customtransfer.lfs-agent.path` and the like."""
+
+MISSING = {"prune"}
+"""Commands that pages say are not there yet."""
