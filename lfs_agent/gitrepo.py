@@ -183,7 +183,7 @@ class Repository:
 
         Raises UsageError outside of a repository.
         """
-        return (self.cwd / git("rev-parse", "--git-common-dir", cwd=self.cwd).rstrip("\n")).absolute()
+        return (self.cwd / git("rev-parse", "--git-common-dir", cwd=self.cwd).rstrip("\n")).resolve()
 
     @cached_property
     def worktree(self) -> Path | None:
