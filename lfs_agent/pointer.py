@@ -15,8 +15,10 @@ _POINTER = re.compile(
     rb"version (?:https://git-lfs\.github\.com/spec/v1|http://git-media\.io/v/2|https://hawser\.github\.com/spec/v1)\n"
     rb"(?:ext-[^\n]*\n)*"
     rb"oid sha256:(?P<oid>[0-9a-f]{64})\n"
-    rb"size (?P<size>0|[1-9][0-9]{0,18})\n?"
+    rb"(?:ext-[^\n]*\n)*"
+    rb"size \+?(?P<size>[0-9]+)"
 )
+_MAX_SIZE = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +43,17 @@ def parse_oid(text: object) -> Oid:
 
 
 def parse_pointer(blob: bytes) -> Pointer | None:
-    """The pointer that `blob` holds, None where it holds something else.
+    """The pointer that git-lfs reads in `blob`, None where it reads none.
+
+    It reads more than it writes (lfs/pointer.go): space around, empty lines, CR at the end of lines.
 
     >>> parse_pointer(b"not a pointer") is None
     True
     """
-    if len(blob) >= MAX_POINTER_SIZE or not (match := _POINTER.fullmatch(blob)):
+    if len(blob) >= MAX_POINTER_SIZE:
         return None
-    return Pointer(Oid(match["oid"].decode()), int(match["size"]))
+    lines = (line.removesuffix(b"\r") for line in blob.strip().split(b"\n"))
+    match = _POINTER.fullmatch(b"\n".join(line for line in lines if line))
+    if not match or (size := int(match["size"])) > _MAX_SIZE:
+        return None
+    return Pointer(Oid(match["oid"].decode()), size)

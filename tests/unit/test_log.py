@@ -1,0 +1,195 @@
+"""What `lfs-agent log` makes of a record."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lfs_agent.commands import log
+
+OID_A = "a" * 64
+OID_B = "b" * 64
+OID_C = "c" * 64
+
+
+def event(name: str, second: int = 0, **fields: Any) -> dict[str, Any]:
+    return {
+        "at": f"2026-11-21T07:00:{second:02}+00:00",
+        "level": "info",
+        "event": name,
+        "session": "20261121T070000Z-1",
+        "operation": "upload",
+        "remote": "origin",
+        "store": "s3://bucket/prefix",
+        **fields,
+    }
+
+
+def summarize(*events: dict[str, Any]) -> log.Summary:
+    summary = log.summarize("20261121T070000Z-1", events)
+    assert summary
+    return summary
+
+
+def spelled(*events: dict[str, Any], places: log.Places | None = None) -> str:
+    return "\n".join(log.spell(summarize(*events), places or {}))
+
+
+PUSH = (
+    event("started", workers=8, pid=1),
+    event("started", 1, workers=8, pid=2),
+    event("uploaded", 1, oid=OID_A, size=3 << 20, bytes=3 << 20, parts=3, proven=True),
+    event("skipped", 2, oid=OID_B, size=5, bytes=0, parts=0, proven=False),
+    event("retry", 2, what="put", message="503", wait_s=1),
+    event("failed", 3, oid=OID_C, code=403, error="DeniedError", message="storing s3://bucket/prefix: 403"),
+    event("ended", 4, objects=2, bytes=3 << 20, parts=3, skipped=1, unproven=1, failed=0, retries=1),
+    event("ended", 4, objects=0, bytes=0, parts=0, skipped=0, unproven=0, failed=1, retries=0),
+)
+
+
+def test_workers_are_summed_up_to_one_session() -> None:
+    assert log.to_json(summarize(*PUSH), {OID_C: ("vit-l/0.2/c.pt", 7)}) | {"started": ""} == {
+        "session": "20261121T070000Z-1",
+        "operation": "upload",
+        "remote": "origin",
+        "store": "s3://bucket/prefix",
+        "started": "",
+        "seconds": 4.0,
+        "workers": 2,
+        "running": False,
+        "objects": 1,
+        "bytes": 3145728,
+        "parts": 3,
+        "rate": 786432,
+        "skipped": 1,
+        "unproven": 1,
+        "retries": 1,
+        "failed": 1,
+        "failures": [
+            {
+                "oid": OID_C,
+                "size": 7,
+                "path": "vit-l/0.2/c.pt",
+                "code": 403,
+                "error": "DeniedError",
+                "message": "storing s3://bucket/prefix: 403",
+            }
+        ],
+    }
+
+
+def test_a_person_reads_what_was_sent_and_what_failed() -> None:
+    head, *lines = spelled(*PUSH, places={OID_C: ("vit-l/0.2/c.pt", 7)}).split("\n")
+    assert head.startswith("push to s3://bucket/prefix, remote origin, 2026-11-2")
+    assert head.endswith(", 4.0 s")
+    assert lines == [
+        "  sent           1 object, 3.0 MiB, 768.0 KiB/s",
+        "  already there  1 object, 1 of them unproven",
+        "  asked again    1 time",
+        "  failed         1 object",
+        "",
+        "  1 object: storing s3://bucket/prefix: 403",
+        f"    {OID_C}     7 bytes  vit-l/0.2/c.pt",
+    ]
+
+
+def test_one_cause_is_one_group() -> None:
+    text = spelled(
+        *(
+            event("failed", oid=oid, code=403, message=f"storing s3://b/p/{oid[:2]}/{oid[2:4]}/{oid}: 403")
+            for oid in (OID_A, OID_B)
+        ),
+        event("failed", oid=OID_C, code=32, message="expired"),
+    )
+    assert "2 objects: storing s3://b/p/OID: 403" in text
+    assert "1 object: expired" in text
+
+
+def test_many_failures_are_counted_not_all_shown() -> None:
+    text = spelled(*(event("failed", oid=f"{number:064}", code=32, message="expired") for number in range(1000)))
+    assert len(text.split("\n")) < 30
+    assert "1,000 objects: expired" in text
+    assert "and 980 more" in text
+
+
+def test_an_object_that_came_at_the_second_try_has_not_failed() -> None:
+    summary = summarize(
+        event("failed", oid=OID_A, code=2, message="broken off"),
+        event("downloaded", 1, oid=OID_A, size=1, bytes=1, parts=1, proven=True),
+    )
+    assert (summary.objects, list(summary.failures)) == (1, [])
+
+
+def test_the_first_cause_of_an_object_is_the_one_to_read() -> None:
+    summary = summarize(
+        event("failed", oid=OID_A, code=32, message="the cause"),
+        event("failed", 1, oid=OID_A, code=32, message="not tried"),
+    )
+    assert [failure.message for failure in summary.failures.values()] == ["the cause"]
+
+
+def test_a_record_that_grew_too_long_has_the_workers_sums() -> None:
+    summary = summarize(
+        event("started"),
+        event("uploaded", oid=OID_A, size=1, bytes=1, parts=1, proven=True),
+        event("ended", 1, objects=30_000, bytes=30_000, parts=29_000, skipped=1000, unproven=10, failed=0, retries=7),
+    )
+    assert (summary.objects, summary.skipped, summary.unproven) == (29_000, 1000, 10)
+    assert (summary.bytes, summary.parts, summary.retries) == (30_000, 29_000, 7)
+
+
+def test_a_session_that_has_not_ended_says_so() -> None:
+    text = spelled(event("started"), event("uploaded", oid=OID_A, size=1, bytes=1, parts=1, proven=True))
+    assert "still running, or it was killed" in text
+
+
+def test_a_half_line_is_no_event(tmp_path: Path) -> None:
+    record = tmp_path / "20261121T070000Z-1.jsonl"
+    whole = json.dumps(event("started"))
+    record.write_text(f"{whole}\nnull\n[1]\n{{}}\nnot json\n\n{whole[:40]}")
+    assert [found["event"] for found in log.read(record)] == ["started"]
+
+
+def test_a_record_that_is_swept_away_meanwhile_is_empty(tmp_path: Path) -> None:
+    assert list(log.read(tmp_path / "gone.jsonl")) == []
+
+
+def test_nothing_that_a_terminal_obeys_comes_through() -> None:
+    text = spelled(
+        event("failed", oid="\x1b[2J", message="bad \x1b]0;title\x07\nnews", store="s3://\x1bc", remote="\x9b1m"),
+        places={"\x1b[2J": ("\x1b[31mred.pt", 1)},
+    )
+    assert all(letter.isprintable() or letter == "\n" for letter in text)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_record(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    record = tmp_path_factory.mktemp("records") / "r.jsonl"
+    record.write_bytes(content)
+    log.summarize("r", log.read(record))
+
+
+VALUES: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just([])
+)
+FIELDS = ["at", "operation", "remote", "store", "oid", "size", "bytes", "parts", "code", "proven", "objects", "message"]
+NAMES = ["started", "ended", "uploaded", "skipped", "failed", "retry", "news"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda n, f: f | {"event": n}, st.sampled_from(NAMES), st.dictionaries(st.sampled_from(FIELDS), VALUES)
+        )
+    )
+)
+def test_any_events_can_be_shown(events: list[dict[str, Any]]) -> None:
+    summary = log.summarize("s", events)
+    assert (summary is None) == (not events)
+    if summary:
+        text = "\n".join(log.spell(summary, {}))
+        assert all(letter.isprintable() or letter == "\n" for letter in text)
+        json.dumps(log.to_json(summary, {}))
