@@ -42,11 +42,15 @@ demo: venv ## a cellar of real model files goes to S3 and comes back, through gi
 	@$(BIN)/python -m tests.demo $(ARGS)
 
 .PHONY: bench
-bench: setup ## start-up and throughput, beside the peers that are installed
+bench: venv ## start-up and throughput, beside the peers that tests/install/peers.sh has installed
+	@$(INSTALL) git-lfs
+	@if command -v go >/dev/null; then $(INSTALL) git-lfs-newest versitygw; fi
 	@$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: soak
-soak: setup ## gigabytes: a 6 GiB object over each server, the workers' memory printed
+soak: venv ## gigabytes and slow links: a 6 GiB object over each server, the workers' memory printed
+	@$(INSTALL) git-lfs
+	@if command -v go >/dev/null; then $(INSTALL) git-lfs-newest versitygw; fi
 	@$(BIN)/python -m tests.soak $(ARGS)
 
 .PHONY: docs

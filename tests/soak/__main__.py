@@ -1,0 +1,100 @@
+"""`python -m tests.soak`: a large object over each server, a slow link, 10,000 objects that nobody takes.
+
+Ends with 1 where a claim does not hold. Needs four times the size of the large object on disk.
+"""
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.machine import Home
+from tests.proxy import FaultProxy, Faults, Rule, Throttle
+from tests.servers import KINDS, Ceph, Versitygw, cache
+from tests.soak.book import Book
+from tests.soak.journey import Journey
+from tests.soak.refused import Refused
+
+PARTS = ("large", "slow", "refused")
+SLOW = 1_000_000
+"""Bytes a second of the slow link."""
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.soak", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", default=",".join(PARTS), help="some of %(default)s")
+    parser.add_argument("--servers", default="versitygw,ceph", help="for the large object (default: %(default)s)")
+    parser.add_argument("--size", type=float, default=6, metavar="GIB", help="of it (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=2, help="on the slow link, both ways (default: %(default)s)")
+    parser.add_argument("--objects", type=int, default=10_000, help="that nobody takes (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_arguments(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all is cleaned up
+    book = Book()
+    newest = cache() / "git-lfs-3.8.1"
+    git_lfs = newest if newest.exists() else None
+    parts = arguments.parts.split(",")
+    size = int(arguments.size * (1 << 30))
+    base = Path(arguments.folder or tempfile.gettempdir())
+    if "large" in parts and shutil.disk_usage(base).free < 4 * size:
+        print(f"{base} has less than {4 * arguments.size:.0f} GiB free: name another --folder", file=sys.stderr)
+        return 1
+    with _folder(base) as folder:
+        book.title(Home(folder / "home", git_lfs=git_lfs).run("git", "lfs", "version").stdout.strip())
+    if "large" in parts:
+        for name in arguments.servers.split(","):
+            _large(base, name, size, git_lfs, book)
+    if "slow" in parts:
+        _slow(base, arguments.minutes, git_lfs, book)
+    if "refused" in parts:
+        with _folder(base) as folder:
+            Refused(folder, arguments.objects, git_lfs).push_in_vain(book)
+    book.title(f"BROKEN: {len(book.broken)}" if book.broken else "All claims hold.")
+    return bool(book.broken)
+
+
+def _large(base: Path, name: str, size: int, git_lfs: Path | None, book: Book) -> None:
+    kind = KINDS[name]
+    if reason := kind.missing():
+        book.title(f"skipped: {reason}")
+        return
+    book.title(f"one object of {size / (1 << 30):g} GiB, {name}")
+    with _folder(base) as folder:
+        with Ceph(folder / "s", store="bluestore") if kind is Ceph else kind(folder / "s") as server:
+            Journey(folder, server, server.endpoint, 1, size, git_lfs).travel(book)
+
+
+def _slow(base: Path, minutes: float, git_lfs: Path | None, book: Book) -> None:
+    count = 4
+    object_size = int(minutes / 2 * 60 * SLOW / count)
+    if reason := Versitygw.missing():
+        book.title(f"skipped: {reason}")
+        return
+    book.title(f"{count} objects of {object_size} bytes over a link of {SLOW} bytes a second, {minutes:g} minutes")
+    throttle = Faults((Rule(Throttle(up=SLOW, down=SLOW)),))
+    with _folder(base) as folder, Versitygw(folder / "s") as server, FaultProxy(server.endpoint, throttle) as link:
+        Journey(folder, server, link.endpoint, count, object_size, git_lfs).travel(book)
+
+
+@contextmanager
+def _folder(base: Path) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="lfs-agent-soak-", dir=base))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
