@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
-from tests.servers import KINDS, Ceph, Versitygw, cache
+from tests.servers import KINDS, Ceph, Server, Versitygw, cache
 from tests.soak.book import Book
 from tests.soak.journey import Journey
 from tests.soak.refused import Refused
@@ -70,9 +70,12 @@ def _large(base: Path, name: str, size: int, git_lfs: Path | None, book: Book) -
         book.title(f"skipped: {reason}")
         return
     book.title(f"one object of {size / (1 << 30):g} GiB, {name}")
-    with _folder(base) as folder:
-        with Ceph(folder / "s", store="bluestore") if kind is Ceph else kind(folder / "s") as server:
-            Journey(folder, server, server.endpoint, 1, size, git_lfs).travel(book)
+    with _folder(base) as folder, _server(kind, folder / "s") as server:
+        Journey(folder, server, server.endpoint, 1, size, git_lfs).travel(book)
+
+
+def _server(kind: type[Server], folder: Path) -> Server:
+    return Ceph(folder, store="bluestore") if kind is Ceph else kind(folder)
 
 
 def _slow(base: Path, minutes: float, git_lfs: Path | None, book: Book) -> None:
