@@ -46,10 +46,11 @@ _NOT_TRIED: Final = "not tried: the whole session was stopped by the cause that 
 Write = Callable[[bytes], None]
 
 
-def run(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
+def run(first: bytes, second: bytes, requests: BinaryIO, answers: int, started: float) -> int:
     """Serves git-lfs until it says terminate, goes away, or a signal comes; the exit status.
 
-    The line `first` was read already; where `second` was, too, `first` has been answered.
+    The line `first` was read already; where `second` was, too, `first` has been answered. `started`: when this
+    process was, as time.time().
     """
     stop = threading.Event()
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
@@ -80,7 +81,7 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int) -> int:
         except OSError:  # git-lfs is gone
             leave()
 
-    serve(first, iter(lines.get, b""), write, stop, init_answered=bool(second))
+    serve(first, iter(lines.get, b""), write, stop, started, init_answered=bool(second))
     return 130 if stop.is_set() else 0
 
 
@@ -91,7 +92,9 @@ def _give_up(stop: threading.Event) -> None:
     os._exit(130)
 
 
-def serve(first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Event, *, init_answered: bool) -> None:
+def serve(
+    first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Event, started: float, *, init_answered: bool
+) -> None:
     """The conversation: `lines` after the `first`, answers to `write`, whole lines each, until `stop`."""
     try:
         init = protocol.parse_request(first)
@@ -103,7 +106,7 @@ def serve(first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Ev
         return
     if not init_answered:
         write(protocol.init_accepted())
-    worker = Worker(init, write, stop)
+    worker = Worker(init, write, stop, started)
     for request in _requests(lines, worker):
         try:
             state = protocol.advance(state, request)
@@ -152,14 +155,15 @@ class Ready:
 class Worker:
     """One process of a session: moves the objects that it is given, one after another."""
 
-    def __init__(self, init: Init, write: Write, stop: threading.Event) -> None:
+    def __init__(self, init: Init, write: Write, stop: threading.Event, started: float) -> None:
         self._init = init
         self._write = write
         self._stop = stop
         self._counts = Counts()
         self._repo = Repository(Path.cwd())
         self._breaker: Breaker | None = None
-        self._broken: SessionError | None = None
+        self._started = started
+        self._cause_met = False
         self._ready: Ready | None = None
         self._log: log.Log | None = None
 
@@ -213,16 +217,30 @@ class Worker:
 
     def _prepare(self) -> Ready:
         """The store, made on the first object."""
-        if self._broken or (self._breaker and self._breaker.tripped):
-            raise SessionError(_NOT_TRIED)
+        self._logger()
+        if stopped := self._stopped_by():
+            raise stopped
         if self._ready is None:
-            self._logger()
             try:
                 self._ready = self._opened()
             except UsageError as error:
                 raise SessionError(str(error)) from error
             gc.enable()  # the light door turned it off
         return self._ready
+
+    def _stopped_by(self) -> SessionError | None:
+        """What ended the session before; None where nothing did.
+
+        git-lfs asks for what failed in a checkout again, by a new set of workers, and shows only what those say: a
+        worker that was started after the cause tells it in full.
+        """
+        if self._cause_met:
+            return SessionError(_NOT_TRIED)
+        met = self._breaker.met() if self._breaker else None
+        if met is None:
+            return None
+        self._cause_met = True
+        return SessionError(met.message if met.message and met.at < self._started else _NOT_TRIED)
 
     def _opened(self) -> Ready:
         cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ)
@@ -286,9 +304,9 @@ class Worker:
         """What git-lfs is told; a cause that ends the session is told in full by one worker only."""
         self._counts.failed += 1
         told = error
-        if isinstance(error, SessionError) and str(error) != _NOT_TRIED:
-            self._broken = error
-            if self._breaker and not self._breaker.trip(error):
+        if isinstance(error, SessionError) and not self._cause_met:
+            self._cause_met = True
+            if self._breaker and not self._breaker.trip(log.redact(str(error))):
                 told = SessionError(_NOT_TRIED)
         self._logger().error("failed", oid=request.oid, code=error.code, **error.details())
         return type(told)(log.redact(str(told))) if not isinstance(told, StoppedError) else told

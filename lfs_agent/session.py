@@ -5,9 +5,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from typing import Final
-
-from lfs_agent.errors import SessionError
+from typing import Final, NamedTuple
 
 KEPT_SESSIONS: Final = 20
 RECORD_LIMIT: Final = 4 << 20
@@ -54,14 +52,21 @@ def _started(pid: int) -> float:
         return 0.0
 
 
+class Cause(NamedTuple):
+    """What ended a session: the sentence, and when it was met (time.time())."""
+
+    message: str
+    at: float
+
+
 class Breaker:
     """The cause that ends a session, told by the worker that met it to all others, through a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def trip(self, error: SessionError) -> bool:
-        """Tells the others; whether we are the first to say so."""
+    def trip(self, message: str) -> bool:
+        """Tells the others, in a sentence without secrets; whether we are the first to say so."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
@@ -70,12 +75,18 @@ class Breaker:
         except OSError:
             return True
         with os.fdopen(fd, "w") as file:
-            json.dump(error.details(), file)
+            json.dump({"message": message, "at": time.time()}, file)
         return True
 
-    @property
-    def tripped(self) -> bool:
-        return self._path.exists()
+    def met(self) -> Cause | None:
+        """What a worker told; None where nobody did."""
+        try:
+            told = json.loads(self._path.read_bytes())
+            return Cause(str(told["message"]), float(told["at"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, LookupError, TypeError):
+            return Cause("", 0.0)  # it is being written
 
 
 def records_in(state_dir: Path) -> list[Path]:

@@ -6,6 +6,7 @@ interpreter has loaded anyway; standard output becomes ours alone, and no child 
 
 import os
 import sys
+import time
 from io import BufferedReader
 
 
@@ -25,18 +26,19 @@ def take_streams() -> tuple[BufferedReader, int]:
 
 def main() -> int:
     """Answers `init`; stays that small until the first object comes."""
+    started = time.time()
     requests, answers = take_streams()
     try:
         first = requests.readline()
         if not first:
             return 0
         if not _is_usual_init(first):
-            return converse(first, b"", requests, answers)
+            return converse(first, b"", requests, answers, started)
         os.write(answers, b"{}\n")
         second = requests.readline()
         if not second or b'"event":"terminate"' in second:
             return 0
-        return converse(first, second, requests, answers)
+        return converse(first, second, requests, answers, started)
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
 
@@ -47,7 +49,7 @@ def _is_usual_init(line: bytes) -> bool:
     return operation and b'"event":"init"' in line and line.endswith(b"}\n")
 
 
-def converse(first: bytes, second: bytes, requests: BufferedReader, answers: int) -> int:
+def converse(first: bytes, second: bytes, requests: BufferedReader, answers: int, started: float) -> int:
     """The rest of the conversation, by the whole agent; where there is a `second` line, `first` is answered."""
     import gc
     import site
@@ -59,7 +61,7 @@ def converse(first: bytes, second: bytes, requests: BufferedReader, answers: int
         site.addsitedir(root)
     from lfs_agent.agent import run
 
-    return run(first, second, requests, answers)
+    return run(first, second, requests, answers, started)
 
 
 if __name__ == "__main__":
