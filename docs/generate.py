@@ -52,11 +52,10 @@ def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
     shown = parser.usage or " ".join([f"lfs-agent {name}", *map(_usage, actions)])
     yield f"## `lfs-agent {name}`\n"
-    yield f"{_upper(COMMANDS[name])}.\n"
     yield f"```text\n{shown.replace(' [-h]', '')}\n```\n"
     yield f"{(parser.description or '').strip()}\n"
     for action in actions:
-        yield f"`{_signature(action)}`\n: {_upper(_help(action))}\n"
+        yield f"`{_signature(action)}`\n: {_help(action)}\n"
     if examples := (parser.epilog or "").replace(EXIT_STATUSES, "").strip():
         yield f"```text\n{examples}\n```\n"
 
@@ -85,12 +84,7 @@ def _usage(action: argparse.Action) -> str:
 
 
 def _help(action: argparse.Action) -> str:
-    text = (action.help or "") % {**vars(action), "prog": "lfs-agent"}
-    return text if text.endswith(".") else f"{text}."
-
-
-def _upper(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return (action.help or "") % {**vars(action), "prog": "lfs-agent"}
 
 
 def statuses() -> Iterator[str]:
