@@ -118,11 +118,22 @@ class UnsupportedError(ObjectError):
 
 
 class TransientError(AgentError):
-    """Worth asking again. `retry_after_s`: how long the store wants to be left alone, in seconds."""
+    """Worth asking again. `retry_after_s`: how long the store wants to be left alone, in seconds.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, last: AgentError | None = None) -> None:
+    `heard`: the store itself said so; else nothing was heard of it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        heard: bool = False,
+        last: AgentError | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.heard = heard
         self.last = last
         """What to raise when there is no time left to ask again; None: an ObjectError with this message."""
 

@@ -55,9 +55,10 @@ def plan_parts(size: int, limits: Limits) -> Plan:
 
     Raises ValueError for an object that no plan fits.
     """
-    if size > limits.max_object:
+    most = min(limits.max_object, limits.max_parts * limits.max_part)
+    if size > most:
         raise ValueError(
-            f"{size} bytes is more than an object can have here ({limits.max_object} bytes: "
+            f"{size} bytes is more than an object can have here ({most} bytes: "
             f"{limits.max_parts} parts of {limits.max_part})"
         )
     fewest = -(-size // limits.max_parts)

@@ -1,6 +1,7 @@
 """`RetryingStore`: a store with the same face that asks again, and the only place that waits between requests."""
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -18,8 +19,8 @@ Notice = Callable[[str, TransientError, float], None]
 class Patience:
     """How long to ask again; shared by everything that talks to one store.
 
-    Until the store has answered for the first time, `first_deadline_s` is all the time there is: a set-up that cannot
-    work is told at once. Later, `deadline_s` counts from a request's first failure.
+    Until the store has answered for the first time, `first_deadline_s` from the first request on is all the time there
+    is: a set-up that cannot work is told at once. Later, `deadline_s` counts from a request's first failure.
     """
 
     def __init__(
@@ -34,17 +35,27 @@ class Patience:
         self._deadline_s = deadline_s
         self._stop = stop
         self._notice = notice
-        self._answered = threading.Event()
+        self._began_s: float | None = None
+        self._contact = threading.Lock()  # of the two below: an answer comes in time or too late, not both
+        self._answered = False
+        self._given_up = False
         self.retries = 0
 
     def answered(self) -> None:
-        """The store has answered something."""
-        self._answered.set()
+        """The store has answered something.
+
+        Raises StoppedError where nobody waits for that any more.
+        """
+        with self._contact:
+            if self._given_up:
+                raise StoppedError("stopped: the answer came too late")
+            self._answered = True
 
     def call(self, what: str, call: Callable[[], T]) -> T:
         """The result of `call`, made again after each TransientError while there is time.
 
-        Raises what `call` raises; StoppedError; at the end of time `TransientError.last`, or an ObjectError.
+        Raises what `call` raises; StoppedError; at the end of time `TransientError.last`, or an ObjectError; an
+        UnreachableError where the store has never answered.
         """
         if self._stop.is_set():
             raise StoppedError("stopped")
@@ -54,11 +65,7 @@ class Patience:
             return self._again(what, call, error)
 
     def _once(self, call: Callable[[], T]) -> T:
-        if self._answered.is_set():
-            return call()
-        result = self._first(call)
-        self._answered.set()
-        return result
+        return call() if self._answered else self._first(call)
 
     def _first(self, call: Callable[[], T]) -> T:
         """A first request has a thread of its own: no timeout of a client covers names, TLS and silence alike."""
@@ -69,25 +76,42 @@ class Patience:
         def attempt() -> None:
             try:
                 results.append(call())
+                self.answered()
+            except TransientError as error:
+                failures.append(error)
+                if error.heard:
+                    self._answered = True
             except BaseException as error:
                 failures.append(error)
+                self._answered = True  # a refusal is an answer, too
             over.set()
 
         threading.Thread(target=attempt, daemon=True).start()
-        if not over.wait(self._first_deadline_s) and not self._answered.is_set():
+        if not over.wait(max(0.0, self._left_s(0.0))) and self._give_up():
             raise UnreachableError(f"the store has not answered for {self._first_deadline_s:g} s")
         over.wait()
         if failures:
-            if not (isinstance(failures[0], TransientError) and failures[0].last):
-                self._answered.set()  # a refusal, and a "slow down", are answers; a failed connection is none
             raise failures[0]
         return results[0]
+
+    def _give_up(self) -> bool:
+        """Whether the store is given up; not where its answer is on the way."""
+        with self._contact:
+            self._given_up = not self._answered
+            return self._given_up
+
+    def _left_s(self, failing_s: float) -> float:
+        """The time left for a request that has been failing for so long."""
+        if self._answered:
+            return self._deadline_s - failing_s
+        if self._began_s is None:
+            self._began_s = time.monotonic()
+        return self._began_s + self._first_deadline_s - time.monotonic()
 
     def _again(self, what: str, call: Callable[[], T], error: TransientError) -> T:
         # Here, not above: 30 ms that a process without failures does not pay.
         from tenacity import RetryCallState, RetryError, Retrying
         from tenacity.retry import retry_if_exception_type
-        from tenacity.stop import stop_before_delay
         from tenacity.wait import wait_random_exponential
 
         jitter = wait_random_exponential(multiplier=0.25, max=20)
@@ -98,23 +122,26 @@ class Patience:
                 raise failed.pop()
             return self._once(call)
 
+        def reason(state: RetryCallState) -> TransientError:
+            error = state.outcome.exception() if state.outcome else None
+            assert isinstance(error, TransientError)
+            return error
+
         def wait(state: RetryCallState) -> float:
-            assert state.outcome is not None
-            reason = state.outcome.exception()
-            asked = reason.retry_after_s if isinstance(reason, TransientError) else None
-            return max(asked or 0.0, jitter(state))
+            return max(reason(state).retry_after_s or 0.0, jitter(state))
+
+        def stop(state: RetryCallState) -> bool:
+            return state.upcoming_sleep >= self._left_s(state.seconds_since_start or 0.0)
 
         def before_sleep(state: RetryCallState) -> None:
-            assert state.outcome is not None
-            reason = state.outcome.exception()
             self.retries += 1
-            if self._notice and isinstance(reason, TransientError):
-                self._notice(what, reason, state.upcoming_sleep)
+            if self._notice:
+                self._notice(what, reason(state), state.upcoming_sleep)
 
         retrying = Retrying(
             retry=retry_if_exception_type(TransientError),
             wait=wait,
-            stop=stop_before_delay(self._deadline_s if self._answered.is_set() else self._first_deadline_s),
+            stop=stop,
             sleep=self._sleep,
             before_sleep=before_sleep,
         )
@@ -123,10 +150,8 @@ class Patience:
         except RetryError as over:
             last = over.last_attempt.exception()
             assert isinstance(last, TransientError)
-            attempts = over.last_attempt.attempt_number
-            if last.last is not None:
-                raise last.last from last
-            raise ObjectError(f"{last} (asked {attempts} times)") from last
+            kind = ObjectError if self._answered else UnreachableError
+            raise last.last or kind(f"{last} (asked {over.last_attempt.attempt_number} times)") from last
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):

@@ -2,9 +2,10 @@
 
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 MultipartChecksum = Literal["full", "composite", "none"]
 
@@ -21,8 +22,8 @@ class Abilities:
     """PutObject with x-amz-checksum-sha256."""
     multipart_checksum: MultipartChecksum = "full"
     """CRC-32C of a multipart upload: of the whole object, of its parts, or none."""
-    part_md5: bool = False
-    """Content-MD5 is demanded of parts (Object Lock on stores without the newer checksums)."""
+    content_md5: bool = False
+    """Content-MD5 is demanded (Object Lock on stores without the newer checksums)."""
 
 
 class AbilitiesFile:
@@ -31,18 +32,22 @@ class AbilitiesFile:
     def __init__(self, path: Path | None, endpoint: str) -> None:
         self._path = path
         self._endpoint = endpoint
+        self._learning = threading.Lock()  # one thread at a time changes `now` and the file
         self.now = self._load()
 
     def learn(self, **abilities: Any) -> None:
         """Takes the new values over, and keeps them for the next process."""
-        self.now = replace(self.now, **abilities)
-        if self._path is None:
-            return
+        with self._learning:
+            self.now = replace(self.now, **abilities)
+            if self._path is not None:
+                self._keep(self._path)
+
+    def _keep(self, path: Path) -> None:
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._path.with_name(f"{self._path.name}.{os.getpid()}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.name}.{os.getpid()}")
             temporary.write_text(json.dumps(self._read() | {self._endpoint: asdict(self.now)}, indent=1))
-            temporary.replace(self._path)
+            temporary.replace(path)
         except OSError:
             pass  # it is asked again next time
 
@@ -52,6 +57,8 @@ class AbilitiesFile:
         if not isinstance(known, dict):
             return start
         kept: dict[str, Any] = {k: v for k, v in known.items() if type(v) is type(getattr(start, k, None))}
+        if kept.get("multipart_checksum") not in get_args(MultipartChecksum):
+            kept.pop("multipart_checksum", None)
         return replace(start, **kept)
 
     def _read(self) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class FolderUpload:
         Raises TransientError where it is not the object.
         """
         digest, offset = hashlib.sha256(), 0
-        while block := os.pread(self._fd, _BLOCK, offset):
+        while block := self._store._read(self._fd, self._key, _BLOCK, offset):
             digest.update(block)
             offset += len(block)
         if digest.hexdigest() != oid:

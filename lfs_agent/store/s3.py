@@ -5,16 +5,19 @@ import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from botocore import UNSIGNED
+from botocore.auth import AUTH_TYPE_MAPS, UNSIGNED_PAYLOAD, S3SigV4Auth
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ProfileNotFound
 from botocore.loaders import Loader
+from botocore.parsers import ResponseParserError
 from botocore.session import Session
+from urllib3.exceptions import HTTPError
 
 from lfs_agent import __version__
 from lfs_agent.config import Settings
@@ -22,18 +25,29 @@ from lfs_agent.errors import (
     AgentError,
     ConflictError,
     CredentialsError,
+    DeniedError,
     MissingError,
+    ObjectError,
     TransientError,
     UnsupportedError,
 )
-from lfs_agent.parts import MIB, Part
+from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Body, ObjectStat, SentPart, Write
-from lfs_agent.store.abilities import AbilitiesFile
+from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
 from lfs_agent.store.s3errors import Context, translate
 
+T = TypeVar("T")
+
+_FIRST_BLOCK: Final = 16 * KIB
+"""Whoever waits for a first answer need not wait on a slow link for more."""
 _BLOCK: Final = MIB
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_LESS: Final[dict[MultipartChecksum, tuple[MultipartChecksum, ...]]] = {
+    "full": ("composite", "none"),
+    "composite": ("none",),
+    "none": (),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +165,8 @@ class S3Store:
         self._on_secret = on_secret
         self._making = threading.Lock()  # of the client: the first requests may come from several threads
         self._made: Any = None
+        self._hides_missing = False
+        """A missing key is forbidden here, not missing: there is no right to list the bucket."""
         self.abilities = AbilitiesFile(abilities, connection.endpoint or "amazonaws.com")
 
     def address(self, key: str) -> str:
@@ -184,7 +200,8 @@ class S3Store:
     def _new_client(self) -> Any:
         settings, connection = self._settings, self._connection
         config = Config(
-            connect_timeout=settings.connect_timeout,
+            # urllib3 allows each block that is sent as long as connecting may take; on a slow link that is too short.
+            connect_timeout=max(settings.connect_timeout, settings.read_timeout),
             read_timeout=settings.read_timeout,
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=self._connections,
@@ -208,14 +225,10 @@ class S3Store:
             raise translate(error, self._context("")) from error
         events = client.meta.events
         events.register_last("before-call.s3.PutObject", _without_expect)
-        events.register("before-sign.s3.PutObject", _payload_signing(True))
-        events.register("before-sign.s3.UploadPart", self._sign_part)
+        events.register_first("choose-signer.s3.PutObject", _choose_signer)
+        events.register_first("choose-signer.s3.UploadPart", _choose_signer)
         events.register("before-send.s3", _note_sending)
         return client
-
-    def _sign_part(self, request: Any, **_: Any) -> None:
-        # A part whose CRC the store checks need not be hashed again for its signature; any other part must be.
-        _payload_signing(self.abilities.now.multipart_checksum == "none")(request)
 
     @cached_property
     def new_object(self) -> dict[str, Any]:
@@ -256,8 +269,27 @@ class S3Store:
                 **{name: value for name, value in parameters.items() if value is not None},
             )
             return answer
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, ResponseParserError) as error:
             raise self._translated(error, key, doing) from error
+
+    def asked(self, ask: Callable[[Abilities], T], *simpler: dict[str, Any]) -> T:
+        """The answer to `ask`, in simpler ways where the store does not know what it is asked.
+
+        The way that it takes is remembered: nobody has to find it out again.
+        """
+        now = self.abilities.now
+        try:
+            return ask(now)
+        except UnsupportedError as error:
+            refusal = error
+        ways = ({"content_md5": True},) if "md5" in str(refusal).lower() else simpler
+        for way in ways:
+            if (can := replace(now, **way)) != now:
+                with suppress(UnsupportedError):
+                    answer = ask(can)
+                    self.abilities.learn(**way)
+                    return answer
+        raise refusal
 
     def _translated(self, error: Exception, key: str, doing: str) -> AgentError:
         cause = error.kwargs.get("error") if isinstance(error, HTTPClientError) else None
@@ -270,35 +302,51 @@ class S3Store:
             head = self.ask("looking at", "head_object", key, ChecksumMode="ENABLED")
         except MissingError:
             return None
+        except ObjectError:
+            self._hear_reason(key)
+            raise
         return _stat(key, head, head["ContentLength"])
 
-    def put(self, key: str, oid: Oid, body: Body) -> None:
-        now = self.abilities.now
-        body.seek(0)
+    def _hear_reason(self, key: str) -> None:
+        """Raises the reason of a refusal, which an answer to HEAD has no room for: wrong keys, an expired login …
+
+        Once it was that nobody says whether the key is there, it is that every time.
+        """
+        if self._hides_missing:
+            return
         try:
+            self.ask("looking at", "get_object", key, Range="bytes=0-0")["Body"].close()
+        except DeniedError:
+            self._hides_missing = True
+            raise
+
+    def put(self, key: str, oid: Oid, body: Body) -> None:
+        def put(can: Abilities) -> None:
+            content_md5 = _md5(body) if can.content_md5 else None
+            body.seek(0)
             self.ask(
                 "storing",
                 "put_object",
                 key,
                 Body=body,
                 ContentLength=len(body),
+                ContentMD5=content_md5,
                 Metadata=_metadata(oid, len(body)),
-                ChecksumSHA256=base64.b64encode(bytes.fromhex(oid)).decode() if now.put_checksum else None,
-                IfNoneMatch="*" if now.conditional_put else None,
+                ChecksumSHA256=base64.b64encode(bytes.fromhex(oid)).decode() if can.put_checksum else None,
+                IfNoneMatch="*" if can.conditional_put else None,
                 **self.new_object,
             )
-        except UnsupportedError as error:
-            if now.conditional_put:
-                self.abilities.learn(conditional_put=False)
-            elif now.put_checksum:
-                self.abilities.learn(put_checksum=False)
-            else:
-                raise
-            raise TransientError(str(error)) from error
+
+        self.asked(
+            put,
+            {"conditional_put": False},
+            {"put_checksum": False},
+            {"conditional_put": False, "put_checksum": False},
+        )
 
     def begin(self, key: str, oid: Oid, size: int) -> "S3Upload":
-        wanted = self.abilities.now.multipart_checksum
-        try:
+        def begin(can: Abilities) -> S3Upload:
+            wanted = can.multipart_checksum
             made = self.ask(
                 "starting",
                 "create_multipart_upload",
@@ -308,26 +356,25 @@ class S3Store:
                 ChecksumType="FULL_OBJECT" if wanted == "full" else None,
                 **self.new_object,
             )
-        except UnsupportedError as error:
-            if wanted == "none":
-                raise
-            self.abilities.learn(multipart_checksum="composite" if wanted == "full" else "none")
-            raise TransientError(str(error)) from error
-        if wanted != "none" and not made.get("ChecksumAlgorithm"):
-            self.abilities.learn(multipart_checksum="none")  # taken without a word: nothing will be checked
-        elif wanted == "full" and made.get("ChecksumType") == "COMPOSITE":
-            self.abilities.learn(multipart_checksum="composite")
-        return S3Upload(self, key, size, made["UploadId"])
+            return S3Upload(self, key, size, made["UploadId"], _taken(wanted, made))
+
+        wanted = self.abilities.now.multipart_checksum
+        upload = self.asked(begin, *({"multipart_checksum": less} for less in _LESS[wanted]))
+        if upload.checksum != self.abilities.now.multipart_checksum:
+            self.abilities.learn(multipart_checksum=upload.checksum)
+        return upload
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
-        span = f"bytes={start}-{stop - 1}"
+        span = f"bytes={start}-{stop - 1}" if stop > start else None  # of nothing there is no range
         got = self.ask("reading", "get_object", key, Range=span, IfMatch=etag or None)
         first, size = _range(got)
         if first != start:
             raise TransientError(f"{self.address(key)}: the store sent bytes from {first}, not from {start}")
         position = start
         with closing(got["Body"]) as body:
-            while position < stop and (chunk := self._read(body, key, min(_BLOCK, stop - position))):
+            block = _FIRST_BLOCK
+            while position < stop and (chunk := self._read(body, key, min(block, stop - position))):
+                block = _BLOCK
                 write(position, chunk)
                 position += len(chunk)
         if position < min(stop, size):
@@ -338,26 +385,26 @@ class S3Store:
         try:
             chunk: bytes = body.read(length)
             return chunk
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, HTTPError) as error:
             raise self._translated(error, key, "reading") from error
 
 
 class S3Upload:
     """A MultipartUpload in S3."""
 
-    def __init__(self, store: S3Store, key: str, size: int, upload_id: str) -> None:
+    def __init__(self, store: S3Store, key: str, size: int, upload_id: str, checksum: MultipartChecksum) -> None:
         self._store = store
         self._key = key
         self._size = size
         self._upload_id = upload_id
-        self._checksum = store.abilities.now.multipart_checksum
+        self.checksum: Final = checksum
+        """What the store has promised to check."""
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
-        md5 = self._checksum == "none" and self._store.abilities.now.part_md5
-        content_md5 = _md5(body) if md5 else None
-        body.seek(0)
-        try:
-            sent = self._store.ask(
+        def put(can: Abilities) -> dict[str, Any]:
+            content_md5 = _md5(body) if can.content_md5 else None
+            body.seek(0)
+            return self._store.ask(
                 f"storing part {part.number} of",
                 "upload_part",
                 self._key,
@@ -365,20 +412,25 @@ class S3Upload:
                 PartNumber=part.number,
                 Body=body,
                 ContentLength=part.length,
-                ChecksumCRC32C=crc32c if self._checksum != "none" else None,
                 ContentMD5=content_md5,
+                ChecksumCRC32C=crc32c if self.checksum != "none" else None,
             )
+
+        try:
+            return SentPart(part, self._store.asked(put)["ETag"], crc32c)
+        except MissingError as error:  # NoSuchUpload: somebody has cleaned up
+            raise ConflictError(str(error)) from error
         except UnsupportedError as error:
-            if md5 or "md5" not in str(error).lower():
+            if self.checksum == "none":
                 raise
-            self._store.abilities.learn(part_md5=True)
-            raise TransientError(str(error)) from error
-        return SentPart(part, sent["ETag"], crc32c)
+            # The checksum was promised, and is refused now: the next upload does without.
+            self._store.abilities.learn(multipart_checksum="none")
+            raise ConflictError(str(error)) from error
 
     def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
-        conditional = self._store.abilities.now.conditional_complete
         ordered = sorted(parts, key=lambda sent: sent.part.number)
-        try:
+
+        def complete(can: Abilities) -> None:
             self._store.ask(
                 "completing",
                 "complete_multipart_upload",
@@ -386,39 +438,60 @@ class S3Upload:
                 UploadId=self._upload_id,
                 MultipartUpload={"Parts": [self._listed(sent) for sent in ordered]},
                 MpuObjectSize=self._size,
-                IfNoneMatch="*" if conditional else None,
-                ChecksumCRC32C=crc32c if self._checksum == "full" else None,
-                ChecksumType="FULL_OBJECT" if self._checksum == "full" else None,
+                IfNoneMatch="*" if can.conditional_complete else None,
+                ChecksumCRC32C=crc32c if self.checksum == "full" else None,
+                ChecksumType="FULL_OBJECT" if self.checksum == "full" else None,
             )
+
+        try:
+            self._store.asked(complete, {"conditional_complete": False})
         except MissingError as error:  # NoSuchUpload: perhaps a first Complete whose answer was lost
             raise ConflictError(str(error)) from error
-        except UnsupportedError as error:
-            if not conditional:
-                raise
-            self._store.abilities.learn(conditional_complete=False)
-            raise TransientError(str(error)) from error
+        except TransientError as error:
+            if self._store.stat(self._key):  # perhaps the answer alone was lost: asking again would not tell
+                raise ConflictError(str(error)) from error
+            raise
 
     def _listed(self, sent: SentPart) -> dict[str, Any]:
-        checksum = {} if self._checksum == "none" else {"ChecksumCRC32C": sent.crc32c}
+        checksum = {} if self.checksum == "none" else {"ChecksumCRC32C": sent.crc32c}
         return {"PartNumber": sent.part.number, "ETag": sent.etag, **checksum}
 
     def abort(self) -> None:
-        # What led here is what the user has to know; if this fails, a lifecycle rule sweeps the parts.
-        with suppress(AgentError):
-            self._store.ask("giving up", "abort_multipart_upload", self._key, UploadId=self._upload_id)
+        self._store.ask("giving up", "abort_multipart_upload", self._key, UploadId=self._upload_id)
 
 
 def _metadata(oid: Oid, size: int) -> dict[str, str]:
     return {"sha256": oid, "size": str(size), "agent": f"lfs-agent/{__version__}"}
 
 
-def _payload_signing(enabled: bool) -> Callable[..., None]:
-    config = Config(s3={"payload_signing_enabled": enabled})
+def _taken(wanted: MultipartChecksum, made: Mapping[str, Any]) -> MultipartChecksum:
+    """Which checksum a new upload has; what a store doesn't confirm, it doesn't check."""
+    if wanted == "none" or not made.get("ChecksumAlgorithm"):
+        return "none"
+    return wanted if made.get("ChecksumType") == "FULL_OBJECT" else "composite"
 
-    def sign(request: Any, **_: Any) -> None:
-        request.context["client_config"] = config
 
-    return sign
+class _Signer(S3SigV4Auth):
+    """Signs what is sent by the hash that is known already.
+
+    A whole object by its name, so that even a store without checksums refuses anything else; a part whose CRC the store
+    checks by none; any other part by its own.
+    """
+
+    def payload(self, request: Any) -> str:
+        if oid := request.headers.get("x-amz-meta-sha256"):
+            return str(oid)
+        if "x-amz-checksum-crc32c" in request.headers:
+            return UNSIGNED_PAYLOAD
+        return str(super().payload(request))
+
+
+_SIGNER: Final = "lfs-agent-s3v4"
+AUTH_TYPE_MAPS[_SIGNER] = _Signer  # botocore finds signers by name, here only
+
+
+def _choose_signer(signature_version: object, **_: Any) -> Any:
+    return _SIGNER if signature_version in ("v4", "s3v4") else None
 
 
 def _without_expect(params: dict[str, Any], **_: Any) -> None:

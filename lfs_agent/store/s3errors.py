@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from botocore import exceptions as boto
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError
 
 from lfs_agent.errors import (
     AgentError,
@@ -47,7 +49,7 @@ class Context:
 
 _REFUSED_KEYS: Final = frozenset({
     "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired",
-    "InvalidClientTokenId", "UnrecognizedClientException", "XAdminUserNotFound", "AuthorizationHeaderMalformed",
+    "InvalidClientTokenId", "UnrecognizedClientException", "XAdminUserNotFound",
     "ExpiredTokenException", "InvalidSecurity", "NotSignedUp", "AccountProblem",
 })  # fmt: skip
 _TRY_AGAIN: Final = frozenset({
@@ -78,9 +80,11 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     headers = meta.get("HTTPHeaders", {})
 
     if code in _TRY_AGAIN or status in (429, 500, 502, 503, 504):
-        return TransientError(sentence, retry_after_s=_retry_after(headers))
+        return TransientError(sentence, retry_after_s=_retry_after(headers), heard=True)
+    if code in _CORRUPTED and context.doing == "completing":
+        return DamagedError(f"{sentence}; the store put the parts together wrong: nothing was stored, push again")
     if code in _CORRUPTED:
-        return TransientError(f"{sentence}; the bytes did not arrive as they were sent")
+        return TransientError(f"{sentence}; the bytes did not arrive as they were sent", heard=True)
     if code in _REFUSED_KEYS:
         return CredentialsError(f"{sentence}; {_renew(code, context)}")
     if code == "RequestTimeTooSkewed":
@@ -187,6 +191,8 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
             | boto.ReadTimeoutError()
             | boto.ResponseStreamingError()
             | boto.ConnectionError()
+            | HTTPError()  # from within an answer's body, where botocore lets some of them through
+            | ResponseParserError()  # not S3: something on the way has answered
         ):
             return TransientError(sentence)
     return ObjectError(sentence)

@@ -50,10 +50,10 @@ def download(store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *
                         "kept. Whoever has the object can store it again when the damaged one is deleted: see "
                         "lfs-agent verify --deep"
                     )
-        except OSError as error:
-            raise _disk(error, folders) from error
-        except BaseException:
+        except BaseException as error:
             folders.partial(oid).unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise _disk(error, folders) from error
             raise
     raise AssertionError("unreachable")
 
@@ -78,7 +78,7 @@ def _fetch_whole(store: Store, key: str, fd: int, meter: Meter) -> str:
         _write(fd, offset, chunk, part, meter)
         digest.update(chunk)
 
-    _check_size(store, key, store.fetch(key, 0, max(1, meter.size), write).size, meter.size)
+    _check_size(store, key, store.fetch(key, 0, meter.size, write).size, meter.size)
     meter.finished_part()
     return digest.hexdigest()
 

@@ -28,8 +28,13 @@ class Meter:
             before = self._done.get(start, start)
             if position > before:
                 self._done[start] = position
-                self._total += position - before
+                self._total = min(self.size, self._total + position - before)
             self.moved += moved
+
+    def finished(self) -> None:
+        """All of the object is done, without another byte."""
+        with self._lock:
+            self._total = self.size
 
     def finished_part(self) -> None:
         """One more part is done."""

@@ -3,25 +3,31 @@
 import base64
 import hashlib
 import os
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from google_crc32c import extend
 
-from lfs_agent.errors import ConflictError, DamagedError, DeniedError, LocalError, ObjectError, StoppedError
-from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
+from lfs_agent.errors import (
+    AgentError,
+    ConflictError,
+    DamagedError,
+    DeniedError,
+    LocalError,
+    ObjectError,
+    StoppedError,
+)
+from lfs_agent.parts import KIB, MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import ObjectStat, SentPart, Store
 from lfs_agent.transfer.meter import Meter
 
-if TYPE_CHECKING:
-    from concurrent.futures import Future
-
 _BLOCK: Final = MIB
+_SENT_BLOCK: Final = 256 * KIB
+"""Each has to be sent within a timeout of the client: small enough for a link that many share."""
 _TRIES: Final = 2
 
 
@@ -44,14 +50,14 @@ def upload(store: Store, key: str, oid: Oid, path: Path, meter: Meter, *, limits
             if (found := _look(store, key)) is not None:
                 return _skip(store, found, oid, meter)
             try:
-                _send(store, key, oid, fd, meter, limits, streams)
+                crc32c = _send(store, key, oid, fd, meter, limits, streams)
             except ConflictError as conflict:
                 if (found := store.stat(key)) is not None:
                     return _skip(store, found, oid, meter)
                 if last == _TRIES - 1:  # else a race without a winner, or an upload that is gone: from the start
                     raise ObjectError(f"{conflict}; and yet nothing is there: push again") from conflict
             else:
-                return _sent(store, key, oid, meter)
+                return _sent(store, key, oid, meter, crc32c)
     raise AssertionError("unreachable")
 
 
@@ -92,84 +98,90 @@ def _skip(store: Store, found: ObjectStat, oid: Oid, meter: Meter) -> Sent:
             f"{store.address(found.key)} holds something else (SHA-256 {found.sha256}); it was not replaced. "
             "Look at it, delete it, and push again"
         )
-    meter.reached(0, meter.size, 0)
+    meter.finished()
     return Sent("skipped", found.proves(oid))
 
 
-def _sent(store: Store, key: str, oid: Oid, meter: Meter) -> Sent:
+def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str) -> Sent:
     """The upload was answered with success; large objects are looked at once more, since parts were put together."""
     if meter.parts == 1:
         return Sent("uploaded", True)
-    found = store.stat(key)
-    if found is None or found.size != meter.size:
-        has = f"{found.size} bytes" if found else "nothing"
-        raise DamagedError(f"{store.address(key)}: stored {meter.size} bytes, but the store has {has}")
+    try:
+        found = store.stat(key)
+    except DeniedError:  # there is a right to write, and none to read
+        return Sent("uploaded", False)
+    if found is None or found.size != meter.size or found.crc32c not in ("", crc32c):
+        has = f"{found.size} bytes with the CRC-32C {found.crc32c or 'unknown'}" if found else "nothing"
+        raise DamagedError(
+            f"{store.address(key)}: stored {meter.size} bytes with the CRC-32C {crc32c}, but the store has {has}"
+        )
     return Sent("uploaded", found.proves(oid) or bool(found.crc32c))
 
 
-def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, limits: Limits, streams: int) -> None:
+def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, limits: Limits, streams: int) -> str:
+    """Sends the object whole or in parts; its CRC-32C in base64."""
     try:
         plan = plan_parts(meter.size, limits)
     except ValueError as error:
         raise ObjectError(f"{store.address(key)}: {error}") from None
     if plan.count == 1:
-        _send_whole(store, key, oid, fd, meter)
-    else:
-        _send_parts(store, key, oid, fd, meter, plan, streams)
+        return _send_whole(store, key, oid, fd, meter)
+    return _send_parts(store, key, oid, fd, meter, plan, streams)
 
 
-def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> None:
+def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> str:
     hashing = _Hashing(fd, meter)
     part = Part(1, 0, meter.size)
     crc = hashing.take(part)
     hashing.check(oid)
     store.put(key, oid, FileBody(fd, part, crc, meter))
     meter.finished_part()
+    return _base64(crc)
 
 
-def _send_parts(store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: Plan, streams: int) -> None:
-    from concurrent.futures import ThreadPoolExecutor  # 15 ms that small objects do not pay
-
+def _send_parts(store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: Plan, streams: int) -> str:
     upload_ = store.begin(key, oid, meter.size)
     hashing = _Hashing(fd, meter)
-    ahead = threading.Semaphore(2 * streams)  # parts hashed and not yet sent: still in the page cache when they are
 
     def send(part: Part, crc: int) -> SentPart:
-        try:
-            sent = upload_.put_part(part, FileBody(fd, part, crc, meter), _base64(crc))
-            meter.finished_part()
-            return sent
-        finally:
-            ahead.release()
+        sent = upload_.put_part(part, FileBody(fd, part, crc, meter), _base64(crc))
+        meter.finished_part()
+        return sent
 
-    futures: list[Future[SentPart]] = []
     try:
-        with ThreadPoolExecutor(streams) as pool:
-            try:
-                for part in plan.parts():
-                    crc = hashing.take(part)
-                    _acquire(ahead, futures, meter)
-                    futures.append(pool.submit(send, part, crc))
-                sent = [future.result() for future in futures]
-                hashing.check(oid)  # until here nothing shows at the key
-            except BaseException:
-                for future in futures:
-                    future.cancel()
-                raise
+        sent = _in_parallel(send, ((part, hashing.take(part)) for part in plan.parts()), streams)
+        hashing.check(oid)  # until here nothing shows at the key
         upload_.complete(sent, _base64(hashing.crc))
     except BaseException:
-        upload_.abort()
+        # What led here is what the user has to know; if this fails, a lifecycle rule sweeps the parts.
+        with suppress(AgentError):
+            upload_.abort()
         raise
+    return _base64(hashing.crc)
 
 
-def _acquire(ahead: threading.Semaphore, futures: "list[Future[SentPart]]", meter: Meter) -> None:
-    """A place for one more part; raises what a part that failed raised, StoppedError where we are to stop."""
-    while not ahead.acquire(timeout=0.2):
-        if meter.stop.is_set():
-            raise StoppedError("stopped")
-    for future in futures:
-        if future.done():
-            future.result()
+def _in_parallel(
+    send: Callable[[Part, int], SentPart], hashed: Iterable[tuple[Part, int]], streams: int
+) -> list[SentPart]:
+    """Sends the parts as they are hashed, and no further ahead than that they are still in the page cache.
+
+    When a part fails no other is begun; those in flight have come to their end when this does.
+    """
+    from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait  # 15 ms: small objects do without
+
+    sent: list[SentPart] = []
+    waiting: set[Future[SentPart]] = set()
+    with ThreadPoolExecutor(streams) as pool:
+        try:
+            for part, crc in hashed:
+                waiting.add(pool.submit(send, part, crc))
+                done, waiting = wait(waiting, None if len(waiting) == 2 * streams else 0, FIRST_COMPLETED)
+                sent += [future.result() for future in done]
+            sent += [future.result() for future in waiting]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return sent
 
 
 class _Hashing:
@@ -219,7 +231,7 @@ class FileBody:
         left = self._part.length - self._position
         if not left:
             return b""
-        block = _read(self._fd, min(_BLOCK, left), self._part.offset + self._position, self._meter)
+        block = _read(self._fd, min(_SENT_BLOCK, left), self._part.offset + self._position, self._meter)
         self._position += len(block)
         if self._sent_crc is not None:
             self._count(block)

@@ -1,0 +1,151 @@
+"""Each kind of store in turn, with another way to look into it."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lfs_agent.store import Store
+from lfs_agent.store.folder import FolderStore
+from tests.conftest import ServerOf
+from tests.contract.stores import DictStore, retrying, s3_store
+from tests.servers import KINDS, Server
+
+
+class Place(ABC):
+    """A store under test. `can`: what it promises beyond the least, in the words of `Server.supports`."""
+
+    store: Store
+    can: frozenset[str] = frozenset({"checksums", "conditional_put", "conditional_complete"})
+
+    @abstractmethod
+    def without_bucket(self) -> Store:
+        """A store whose bucket is not there."""
+
+    @abstractmethod
+    def objects(self) -> dict[str, bytes]:
+        """All that others can see."""
+
+    @abstractmethod
+    def replace(self, key: str, data: bytes) -> None:
+        """Writes behind the store's back."""
+
+    @abstractmethod
+    def unfinished(self) -> int:
+        """How many objects are on their way."""
+
+
+class InDict(Place):
+    def __init__(self) -> None:
+        self.store = self._store = DictStore()
+
+    def without_bucket(self) -> Store:
+        return DictStore(missing=True)
+
+    def objects(self) -> dict[str, bytes]:
+        return dict(self._store.objects)
+
+    def replace(self, key: str, data: bytes) -> None:
+        self._store.objects[key] = data
+
+    def unfinished(self) -> int:
+        return len(self._store.uploads)
+
+
+class InFolder(Place):
+    can = frozenset({"conditional_put", "conditional_complete"})
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.store = FolderStore(root)
+
+    def without_bucket(self) -> Store:
+        return FolderStore(self._root / "missing")
+
+    def objects(self) -> dict[str, bytes]:
+        return {name: path.read_bytes() for name, path in self._files() if not name.startswith("lfs-agent-unfinished")}
+
+    def replace(self, key: str, data: bytes) -> None:
+        path = self._root / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.write_bytes(data)
+
+    def unfinished(self) -> int:
+        return len(list(self._files())) - len(self.objects())
+
+    def _files(self) -> list[tuple[str, Path]]:
+        return [(str(path.relative_to(self._root)), path) for path in self._root.rglob("*") if path.is_file()]
+
+
+class InBucket(Place):
+    def __init__(self, server: Server, bucket: str) -> None:
+        self.server = server
+        self.bucket = bucket
+        self.can = server.supports
+        self.client = server.client()
+        self.store = s3_store(server, bucket)
+
+    def store_with(self, **settings: Any) -> Store:
+        return s3_store(self.server, self.bucket, **settings)
+
+    def without_bucket(self) -> Store:
+        return s3_store(self.server, "there-is-no-such-bucket")
+
+    def objects(self) -> dict[str, bytes]:
+        keys = self.server.keys(self.bucket)
+        return {key: self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
+
+    def replace(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def unfinished(self) -> int:
+        return len(self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", []))
+
+
+_numbers = count(1)
+
+
+def new_bucket(server: Server, test: str) -> str:
+    """A fresh bucket, named after the test."""
+    name = f"{re.sub(r'[^a-z0-9]+', '-', test.lower())[:50].strip('-')}-{next(_numbers)}"
+    server.client().create_bucket(Bucket=name)
+    return name
+
+
+# Named "server" although two of them are none: by this parameter tests/conftest.py keeps a server's tests together.
+@pytest.fixture(params=["dict", "folder", *KINDS])
+def server(request: pytest.FixtureRequest) -> str:
+    kind: str = request.param
+    return kind
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest, server: str, server_of: ServerOf, tmp_path: Path) -> Place:
+    """Each kind of store, empty."""
+    match server:
+        case "dict":
+            return InDict()
+        case "folder":
+            (tmp_path / "share").mkdir()
+            return InFolder(tmp_path / "share")
+    return InBucket(server_of(server), new_bucket(server_of(server), request.node.name))
+
+
+BucketOf = Callable[..., InBucket]
+
+
+@pytest.fixture
+def bucket_of(request: pytest.FixtureRequest, server_of: ServerOf) -> BucketOf:
+    """A fresh bucket on a server of the kind that is named."""
+    return lambda kind: InBucket(server_of(kind), new_bucket(server_of(kind), request.node.name))
+
+
+@pytest.fixture(params=["plain", "retrying"])
+def store(request: pytest.FixtureRequest, place: Place) -> Store:
+    """The store of the place, as it is and inside a RetryingStore."""
+    return place.store if request.param == "plain" else retrying(place.store, deadline_s=0.5)

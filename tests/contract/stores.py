@@ -1,0 +1,302 @@
+"""Stores to test with: a Store in a dict, one that fails when it is told to, and S3 stores on the tests' servers."""
+
+import base64
+import hashlib
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from botocore.session import Session
+from google_crc32c import value
+
+from lfs_agent.config import Settings
+from lfs_agent.errors import AgentError, BucketError, ConflictError, DamagedError, MissingError, TransientError
+from lfs_agent.parts import MIB, Limits, Part
+from lfs_agent.pointer import Oid
+from lfs_agent.retry import Patience, RetryingStore
+from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, Write
+from lfs_agent.store.s3 import Connection, S3Store
+from tests.servers import Server
+
+SMALL_PARTS = Limits(part_size=5 * MIB)
+"""The smallest parts that S3 allows."""
+
+
+@cache
+def content(size: int, seed: int = 0) -> bytes:
+    """Bytes that do not repeat, the same every time."""
+    return random.Random(seed).randbytes(size)
+
+
+def oid_of(data: bytes) -> Oid:
+    return Oid(hashlib.sha256(data).hexdigest())
+
+
+def crc_of(data: bytes) -> str:
+    """CRC-32C in base64."""
+    return base64.b64encode(value(data).to_bytes(4)).decode()
+
+
+class BytesBody:
+    """A Body in memory, handed out in blocks."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._position = 0
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def read(self, size: int = -1, /) -> bytes:
+        block = self._data[self._position : self._position + 65536]
+        self._position += len(block)
+        return block
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._position = offset + {0: 0, 1: self._position, 2: len(self._data)}[whence]
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def sending(self) -> None:
+        pass
+
+
+def read(store: Store, key: str, start: int, stop: int, etag: str = "") -> tuple[ObjectStat, bytes]:
+    """What the store hands over, which has to come in order."""
+    got = bytearray()
+
+    def write(offset: int, chunk: bytes) -> None:
+        assert offset == start + len(got)
+        got.extend(chunk)
+
+    return store.fetch(key, start, stop, write, etag), bytes(got)
+
+
+def put_parts(upload: MultipartUpload, data: bytes, part_size: int = 5 * MIB) -> list[SentPart]:
+    """All parts, the last one first."""
+    parts = [
+        Part(number, offset, min(part_size, len(data) - offset))
+        for number, offset in enumerate(range(0, len(data), part_size), 1)
+    ]
+    return [
+        upload.put_part(part, BytesBody(piece := data[part.offset : part.offset + part.length]), crc_of(piece))
+        for part in reversed(parts)
+    ]
+
+
+# A Store in a dict
+
+
+class DictStore:
+    """A Store whose keys are those of `objects`; all that S3 promises, without S3."""
+
+    def __init__(self, *, missing: bool = False) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.uploads: list[DictUpload] = []
+        self.missing = missing
+        """There is no such bucket."""
+        self.lock = threading.Lock()  # between the look and the publication
+
+    def address(self, key: str) -> str:
+        return f"dict://{key}"
+
+    def connect(self) -> None:
+        if self.missing:
+            raise BucketError("there is no dict")
+
+    def stat(self, key: str) -> ObjectStat | None:
+        self.connect()
+        if (data := self.objects.get(key)) is None:
+            return None
+        return ObjectStat(key, len(data), etag=oid_of(data), sha256=oid_of(data), crc32c=crc_of(data))
+
+    def put(self, key: str, oid: Oid, body: Body) -> None:
+        data = self._received(body)
+        if oid_of(data) != oid:
+            raise TransientError("400 BadDigest", heard=True)
+        self._publish(key, data)
+
+    def begin(self, key: str, oid: Oid, size: int) -> "DictUpload":
+        self.connect()
+        upload = DictUpload(self, key, size)
+        self.uploads.append(upload)
+        return upload
+
+    def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
+        if (found := self.stat(key)) is None:
+            raise MissingError(f"404: there is no {self.address(key)}")
+        if etag and etag != found.etag:
+            raise DamagedError(f"{self.address(key)} was replaced while it was read")
+        wanted = self.objects[key][start:stop]
+        for offset in range(0, len(wanted), 65536):
+            write(start + offset, wanted[offset : offset + 65536])
+        return found
+
+    def _received(self, body: Body) -> bytes:
+        self.connect()
+        body.seek(0)
+        body.sending()
+        return b"".join(iter(lambda: body.read(65536), b""))
+
+    def _publish(self, key: str, data: bytes) -> None:
+        with self.lock:
+            if key in self.objects:
+                raise ConflictError(f"412 {self.address(key)}")
+            self.objects[key] = data
+
+
+class DictUpload:
+    """A MultipartUpload to a DictStore."""
+
+    def __init__(self, store: DictStore, key: str, size: int) -> None:
+        self._store = store
+        self._key = key
+        self._size = size
+        self._parts: dict[int, bytes] = {}
+
+    def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
+        data = self._store._received(body)
+        if len(data) != part.length or crc_of(data) != crc32c:
+            raise TransientError("400 BadDigest", heard=True)
+        self._parts[part.number] = data
+        return SentPart(part, oid_of(data), crc32c)
+
+    def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
+        if self not in self._store.uploads:
+            raise ConflictError("404 NoSuchUpload")
+        whole = b"".join(self._parts[sent.part.number] for sent in sorted(parts, key=lambda sent: sent.part.number))
+        if len(whole) != self._size or crc_of(whole) != crc32c:
+            raise DamagedError("400 BadDigest")
+        self._store._publish(self._key, whole)
+        self.abort()
+
+    def abort(self) -> None:
+        if self in self._store.uploads:
+            self._store.uploads.remove(self)
+
+
+# A Store that fails
+
+
+class FlakyStore:
+    """A Store around a Store: before each call it raises the next of `failures`, where that is not None."""
+
+    def __init__(self, store: Store, failures: Sequence[BaseException | None]) -> None:
+        self._store = store
+        self._failures: Iterator[BaseException | None] = iter(failures)
+        self.calls: list[str] = []
+
+    def _next(self, call: str) -> None:
+        self.calls.append(call)
+        if failure := next(self._failures, None):
+            raise failure
+
+    def address(self, key: str) -> str:
+        return self._store.address(key)
+
+    def connect(self) -> None:
+        self._store.connect()
+
+    def stat(self, key: str) -> ObjectStat | None:
+        self._next("stat")
+        return self._store.stat(key)
+
+    def put(self, key: str, oid: Oid, body: Body) -> None:
+        self._next("put")
+        self._store.put(key, oid, body)
+
+    def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
+        self._next("begin")
+        return _FlakyUpload(self, self._store.begin(key, oid, size))
+
+    def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
+        """Breaks off in the middle, where it fails."""
+        self.calls.append(f"fetch {start}-{stop}")
+        if failure := next(self._failures, None):
+            self._store.fetch(key, start, (start + stop) // 2, write, etag)
+            raise failure
+        return self._store.fetch(key, start, stop, write, etag)
+
+
+@dataclass
+class _FlakyUpload:
+    flaky: FlakyStore
+    upload: MultipartUpload
+
+    def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
+        self.flaky._next(f"part {part.number}")
+        return self.upload.put_part(part, body, crc32c)
+
+    def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
+        self.flaky._next("complete")
+        self.upload.complete(parts, crc32c)
+
+    def abort(self) -> None:
+        self.flaky._next("abort")
+        self.upload.abort()
+
+
+class Notices:
+    """Collects what a Patience tells of its repetitions."""
+
+    def __init__(self) -> None:
+        self.reasons: list[AgentError] = []
+        self.waits_s: list[float] = []
+
+    def __call__(self, what: str, reason: AgentError, wait_s: float) -> None:
+        self.reasons.append(reason)
+        self.waits_s.append(wait_s)
+
+
+def patience(
+    *,
+    first_deadline_s: float = 5.0,
+    deadline_s: float = 20.0,
+    stop: threading.Event | None = None,
+    notices: Notices | None = None,
+) -> Patience:
+    return Patience(
+        first_deadline_s=first_deadline_s, deadline_s=deadline_s, stop=stop or threading.Event(), notice=notices
+    )
+
+
+def retrying(store: Store, **settings: Any) -> RetryingStore:
+    return RetryingStore(store, patience(**settings))
+
+
+# S3
+
+
+@cache
+def _session(access_key: str, secret_key: str) -> Session:
+    session = Session()
+    session.set_credentials(access_key, secret_key)
+    return session
+
+
+def s3_store(
+    server: Server,
+    bucket: str,
+    *,
+    endpoint: str = "",
+    secret_key: str = "",
+    abilities: Path | None = None,
+    **settings: Any,
+) -> S3Store:
+    """A store in `bucket`, at `endpoint` where something stands between. `settings`: fields of Settings."""
+    connection = Connection(
+        session=_session(server.access_key, secret_key or server.secret_key),
+        endpoint=endpoint or server.endpoint,
+        region=server.region,
+        path_style=True,
+        profile="",
+        ca="",
+        proxy="",
+    )
+    return S3Store(bucket, connection, Settings(**settings), abilities=abilities)
