@@ -1,0 +1,360 @@
+"""`lfs-agent verify` over real repositories and a real store."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cellar import Cellar
+from tests.e2e.conftest import HomeOf
+from tests.machine import Home
+from tests.proxy.dead import BlackHole
+from tests.servers import Server
+
+SIZE = 100_000
+SCHEMA = {
+    "status": str,
+    "oid": str,
+    "size": int,
+    "paths": list,
+    "key": str,
+    "address": str,
+    "proven": bool,
+    "deep": bool,
+    "reason": str,
+}
+
+
+def verify(home: Home, work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return home.run("lfs-agent", "verify", *arguments, cwd=work, check=False)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """By oid, from the output of --json."""
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    return {finding["oid"]: finding for finding in found}
+
+
+@pytest.fixture
+def clone(cellar: Cellar, home_of: HomeOf, tmp_path: Path) -> Callable[[], tuple[Home, Path]]:
+    """Another user's clone, without any LFS objects, and without an agent installed: verify needs neither."""
+
+    def clone() -> tuple[Home, Path]:
+        home = home_of("reader")
+        home.environ.update(cellar.server.environ())
+        home.environ["GIT_LFS_SKIP_SMUDGE"] = "1"
+        work = cellar.clone(tmp_path / "clone", home=home)
+        assert not any((work / ".git" / "lfs" / "objects").glob("*"))
+        return home, work
+
+    return clone
+
+
+Clone = Callable[[], tuple[Home, Path]]
+
+
+def test_a_good_repository_is_all_present(cellar: Cellar, clone: Clone) -> None:
+    oids = {cellar.add(f"vit-l/0.{n}/model.pt", SIZE, seed=n) for n in range(3)}
+    cellar.push()
+    home, work = clone()
+    before = cellar.server.mark()
+    done = verify(home, work, "--json")
+    assert done.returncode == 0, done
+    assert {oid: finding["status"] for oid, finding in findings(done).items()} == dict.fromkeys(oids, "present")
+    requests = cellar.server.requests(before)
+    assert [request.operation for request in requests] == ["HeadObject"] * 3
+    done = verify(home, work, "--deep")
+    assert done.returncode == 0
+    assert done.stdout == f"HEAD at {cellar.url}: 3 objects, 293.0 KiB: 3 present (3 proven)\n"
+
+
+def test_deletion_truncation_and_a_flipped_byte_are_told_apart(cellar: Cellar, clone: Clone) -> None:
+    good, gone, cut, flipped = (cellar.add(f"model-{n}.pt", SIZE, seed=n) for n in range(4))
+    cellar.push()
+    s3 = cellar.server.client()
+    content = cellar.local_object(cut).read_bytes()
+    s3.delete_object(Bucket=cellar.bucket, Key=cellar.key(gone))
+    s3.put_object(Bucket=cellar.bucket, Key=cellar.key(cut), Body=content[:-1])
+    content = cellar.local_object(flipped).read_bytes()
+    s3.put_object(Bucket=cellar.bucket, Key=cellar.key(flipped), Body=content[:-1] + bytes([content[-1] ^ 1]))
+    home, work = clone()
+
+    done = verify(home, work, "--deep", "--json")
+    assert done.returncode == 1
+    found = findings(done)
+    assert {oid: finding["status"] for oid, finding in found.items()} == {
+        good: "present",
+        gone: "missing",
+        cut: "damaged",
+        flipped: "damaged",
+    }
+    assert found[good]["proven"]
+    assert found[cut]["reason"] == "it has 99999 bytes, not 100000"
+    assert found[flipped]["reason"].startswith("its SHA-256 is ")
+    assert found[gone]["paths"] == ["model-1.pt"]
+    for finding in found.values():
+        assert {name: type(value) for name, value in finding.items()} == SCHEMA
+        assert finding["address"] == f"s3://{cellar.bucket}/{finding['key']}"
+    assert "4 objects" in done.stderr
+    assert "1 present (1 proven), 1 missing, 2 damaged" in done.stderr
+
+    done = verify(home, work, "--deep")
+    *lines, totals = done.stdout.splitlines()
+    assert len(lines) == 3
+    assert f"missing  {gone[:12]}    97.7 KiB  model-1.pt  s3://{cellar.bucket}/{cellar.key(gone)}: " in done.stdout
+    assert "1 missing, 2 damaged" in totals
+    assert not done.stderr
+
+
+def test_a_range_fails_before_its_objects_are_pushed_and_passes_after(cellar: Cellar, clone: Clone) -> None:
+    cellar.add("model.pt", SIZE, seed=1)
+    cellar.push()
+    cellar.git("switch", "-q", "-c", "topic")
+    between = cellar.add("model.pt", SIZE, seed=2)
+    last = cellar.add("model.pt", SIZE, seed=3)
+    cellar.push("--no-verify", "origin", "topic")
+    home, work = clone()
+
+    done = verify(home, work, "--json", "origin/main..origin/topic")
+    assert done.returncode == 1
+    assert {oid: finding["status"] for oid, finding in findings(done).items()} == {between: "missing", last: "missing"}
+
+    cellar.git("lfs", "push", "--all", "origin", "topic")
+    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(between))
+    assert verify(home, work, "origin/topic").returncode == 0
+    assert verify(home, work, "origin/main..origin/topic").returncode == 1
+
+    cellar.git("lfs", "push", "--object-id", "origin", between)
+    assert verify(home, work, "origin/main..origin/topic").returncode == 0
+
+
+def test_what_a_merge_brings_is_in_the_range(cellar: Cellar) -> None:
+    cellar.add("model.pt", SIZE, seed=1)
+    cellar.push()
+    cellar.git("switch", "-q", "-c", "side")
+    dropped = cellar.add("model.pt", SIZE, seed=2)
+    cellar.git("switch", "-q", "-c", "topic", "main")
+    cellar.add("other.pt", SIZE, seed=3)
+    cellar.git("merge", "-q", "-s", "ours", "--no-edit", "side")
+    mixed = cellar.write("model.pt", SIZE, seed=4)  # in the merge commit itself, on neither side
+    cellar.git("add", "-A")
+    cellar.git("commit", "-q", "--amend", "--no-edit")
+    for limits in ((), ("--", "model.pt")):
+        found = findings(verify(cellar.home, cellar.work, "--json", "origin/main..topic", *limits))
+        assert {oid: found[oid]["status"] for oid in (dropped, mixed)} == {dropped: "missing", mixed: "missing"}
+        assert len(found) == 3 - bool(limits)
+
+
+def test_paths_limit_what_is_asked(cellar: Cellar) -> None:
+    wanted = cellar.add("vit-l/0.2/model.pt", SIZE, seed=1)
+    cellar.add("vit-l/0.3/model.pt", SIZE, seed=2)
+    cellar.add("vit-s/0.2/model.pt", SIZE, seed=3)
+    cellar.push()
+    before = cellar.server.mark()
+    for work, path in ((cellar.work, "vit-l/0.2"), (cellar.work / "vit-l", "0.2"), (cellar.work, "vit-l/*2/*.pt")):
+        found = findings(verify(cellar.home, work, "--json", "--", path))
+        assert {oid: finding["paths"] for oid, finding in found.items()} == {wanted: ["vit-l/0.2/model.pt"]}
+    assert {request.key for request in cellar.server.requests(before)} == {cellar.key(wanted)}
+    done = verify(cellar.home, cellar.work, "--", "vit-l/0.4")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "lfs-agent verify: no file in HEAD matches vit-l/0.4\n"
+
+
+def test_an_object_is_asked_for_once_whatever_its_paths(cellar: Cellar) -> None:
+    oid = cellar.write("a.pt", SIZE)
+    cellar.write("b/ç d.pt", SIZE)
+    cellar.commit("Twice")
+    cellar.push()
+    before = cellar.server.mark()
+    found = findings(verify(cellar.home, cellar.work, "--json", "HEAD", "main"))
+    assert found[oid]["paths"] == ["a.pt", "b/ç d.pt"]
+    assert len(cellar.server.requests(before)) == 1
+
+
+def test_a_bare_repository_can_be_verified(cellar: Cellar) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.push()
+    done = verify(cellar.home, cellar.origin, "main")
+    assert done.returncode == 0, done
+    assert "1 object, 97.7 KiB: 1 present" in done.stdout
+
+
+def test_a_repository_without_pointers_has_nothing_to_verify(cellar: Cellar) -> None:
+    done = verify(cellar.home, cellar.work)
+    assert (done.returncode, done.stdout) == (0, "no LFS pointers in HEAD: nothing to verify\n")
+    assert verify(cellar.home, cellar.work, "--json").stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["nothing"], "bad revision 'nothing'"),
+        (["nothing..HEAD"], "bad revision 'nothing..HEAD'"),
+        (["--remote", "upstream"], "there is no remote 'upstream' here (there is: origin)"),
+    ],
+)
+def test_what_is_not_there_is_a_usage_error(cellar: Cellar, arguments: list[str], words: str) -> None:
+    done = verify(cellar.home, cellar.work, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert words in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_outside_of_a_repository_is_a_usage_error(home: Home) -> None:
+    assert verify(home, home.folder).returncode == 2
+
+
+def test_nobody_answers_is_not_missing(cellar: Cellar) -> None:
+    for n in range(40):
+        cellar.write(f"model-{n}.pt", 1000, seed=n)
+    cellar.commit("Many")
+    with BlackHole(accept=False) as nobody:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = nobody.endpoint
+        started = time.monotonic()
+        done = verify(cellar.home, cellar.work)
+        assert time.monotonic() - started < 20
+    assert done.returncode == 3
+    assert len(done.stdout.splitlines()) == 2, "the cause once, and the totals"
+    assert "cannot be reached" in done.stdout
+    assert "0 present (0 proven), 40 unknown" in done.stdout
+
+
+def test_without_credentials_or_a_bucket_nothing_is_missing(cellar: Cellar) -> None:
+    cellar.add("model.pt", SIZE)
+    environ = dict(cellar.home.environ)
+    del cellar.home.environ["AWS_ACCESS_KEY_ID"], cellar.home.environ["AWS_SECRET_ACCESS_KEY"]
+    done = verify(cellar.home, cellar.work, "--json")
+    assert done.returncode == 3
+    assert [finding["status"] for finding in findings(done).values()] == ["unknown"]
+    assert "AWS_ACCESS_KEY_ID" in done.stderr
+    cellar.home.environ.update(environ)
+    cellar.git("config", "lfs.url", f"s3::no-such-{cellar.bucket}"[:60])
+    done = verify(cellar.home, cellar.work)
+    assert done.returncode == 3
+    assert "NoSuchBucket" in done.stdout
+
+
+def test_missing_ranks_before_unknown(home: Home, tmp_path: Path) -> None:
+    folder = Folder(home, tmp_path / "share", tmp_path / "work")
+    folder.build()
+    gone, closed = folder.commit("gone.pt", b"gone"), folder.commit("closed.pt", b"closed")
+    folder.store(closed, b"closed").parent.chmod(0)
+    try:
+        done = verify(home, folder.work, "--json")
+    finally:
+        folder.path(closed).parent.chmod(0o755)
+    statuses = {oid: finding["status"] for oid, finding in findings(done).items()}
+    if os.geteuid() == 0:  # whom no mode keeps out
+        assert statuses == {gone: "missing", closed: "present"}
+    else:
+        assert statuses == {gone: "missing", closed: "unknown"}
+    assert done.returncode == 1
+
+
+def test_a_shared_folder_can_be_verified(home: Home, tmp_path: Path) -> None:
+    folder = Folder(home, tmp_path / "share", tmp_path / "work")
+    folder.build()
+    good, bad = folder.commit("good.pt", b"good"), folder.commit("bad.pt", b"bad")
+    folder.store(good, b"good")
+    folder.store(bad, b"bat")
+    assert verify(home, folder.work).returncode == 0
+    done = verify(home, folder.work, "--deep", "--json")
+    assert done.returncode == 1
+    assert {oid: finding["status"] for oid, finding in findings(done).items()} == {good: "present", bad: "damaged"}
+    folder.path(good).unlink()
+    folder.path(bad).unlink()
+    folder.share.rename(folder.share.with_name("unmounted"))
+    assert verify(home, folder.work).returncode == 3, "a share that is not mounted is not an empty one"
+
+
+def test_an_interrupt_ends_it_at_once(cellar: Cellar) -> None:
+    for n in range(40):
+        cellar.write(f"model-{n}.pt", 1000, seed=n)
+    cellar.commit("Many")
+    with BlackHole() as silent:
+        process = subprocess.Popen(
+            ["lfs-agent", "verify"],
+            cwd=cellar.work,
+            env={**cellar.home.environ, "AWS_ENDPOINT_URL_S3": silent.endpoint},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        _, said = process.communicate(timeout=20)
+        assert time.monotonic() - started < 2
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+
+def test_only_head_and_get_are_asked(cellar: Cellar) -> None:
+    good, gone = cellar.add("model.pt", SIZE, seed=1), cellar.add("gone.pt", SIZE, seed=2)
+    cellar.push()
+    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(gone))
+    before = cellar.server.mark()
+    verify(cellar.home, cellar.work, "--deep")
+    operations = {(request.operation, request.key) for request in cellar.server.requests(before)}
+    assert operations == {
+        ("HeadObject", cellar.key(good)),
+        ("HeadObject", cellar.key(gone)),
+        ("GetObject", cellar.key(good)),
+        ("GetObject", cellar.key(gone)),
+    }
+
+
+def test_every_server_tells_damage_apart(server: Server, cellar: Cellar) -> None:
+    good, gone, flipped = (cellar.add(f"model-{n}.pt", SIZE, seed=n) for n in range(3))
+    cellar.push()
+    s3 = server.client()
+    s3.delete_object(Bucket=cellar.bucket, Key=cellar.key(gone))
+    s3.put_object(Bucket=cellar.bucket, Key=cellar.key(flipped), Body=bytes(SIZE))
+    done = verify(cellar.home, cellar.work, "--deep", "--json")
+    assert {oid: finding["status"] for oid, finding in findings(done).items()} == {
+        good: "present",
+        gone: "missing",
+        flipped: "damaged",
+    }
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A repository whose store is a folder, filled by hand."""
+
+    home: Home
+    share: Path
+    work: Path
+
+    def build(self) -> None:
+        self.share.mkdir()
+        self.home.git("init", "-q", self.work)
+        self.home.git("config", "lfs.url", f"dir::{self.share}", cwd=self.work)
+
+    def commit(self, path: str, content: bytes) -> str:
+        """Commits a pointer; gives its oid."""
+        pointer = self.home.run("git-lfs", "pointer", "--file", self._file(content), cwd=self.work).stdout
+        (self.work / path).write_text(pointer)
+        self.home.git("add", path, cwd=self.work)
+        self.home.git("commit", "-q", "-m", f"Add {path}", cwd=self.work)
+        return pointer.split("sha256:")[1][:64]
+
+    def _file(self, content: bytes) -> Path:
+        file = self.home.folder / "content"
+        file.write_bytes(content)
+        return file
+
+    def path(self, oid: str) -> Path:
+        return self.share / oid[:2] / oid[2:4] / oid
+
+    def store(self, oid: str, content: bytes) -> Path:
+        self.path(oid).parent.mkdir(parents=True)
+        self.path(oid).write_bytes(content)
+        return self.path(oid)
