@@ -133,6 +133,10 @@ def test_new_machine(cellar_at_host: Cellar, home_of: HomeOf) -> None:
         assert (other.folder / folder / "vit-l" / "0.1" / "model.safetensors").read_bytes() == MODEL
 
 
+def test_verify(cellar_at_host: Cellar) -> None:
+    follow(DOCS / "how-to" / "verify.md", cellar_at_host.home)
+
+
 def test_ci(cellar_at_host: Cellar, home_of: HomeOf) -> None:
     runner = home_of("runner")
     runner.environ.update(cellar_at_host.server.environ())

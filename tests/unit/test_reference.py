@@ -9,7 +9,10 @@ import pytest
 
 from docs import generate
 from lfs_agent.cli import COMMANDS
+from lfs_agent.commands import config, log, verify
 from lfs_agent.config import SETTINGS
+from lfs_agent.pointer import Pointer, parse_oid
+from lfs_agent.verify import Finding
 
 ROOT = Path(generate.__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -44,6 +47,22 @@ def _events(tree: ast.Module) -> Iterator[str]:
                 args=[ast.Constant(value=str(event))],
             ):
                 yield event
+
+
+def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
+    pointer = Pointer(parse_oid("0" * 64), 1)
+    finding = verify.to_json(Finding("present", pointer, "", "", "", []), deep=False)
+    summary = log.Summary("", failures={"": log.Failure("", 0, 0, "", "")})
+    session = log.to_json(summary, {})
+    tables = (DOCS / "reference" / "json.md").read_text().split("\n## ")[1:]
+    assert [_fields(table) for table in tables] == [set(finding), set(session), set(config.Row._fields)]
+    failure = next(line for line in tables[1].splitlines() if line.startswith("| `failures`"))
+    assert set(re.findall("`([^`]+)`", failure)) == {"failures", *session["failures"][0]}
+
+
+def _fields(table: str) -> set[str]:
+    cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
+    return {name for cell in cells for name in re.findall("`([^`]+)`", cell)}
 
 
 SENTENCES = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
