@@ -119,7 +119,8 @@ def spell_finding(finding: Finding) -> str:
     """A finding as a line for people."""
     pointer = finding.pointer
     what = f"{finding.status:7}  {pointer.oid[:12]}  {spell_size(pointer.size):>10}  {spell_paths(finding.paths)}"
-    return f"{what}  {plain(finding.address)}: {plain(finding.reason)}"
+    reason = finding.reason if finding.address in finding.reason else f"{finding.address}: {finding.reason}"
+    return f"{what}  {plain(reason)}"
 
 
 @dataclass
@@ -130,6 +131,7 @@ class Tally:
     visible: bool
     counts: Counter[str] = field(default_factory=Counter)
     _size: int = 0
+    _not_asked: int = 0
     _proven: int = 0
     _read: int = 0
     _painted: bool = False
@@ -141,6 +143,7 @@ class Tally:
         self.counts[finding.status] += 1
         self._size += finding.pointer.size
         self._proven += finding.proven
+        self._not_asked += finding.reason == NOT_ASKED
         self._paint()
 
     def read(self, size: int) -> None:
@@ -171,7 +174,8 @@ class Tally:
     def __str__(self) -> str:
         found = [f"{self.counts['present']:,} present ({self._proven:,} proven)"]
         found += [f"{self.counts[name]:,} {name}" for name in ("missing", "damaged", "unknown") if self.counts[name]]
-        return f"{spell_count(self.total, 'object')}, {spell_size(self._size)}: {', '.join(found)}"
+        not_asked = f" ({self._not_asked:,} not asked: one cause stops them all)" if self._not_asked else ""
+        return f"{spell_count(self.total, 'object')}, {spell_size(self._size)}: {', '.join(found)}{not_asked}"
 
     @property
     def status(self) -> int:
