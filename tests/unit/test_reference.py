@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,13 @@ def _texts(tree: ast.Module) -> Iterator[str]:
                 yield "".join(str(value.value) if isinstance(value, ast.Constant) else "\0" for value in values)
             case ast.Constant(value=str(text)):
                 yield text
+
+
+def test_the_readme_gives_a_reason_for_each_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    table = (ROOT / "README.md").read_text().partition("## Dependencies")[2]
+    named = re.findall(r"^\| ([a-z][a-z0-9-]+) \|", table, re.MULTILINE)
+    assert named[1:] == [re.split("[<>=~]", needed)[0] for needed in project["dependencies"]]
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=lambda page: str(page.relative_to(ROOT)))
