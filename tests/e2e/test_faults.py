@@ -1,0 +1,425 @@
+"""Set-ups that cannot work, and links and servers that fail: what git push and clone make of them."""
+
+import time
+from collections.abc import Callable
+from hashlib import sha1, sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cellar import Cellar
+from tests.machine import Home
+from tests.proxy import (
+    ACCESS_DENIED,
+    CONFLICT,
+    ERROR_IN_200,
+    EXPIRED_TOKEN,
+    INTERNAL_ERROR,
+    SLOW_DOWN,
+    Answer,
+    BlackHole,
+    FaultProxy,
+    Faults,
+    Flip,
+    Reset,
+    Rule,
+    Seen,
+    Stall,
+    Throttle,
+    Truncate,
+)
+from tests.servers import Server
+
+MIB = 1 << 20
+
+
+def through(cellar: Cellar, server: Server, *rules: Rule, seed: int = 0) -> FaultProxy:
+    """A proxy before the server, with these faults; the cellar's user goes through it."""
+    proxy = FaultProxy(server.endpoint, Faults(rules, seed=seed))
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    return proxy
+
+
+def use(cellar: Cellar, proxy: FaultProxy | BlackHole) -> None:
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+
+
+def about(proxy: FaultProxy, oid: str, method: str) -> list[Seen]:
+    """The requests with this method for an object."""
+    return [seen for seen in proxy.requests if seen.method == method and oid in seen.path]
+
+
+def content_at(cellar: Cellar, oid: str) -> bytes:
+    body = cellar.server.client().get_object(Bucket=cellar.bucket, Key=cellar.key(oid))["Body"]
+    content: bytes = body.read()
+    return content
+
+
+# Set-ups that cannot work
+
+
+def no_bucket(cellar: Cellar, _: Any) -> None:
+    cellar.git("config", "lfs.url", "s3::nobody-made-this-bucket/cellar")
+
+
+def no_credentials(cellar: Cellar, _: Any) -> None:
+    del cellar.home.environ["AWS_ACCESS_KEY_ID"], cellar.home.environ["AWS_SECRET_ACCESS_KEY"]
+
+
+def wrong_secret(cellar: Cellar, _: Any) -> None:
+    cellar.home.environ["AWS_SECRET_ACCESS_KEY"] = "not-the-secret"
+
+
+def expired_keys(cellar: Cellar, cleanup: list[Any]) -> None:
+    proxy = FaultProxy(cellar.server.endpoint, Faults((Rule(EXPIRED_TOKEN),))).__enter__()
+    cleanup.append(proxy)
+    use(cellar, proxy)
+
+
+def expired_login(cellar: Cellar, _: Any) -> None:
+    no_credentials(cellar, _)
+    start = "https://cellar.awsapps.com/start"
+    cache = cellar.home.folder / ".aws" / "sso" / "cache"
+    cache.mkdir(parents=True)
+    (cellar.home.folder / ".aws" / "config").write_text(
+        f"[profile weights]\nsso_start_url = {start}\nsso_region = us-east-1\n"
+        "sso_account_id = 123456789012\nsso_role_name = keeper\n"
+    )
+    login = f'{{"startUrl":"{start}","region":"us-east-1","accessToken":"t","expiresAt":"2020-01-01T00:00:00Z"}}'
+    (cache / f"{sha1(start.encode()).hexdigest()}.json").write_text(login)
+    cellar.home.environ["AWS_PROFILE"] = "weights"
+
+
+def no_such_profile(cellar: Cellar, _: Any) -> None:
+    no_credentials(cellar, _)
+    cellar.home.environ["AWS_PROFILE"] = "nobody"
+
+
+def refused_port(cellar: Cellar, cleanup: list[Any]) -> None:
+    cleanup.append(BlackHole(accept=False))
+    use(cellar, cleanup[-1])
+
+
+def silent_port(cellar: Cellar, cleanup: list[Any]) -> None:
+    cleanup.append(BlackHole())
+    use(cellar, cleanup[-1])
+
+
+def plain_http(cellar: Cellar, _: Any) -> None:
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = "http://s3.example.com"
+
+
+def unknown_setting(cellar: Cellar, _: Any) -> None:
+    cellar.home.environ["LFS_AGENT_PART_SISE"] = "5MiB"
+
+
+def no_store(cellar: Cellar, _: Any) -> None:
+    cellar.git("config", "lfs.url", "s3::Not_A_Bucket/cellar")
+
+
+CANNOT_WORK: list[tuple[Callable[[Cellar, list[Any]], None], str]] = [
+    (no_bucket, "404 NoSuchBucket"),
+    (no_bucket, "create the bucket at "),
+    (no_credentials, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"),
+    (wrong_secret, "SignatureDoesNotMatch"),
+    (expired_keys, "log in again: aws sso login"),
+    (expired_login, "aws sso login --profile weights"),
+    (no_such_profile, "see: aws configure list-profiles"),
+    (refused_port, " cannot be reached "),
+    (silent_port, "has not answered for 8 s"),
+    (plain_http, "git config --global lfs-agent.allowHttp true"),
+    (unknown_setting, "did you mean LFS_AGENT_PART_SIZE?"),
+    (no_store, "not a bucket name: 'Not_A_Bucket'"),
+]
+
+
+@pytest.mark.parametrize("setup, says", CANNOT_WORK)
+def test_a_push_that_cannot_work_says_so_once_and_soon(
+    cellar: Cellar, any_server: Server, setup: Callable[[Cellar, list[Any]], None], says: str
+) -> None:
+    for number in range(3):
+        cellar.write(f"{number}.bin", 10_000, number)
+    cellar.commit("Fill the cellar")
+    cleanup: list[Any] = []
+    setup(cellar, cleanup)
+    started = time.monotonic()
+    pushed = cellar.push(check=False)
+    seconds = time.monotonic() - started
+    for held in cleanup:
+        held.__exit__()
+
+    assert pushed.returncode != 0
+    assert seconds < 15  # under 10 where nothing else runs
+    assert pushed.stderr.count(says) == 1, pushed.stderr
+    told = [line for line in pushed.stderr.splitlines() if "error transferring" in line]
+    assert len(told) == 3
+    assert sum("not tried: the whole session was stopped" in line for line in told) == 2
+    assert "Traceback" not in pushed.stderr
+    assert any_server.keys(cellar.bucket) == []
+
+
+@pytest.mark.parametrize(
+    "setup, says",
+    [
+        (no_credentials, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"),
+        (silent_port, "has not answered for 6 s"),
+        (refused_port, " cannot be reached "),
+    ],
+)
+def test_a_clone_that_cannot_work_says_so_soon(
+    cellar: Cellar, tmp_path: Path, setup: Callable[[Cellar, list[Any]], None], says: str
+) -> None:
+    """git-lfs asks a second time for what failed in a checkout, by other workers: that costs no second deadline."""
+    for number in range(3):
+        cellar.write(f"{number}.bin", 10_000, number)
+    cellar.commit("Fill the cellar")
+    cellar.push()
+    cellar.home.environ["LFS_AGENT_FIRST_DEADLINE"] = "6"
+    cleanup: list[Any] = []
+    setup(cellar, cleanup)
+    started = time.monotonic()
+    cloned = cellar.home.git("clone", cellar.origin, tmp_path / "clone", check=False)
+    seconds = time.monotonic() - started
+    for held in cleanup:
+        held.__exit__()
+
+    assert cloned.returncode != 0
+    assert seconds < 12  # a second deadline would make it more
+    assert says in cloned.stderr
+    assert "Traceback" not in cloned.stderr
+
+
+@pytest.mark.parametrize("setup", [no_credentials, refused_port, silent_port, no_bucket])
+def test_many_objects_fail_as_fast_as_one(
+    cellar: Cellar, any_server: Server, setup: Callable[[Cellar, list[Any]], None]
+) -> None:
+    count = 400
+    cellar.home.environ["LFS_AGENT_FIRST_DEADLINE"] = "3"
+    for number in range(count):
+        cellar.write(f"{number}.bin", 1_000 + number, number)
+    cellar.commit("Fill the cellar")
+    cleanup: list[Any] = []
+    setup(cellar, cleanup)
+    started = time.monotonic()
+    pushed = cellar.push(check=False)
+    seconds = time.monotonic() - started
+    for held in cleanup:
+        held.__exit__()
+
+    assert pushed.returncode != 0
+    assert seconds < 30
+    told = [line for line in pushed.stderr.splitlines() if "error transferring" in line]
+    full = [line for line in told if "not tried: the whole session was stopped" not in line]
+    assert len(told) == count
+    assert len(full) == 1
+    assert len(pushed.stderr.splitlines()) <= count + 10
+
+
+# Links and servers that fail
+
+
+def test_a_tenth_of_all_requests_may_fail(cellar: Cellar, any_server: Server, tmp_path: Path) -> None:
+    oids = {f"{number}.bin": cellar.write(f"{number}.bin", 20_000 + number, number) for number in range(24)}
+    oids["large.bin"] = cellar.write("large.bin", 12 * MIB, 99)
+    cellar.commit("Fill the cellar")
+    rules = (
+        Rule(SLOW_DOWN, probability=0.04),
+        Rule(INTERNAL_ERROR, probability=0.02),
+        Rule(Reset("request-head"), probability=0.02),
+        Rule(Reset("request-body"), probability=0.04),
+        Rule(Reset("answer-head"), probability=0.02),
+        Rule(Reset("answer-body"), probability=0.04),
+        Rule(Truncate(), probability=0.02),
+        Rule(Stall("answer-head", seconds=0.5), probability=0.02),
+    )
+    with through(cellar, any_server, *rules, seed=3) as proxy:
+        use(cellar, proxy)
+        cellar.push()
+        clone = cellar.clone(tmp_path / "clone")
+        met = [seen for seen in proxy.requests if seen.fault]
+
+    assert len(met) >= 5
+    assert cellar.keys() == sorted(map(cellar.key, oids.values()))
+    for path, oid in oids.items():
+        assert sha256(content_at(cellar, oid)).hexdigest() == oid
+        assert sha256((clone / path).read_bytes()).hexdigest() == oid
+
+
+def test_a_refusal_is_not_asked_again(cellar: Cellar, any_server: Server) -> None:
+    oid = cellar.add("weights.bin", 10_000)
+    with through(cellar, any_server, Rule(ACCESS_DENIED, method="PUT")) as proxy:
+        use(cellar, proxy)
+        pushed = cellar.push(check=False)
+        puts = about(proxy, oid, "PUT")
+
+    assert pushed.returncode != 0
+    assert len(puts) == 1
+    assert f"s3://{cellar.bucket}/{cellar.key(oid)}: 403 AccessDenied" in pushed.stderr
+    assert "s3:PutObject is needed" in pushed.stderr
+
+
+def test_one_refused_object_does_not_stop_the_others(cellar: Cellar, any_server: Server) -> None:
+    oids = [cellar.write(f"{number}.bin", 10_000 + number, number) for number in range(10)]
+    cellar.commit("Fill the cellar")
+    with through(cellar, any_server, Rule(ACCESS_DENIED, method="PUT", target=oids[4])) as proxy:
+        use(cellar, proxy)
+        pushed = cellar.push(check=False)
+
+    assert pushed.returncode != 0
+    assert cellar.keys() == sorted(cellar.key(oid) for oid in oids if oid != oids[4])
+    assert [oids[4]] == [oid for oid in oids if f'error transferring "{oid}"' in pushed.stderr]
+
+
+def test_a_server_that_wants_to_be_left_alone_is(cellar: Cellar, any_server: Server) -> None:
+    oid = cellar.add("weights.bin", 10_000)
+    busy = Answer(503, "SlowDown", headers=(("Retry-After", "2"),))
+    with through(cellar, any_server, Rule(busy, method="PUT", times=1)) as proxy:
+        use(cellar, proxy)
+        cellar.push()
+        first, second = about(proxy, oid, "PUT")
+
+    assert second.at - first.at >= 2
+    assert len(content_at(cellar, oid)) == 10_000
+
+
+def test_there_is_an_end_to_asking_again(cellar: Cellar, any_server: Server) -> None:
+    oid = cellar.add("weights.bin", 10_000)
+    cellar.home.environ["LFS_AGENT_DEADLINE"] = "2"
+    with through(cellar, any_server, Rule(SLOW_DOWN, method="PUT")) as proxy:
+        use(cellar, proxy)
+        started = time.monotonic()
+        pushed = cellar.push(check=False)
+        seconds = time.monotonic() - started
+        puts = about(proxy, oid, "PUT")
+
+    assert pushed.returncode != 0
+    assert seconds < 10
+    assert len(puts) > 1
+    assert "503 SlowDown" in pushed.stderr
+    assert f"(asked {len(puts)} times)" in pushed.stderr
+
+
+@pytest.mark.parametrize("size, puts", [(300_000, 2), (12 * MIB, 4)])
+def test_a_part_that_arrives_corrupted_is_sent_again(cellar: Cellar, any_server: Server, size: int, puts: int) -> None:
+    oid = cellar.add("weights.bin", size)
+    with through(cellar, any_server, Rule(Flip("request-body"), method="PUT", times=1)) as proxy:
+        use(cellar, proxy)
+        cellar.push()
+        sent = about(proxy, oid, "PUT")
+
+    assert [seen.fault for seen in sent if seen.fault] == ["flip request-body"]
+    assert len(sent) == puts
+    assert sha256(content_at(cellar, oid)).hexdigest() == oid
+
+
+@pytest.mark.parametrize("size", [300_000, 12 * MIB])
+@pytest.mark.parametrize("fault", [Flip("answer-body"), Truncate(), Reset("answer-body")])
+def test_a_download_that_arrives_damaged_is_mended(
+    cellar: Cellar, any_server: Server, tmp_path: Path, size: int, fault: Flip | Truncate | Reset
+) -> None:
+    oid = cellar.add("weights.bin", size)
+    cellar.push()
+    with through(cellar, any_server, Rule(fault, method="GET", times=1)) as proxy:
+        use(cellar, proxy)
+        clone = cellar.clone(tmp_path / "clone")
+        met = [seen for seen in proxy.requests if seen.fault]
+
+    assert len(met) == 1
+    assert sha256((clone / "weights.bin").read_bytes()).hexdigest() == oid
+
+
+PUT, COMPLETE = ("PUT", "", 300_000), ("POST", r"\?uploadId=", 12 * MIB)
+LAST_ANSWERS = {
+    "lost answer": Reset("answer-head"),
+    "500 after success": Answer(500, "InternalError", forward=True),
+    "409 without an object": CONFLICT,
+    "500": INTERNAL_ERROR,
+}
+
+
+@pytest.mark.parametrize(
+    "step, fault",
+    [
+        *(pytest.param(PUT, fault, id=f"put, {name}") for name, fault in LAST_ANSWERS.items()),
+        *(pytest.param(COMPLETE, fault, id=f"complete, {name}") for name, fault in LAST_ANSWERS.items()),
+        pytest.param(COMPLETE, ERROR_IN_200, id="complete, error in a 200"),
+    ],
+)
+def test_no_answer_to_the_last_step_is_believed_without_a_look(
+    cellar: Cellar, any_server: Server, step: tuple[str, str, int], fault: Answer | Reset
+) -> None:
+    method, target, size = step
+    oid = cellar.add("weights.bin", size)
+    client = any_server.client()
+    client.put_bucket_versioning(Bucket=cellar.bucket, VersioningConfiguration={"Status": "Enabled"})
+    with through(cellar, any_server, Rule(fault, method=method, target=target, times=1)) as proxy:
+        use(cellar, proxy)
+        pushed = cellar.push(check=False)
+        met = [seen for seen in proxy.requests if seen.fault]
+
+    assert pushed.returncode == 0, pushed.stderr
+    assert len(met) == 1
+    assert sha256(content_at(cellar, oid)).hexdigest() == oid
+    versions = client.list_object_versions(Bucket=cellar.bucket)
+    assert len(versions["Versions"]) == 1
+
+
+def test_a_precondition_that_fails_for_nothing_is_no_success(cellar: Cellar, any_server: Server) -> None:
+    oid = cellar.add("weights.bin", 10_000)
+    with through(cellar, any_server, Rule(Answer(412, "PreconditionFailed"), method="PUT")) as proxy:
+        use(cellar, proxy)
+        pushed = cellar.push(check=False)
+
+    assert pushed.returncode != 0
+    assert "and yet nothing is there" in pushed.stderr
+    assert oid in pushed.stderr
+    assert cellar.keys() == []
+
+
+def test_there_is_no_deadline_on_a_slow_transfer(cellar: Cellar, any_server: Server, tmp_path: Path) -> None:
+    """Four seconds a request, where three of silence are too many."""
+    oid = cellar.add("weights.bin", 16_000_000)
+    with through(cellar, any_server, Rule(Throttle(up=4_000_000, down=4_000_000))) as proxy:
+        use(cellar, proxy)
+        cellar.home.environ |= {"LFS_AGENT_READ_TIMEOUT": "3", "LFS_AGENT_PART_SIZE": "64MiB"}
+        cellar.push()
+        clone = cellar.clone(tmp_path / "clone")
+        moved = [seen for seen in proxy.requests if seen.method in ("PUT", "GET") and oid in seen.path]
+
+    assert [seen.method for seen in moved] == ["PUT", "GET"]
+    assert all((seen.ended or 0) - seen.at > 3 for seen in moved)
+    assert sha256((clone / "weights.bin").read_bytes()).hexdigest() == oid
+
+
+@pytest.mark.parametrize("where", ["request-head", "answer-head", "answer-body"])
+def test_silence_has_a_deadline(cellar: Cellar, any_server: Server, tmp_path: Path, where: Any) -> None:
+    oid = cellar.add("weights.bin", 12 * MIB)
+    cellar.push()
+    stall = Rule(Stall(where, seconds=20), method="GET", target=oid, times=1)
+    with through(cellar, any_server, stall) as proxy:
+        use(cellar, proxy)
+        cellar.home.environ["LFS_AGENT_READ_TIMEOUT"] = "1"
+        started = time.monotonic()
+        clone = cellar.clone(tmp_path / "clone")
+        seconds = time.monotonic() - started
+
+    assert seconds < 15
+    assert sha256((clone / "weights.bin").read_bytes()).hexdigest() == oid
+
+
+def test_a_clone_by_someone_without_a_target_is_told_what_to_do(home: Home, tmp_path: Path) -> None:
+    """The agent is registered, and nothing names a store."""
+    home.install()
+    home.git("init", "-q", tmp_path / "work")
+    home.git("config", "--global", "lfs.standalonetransferagent", "lfs-agent")
+    (tmp_path / "work" / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    (tmp_path / "work" / "weights.bin").write_text("weights")
+    home.git("init", "-q", "--bare", tmp_path / "origin.git")
+    home.git("remote", "add", "origin", tmp_path / "origin.git", cwd=tmp_path / "work")
+    home.git("add", "-A", cwd=tmp_path / "work")
+    home.git("commit", "-q", "-m", "Add", cwd=tmp_path / "work")
+    pushed = home.git("push", "-q", "origin", "HEAD", cwd=tmp_path / "work", check=False)
+
+    assert pushed.returncode != 0
+    assert "run lfs-agent init s3::BUCKET/PREFIX, and commit .lfsconfig" in pushed.stderr
