@@ -135,7 +135,7 @@ class FolderUpload:
             digest.update(block)
             offset += len(block)
         if digest.hexdigest() != oid:
-            raise TransientError(f"{self._temporary} does not read back as it was written")
+            raise TransientError(f"{self._temporary} does not read back as it was written", heard=True)
 
     def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
         path = self._store._root / self._key
