@@ -57,17 +57,18 @@ def parse_identity(text: str) -> str:
     >>> parse_identity("s3.example.org:9000/cellar")
     's3.example.org:9000/cellar'
 
-    Raises UsageError, TargetError.
+    Raises UsageError.
     """
-    if text.startswith("dir::"):
-        return str(parse_target(text))
     server, _, bucket = text.rpartition("/")
-    if not _SERVER.fullmatch(server):
+    if not text.startswith("dir::") and not _SERVER.fullmatch(server):
         raise UsageError(
             f"not a store: {text[:200]!r}; say HOST:PORT/BUCKET, {AMAZON}/BUCKET, dir::/FOLDER, or the URL of a store"
         )
-    parse_target(f"s3::{bucket}")
-    return text
+    try:
+        target = parse_target(text if text.startswith("dir::") else f"s3::{bucket}")
+    except TargetError as error:
+        raise UsageError(str(error)) from None
+    return str(target) if isinstance(target, FolderTarget) else text
 
 
 def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> None:
@@ -78,7 +79,7 @@ def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> Non
     if claim.identity in trusted:
         return
     yes = f"if that is right, say so once: lfs-agent trust {claim.identity}"
-    finish = "then finish a clone or a checkout with: git restore --source=HEAD :/"
+    finish = "then finish a clone or a checkout with: git restore --source=HEAD :/ --staged --worktree"
     if isinstance(claim.target, FolderTarget) and claim.url_committed:
         raise TargetError(
             f"the repository keeps its objects in the folder {claim.target.path}, outside of itself; {yes}; {finish}"

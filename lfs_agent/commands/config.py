@@ -87,8 +87,10 @@ def text_of(row: Row) -> str:
             return "-"
         case bool():
             return str(row.value).lower()
-        case int() if row.value % MIB == 0:
+        case int() if row.value and row.value % MIB == 0:
             return f"{row.value // MIB}MiB"
+        case float():
+            return f"{row.value:g}"
     return str(row.value)
 
 

@@ -15,14 +15,14 @@ from lfs_agent import log
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
 from lfs_agent.commands.install import SECTION
 from lfs_agent.config import from_query, resolve
-from lfs_agent.errors import UsageError
+from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, run_git
 from lfs_agent.store.url import FolderTarget, Target, parse_target
 from lfs_agent.trust import Claim, check_scheme
 
 EXAMPLES = """\
 examples:
-  lfs-agent init s3::bucket/prefix?region=eu-central-1
+  lfs-agent init 's3::bucket/prefix?region=eu-central-1'
   lfs-agent init dir::/srv/share/weights --remote backup
 """
 
@@ -74,9 +74,12 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def checked(url: str) -> tuple[Target, str]:
     """The store, and its URL as it is committed.
 
-    Raises TargetError, UsageError.
+    Raises UsageError.
     """
-    target = parse_target(url)
+    try:
+        target = parse_target(url)
+    except TargetError as error:
+        raise UsageError(str(error)) from None
     settings = from_query(target.query, "the URL")
     resolve(settings)
     if isinstance(target, FolderTarget) and settings.keys() - {"layout"}:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
+from lfs_agent.commands.init import checked
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository, config_file
 from lfs_agent.protocol import Operation
@@ -57,7 +58,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def identity_of(text: str, repo: Repository, environ: Mapping[str, str]) -> str:
     """What `text` stands for: an identity, or the URL of a store."""
     if text.startswith(("s3::", "s3://", "dir::")):
-        return Cellar(repo, "upload", "", environ, LfsUrl(text, "the command line", committed=False)).claim.identity
+        url = LfsUrl(checked(text)[1], "the command line", committed=False)
+        return Cellar(repo, "upload", "", environ, url).claim.identity
     return parse_identity(text)
 
 

@@ -1,14 +1,21 @@
 """`lfs-agent install` and `uninstall`: what git-lfs is told, where, and that it can be taken back (C1, C2)."""
 
+import json
 import os
 import shlex
 import stat
 import sys
+import threading
+from collections.abc import Iterator
+from hashlib import sha256
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import lfs_agent
+from tests.cellar import random_bytes
 from tests.machine import Home
 
 WORKER = Path(lfs_agent.__file__).with_name("worker.py")
@@ -290,3 +297,148 @@ def test_a_locked_file_is_a_sentence(home: Home, config: Path) -> None:
     assert done.returncode == 2
     assert ".gitconfig" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Others on the same machine
+
+CONTENT = random_bytes(5000, 4)
+OID = sha256(CONTENT).hexdigest()
+
+
+class LfsServer(ThreadingHTTPServer):
+    """An ordinary LFS server: the batch API, and objects by plain PUT and GET."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), LfsHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}/lfs"
+        self.batches: list[dict[str, Any]] = []
+        self.objects: dict[str, bytes] = {}
+
+    def batch(self, asked: dict[str, Any]) -> dict[str, Any]:
+        self.batches.append(asked)
+        operation = asked["operation"]
+        objects = [{**o, "actions": {operation: {"href": f"{self.url}/{o['oid']}"}}} for o in asked["objects"]]
+        return {"transfer": "basic", "objects": objects}
+
+
+class LfsHandler(BaseHTTPRequestHandler):
+    server: LfsServer
+
+    def do_POST(self) -> None:
+        asked = json.loads(self._body() or b"{}")
+        if self.path.endswith("/objects/batch"):
+            self._answer(200, json.dumps(self.server.batch(asked)).encode())
+        else:
+            self._answer(404, b'{"message": "no locks here"}')
+
+    def do_PUT(self) -> None:
+        self.server.objects[self.path.rpartition("/")[2]] = self._body()
+        self._answer(200, b"")
+
+    def do_GET(self) -> None:
+        self._answer(200, self.server.objects[self.path.rpartition("/")[2]], "application/octet-stream")
+
+    def _body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _answer(self, status: int, body: bytes, kind: str = "application/vnd.git-lfs+json") -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the base class
+        """Says nothing."""
+
+
+@pytest.fixture
+def lfs_server() -> Iterator[LfsServer]:
+    """An ordinary LFS server."""
+    with LfsServer() as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def work(home: Home, tmp_path: Path) -> Path:
+    """A repository with one object, and a bare remote `origin`; the agent is installed, but not meant."""
+    home.install()
+    work = tmp_path / "work"
+    home.git("init", "-q", "--bare", tmp_path / "origin.git")
+    home.git("init", "-q", work)
+    home.git("remote", "add", "origin", tmp_path / "origin.git", cwd=work)
+    (work / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text\n")
+    (work / "weights.bin").write_bytes(CONTENT)
+    return work
+
+
+def commit(home: Home, work: Path) -> None:
+    home.git("add", "-A", cwd=work)
+    home.git("commit", "-qm", "weights", cwd=work)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_remote_that_is_a_path_keeps_git_lfs_s_own_store(home: Home, work: Path, tmp_path: Path, scheme: str) -> None:
+    home.git("remote", "set-url", "origin", f"{scheme}{tmp_path}/origin.git", cwd=work)
+    commit(home, work)
+
+    home.git("push", "-q", "origin", "HEAD", cwd=work)
+    assert (tmp_path / "origin.git/lfs/objects" / OID[:2] / OID[2:4] / OID).read_bytes() == CONTENT
+
+    home.git("clone", "-q", f"{scheme}{tmp_path}/origin.git", tmp_path / "clone")
+    assert (tmp_path / "clone/weights.bin").read_bytes() == CONTENT
+
+
+def test_an_ordinary_lfs_server_still_gets_batch_calls(
+    home: Home, work: Path, tmp_path: Path, lfs_server: LfsServer
+) -> None:
+    (work / ".lfsconfig").write_text(f"[lfs]\n\turl = {lfs_server.url}\n\tlocksverify = false\n")
+    commit(home, work)
+
+    home.git("push", "-q", "origin", "HEAD", cwd=work)
+    assert lfs_server.objects == {OID: CONTENT}
+    home.git("clone", "-q", tmp_path / "origin.git", tmp_path / "clone")
+    assert (tmp_path / "clone/weights.bin").read_bytes() == CONTENT
+
+    assert [batch["operation"] for batch in lfs_server.batches] == ["upload", "download"]
+    assert all("basic" in batch["transfers"] for batch in lfs_server.batches)
+
+
+THEIR_AGENT = """\
+import json, sys
+for line in sys.stdin:
+    event = json.loads(line)
+    if event["event"] == "upload":
+        print(event["oid"], file=open(sys.argv[1], "a"))
+    if event["event"] != "terminate":
+        answer = {} if event["event"] == "init" else {"event": "complete", "oid": event["oid"]}
+        print(json.dumps(answer), flush=True)
+"""
+
+
+@pytest.mark.parametrize("url", ["https://lfs.example.org/them", "s3://bucket/prefix", "theirs::bucket"])
+def test_a_repository_with_an_agent_of_its_own_keeps_it(home: Home, work: Path, tmp_path: Path, url: str) -> None:
+    script, seen = tmp_path / "their_agent.py", tmp_path / "seen"
+    script.write_text(THEIR_AGENT)
+    home.git("config", "lfs.customtransfer.theirs.path", sys.executable, cwd=work)
+    home.git(
+        "config", "lfs.customtransfer.theirs.args", f"{shlex.quote(str(script))} {shlex.quote(str(seen))}", cwd=work
+    )
+    home.git("config", "lfs.standalonetransferagent", "theirs", cwd=work)
+    home.git("config", "lfs.url", url, cwd=work)
+    commit(home, work)
+
+    home.git("push", "-q", "origin", "HEAD", cwd=work)
+
+    assert seen.read_text() == f"{OID}\n"
+
+
+def test_no_url_is_rewritten(home: Home) -> None:
+    home.install()
+
+    assert home.git("config", "--get-regexp", r"^url\.", check=False).stdout == ""
+    assert home.git("ls-remote", "--get-url", "s3://bucket/prefix").stdout == "s3://bucket/prefix\n"
