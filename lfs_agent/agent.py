@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from lfs_agent import __version__, log, protocol
 from lfs_agent.cellar import Cellar
@@ -159,6 +159,8 @@ class Worker:
         self._init = init
         self._write = write
         self._stop = stop
+        self._halt = threading.Event()
+        """The transfer at hand is to end: we are told to stop, or another worker has met a cause that ends all."""
         self._counts = Counts()
         self._repo = Repository(Path.cwd())
         self._breaker: Breaker | None = None
@@ -203,12 +205,12 @@ class Worker:
     def _moved(self, request: Upload | Download) -> bytes:
         ready = self._prepare()
         self._write(protocol.progress(request.oid, 1, 0))  # there are credentials: the other workers may start
-        meter = Meter(request.size, self._stop)
+        meter = Meter(request.size, self._halt)
         started = time.monotonic()
         moving = _InThread(lambda: self._transfer(ready, request, meter))
         self._watch(moving, meter, request.oid)
         result = moving.result()
-        self._count(request, result, meter, time.monotonic() - started, ready)
+        self._count(request, result, meter, time.monotonic() - started)
         if isinstance(result, Path):
             return protocol.downloaded(request.oid, str(result))
         with suppress(OSError):  # a folder that can't be written: the next push asks no question, or one too many
@@ -244,7 +246,7 @@ class Worker:
 
     def _opened(self) -> Ready:
         cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ)
-        store, patience = cellar.open(stop=self._stop, notice=self._note_retry)
+        store, patience = cellar.open(stop=self._halt, notice=self._note_retry)
         self._log = self._open_log(cellar)
         store.connect()
         return Ready(cellar, store, patience)
@@ -273,15 +275,15 @@ class Worker:
         """Tells git-lfs how far the transfer is until it is over, and twice a second that we live."""
         told, last = 0, time.monotonic()
         while not moving.over.wait(_TICK_S):
+            if self._stop.is_set() or (self._breaker and self._breaker.tripped):
+                self._halt.set()
             if (done := meter.done) > told or time.monotonic() - last > _HEARTBEAT_S:
                 self._write(protocol.progress(oid, max(1, done), done - told))
                 told, last = done, time.monotonic()
         if moving.error is None:
             self._write(protocol.progress(oid, meter.size, meter.size - told))
 
-    def _count(
-        self, request: Upload | Download, result: Sent | Path, meter: Meter, seconds: float, ready: Ready
-    ) -> None:
+    def _count(self, request: Upload | Download, result: Sent | Path, meter: Meter, seconds: float) -> None:
         how = result.how if isinstance(result, Sent) else "downloaded"
         proven = result.proven if isinstance(result, Sent) else True
         self._counts.objects += 1
@@ -291,9 +293,7 @@ class Worker:
         self._counts.parts += meter.parts
         self._logger().info(
             how,
-            oid=request.oid,
-            size=request.size,
-            key=ready.cellar.key(request.oid),
+            **self._object(request),
             bytes=meter.moved,
             parts=meter.parts,
             proven=proven,
@@ -304,12 +304,21 @@ class Worker:
         """What git-lfs is told; a cause that ends the session is told in full by one worker only."""
         self._counts.failed += 1
         told = error
+        if isinstance(error, StoppedError) and not self._stop.is_set():
+            told = SessionError(_NOT_TRIED)
         if isinstance(error, SessionError) and not self._cause_met:
             self._cause_met = True
             if self._breaker and not self._breaker.trip(log.redact(str(error))):
                 told = SessionError(_NOT_TRIED)
-        self._logger().error("failed", oid=request.oid, code=error.code, **error.details())
+        self._logger().error("failed", **self._object(request), code=error.code, **error.details())
         return type(told)(log.redact(str(told))) if not isinstance(told, StoppedError) else told
+
+    def _object(self, request: Upload | Download | Unusable) -> dict[str, Any]:
+        """What the record says of an object."""
+        if isinstance(request, Unusable):
+            return {"oid": request.oid}
+        where = {"key": self._ready.cellar.key(request.oid)} if self._ready else {}
+        return {"oid": request.oid, "size": request.size, **where}
 
     def _note_retry(self, what: str, reason: AgentError, wait_s: float) -> None:
         self._logger().warning("retry", what=what, message=str(reason), wait_s=round(wait_s, 2))

@@ -42,7 +42,7 @@ class Settings:
     streams: int | None = None
     connect_timeout: float = 10.0
     read_timeout: float = 60.0
-    first_deadline: float = 8.0
+    first_deadline: float = 6.0
     deadline: float = 300.0
     log_level: str | None = None
     log_file: str | None = None

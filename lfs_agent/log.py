@@ -50,7 +50,7 @@ def describe(error: BaseException | str) -> str:
 class Lines:
     """Whole lines, appended to a file by one write each, so that several processes may share it.
 
-    `limit`: bytes after which only warnings and errors are kept. A file that can't be written stops nobody.
+    `limit`: bytes after which only what must be kept is. A file that can't be written stops nobody.
     """
 
     def __init__(self, path: Path, limit: int | None = None) -> None:
@@ -58,13 +58,13 @@ class Lines:
         self._limit = limit
         self._fd = -1
 
-    def write(self, level: int, line: str) -> None:
+    def write(self, line: str, *, must: bool = True) -> None:
         """Appends the line."""
         try:
             if self._fd < 0:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            if self._limit and level < LEVELS["warning"] and os.fstat(self._fd).st_size > self._limit:
+            if self._limit and not must and os.fstat(self._fd).st_size > self._limit:
                 return
             os.write(self._fd, line.encode(errors="backslashreplace") + b"\n")
         except OSError:
@@ -101,7 +101,8 @@ class Log:
     def _say(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         if self._record and level != "debug":
             line = {"at": datetime.now(UTC).isoformat(), "level": level, "event": event, **self._bound, **fields}
-            self._record.write(LEVELS[level], redact(json.dumps(line, default=str)))
+            must = level != "info" or event in ("started", "ended")
+            self._record.write(redact(json.dumps(line, default=str)), must=must)
         if self._log:
             getattr(self._log, level)(event, **fields)
 
@@ -111,7 +112,7 @@ def _structured(level: str, file: str | None, bound: dict[str, Any]) -> Any:
     import structlog
 
     lines = Lines(Path(file).expanduser()) if file else None
-    write: Callable[[str], None] = (lambda line: lines.write(100, line)) if lines else _to_stderr
+    write: Callable[[str], None] = lines.write if lines else _to_stderr
     return structlog.wrap_logger(
         _Logger(write),
         processors=[

@@ -12,6 +12,8 @@ from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, 
 
 T = TypeVar("T")
 
+_POLL_S = 0.1
+
 Notice = Callable[[str, TransientError, float], None]
 """Told of every repetition: what is asked, why again, and in how many seconds."""
 
@@ -87,8 +89,11 @@ class Patience:
             over.set()
 
         threading.Thread(target=attempt, daemon=True).start()
-        if not over.wait(max(0.0, self._left_s(0.0))) and self._give_up():
-            raise UnreachableError(f"the store has not answered for {self._first_deadline_s:g} s")
+        while not over.wait(min(_POLL_S, max(0.0, self._left_s(0.0)))):
+            if self._stop.is_set():
+                raise StoppedError("stopped")
+            if self._left_s(0.0) <= 0 and self._give_up():
+                raise UnreachableError(f"the store has not answered for {self._first_deadline_s:g} s")
         over.wait()
         if failures:
             raise failures[0]

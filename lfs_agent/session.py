@@ -78,6 +78,11 @@ class Breaker:
             json.dump({"message": message, "at": time.time()}, file)
         return True
 
+    @property
+    def tripped(self) -> bool:
+        """Whether anybody has met a cause."""
+        return self._path.exists()
+
     def met(self) -> Cause | None:
         """What a worker told; None where nobody did."""
         try:
