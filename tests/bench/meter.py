@@ -31,7 +31,7 @@ class Meter:
         compiler = shutil.which("cc")
         if compiler is None:
             return cls(None, folder / "meter.log")
-        # Its name is "sh" since it stands where git-lfs's shell may stand: a worker looks past shells for git-lfs.
+        # Named like the shell in whose place it stands, see Track._register.
         program = folder / "meter" / "sh"
         program.parent.mkdir()
         subprocess.run([compiler, "-O2", "-o", program, SOURCE], check=True)

@@ -148,7 +148,10 @@ class Track:
         self.home.git("remote", "remove", "stock", cwd=self._work)
         registration = agent.register(str(program_of(agent)), place)
         self.home.git("remote", "add", "origin", registration.remote, cwd=self._work)
-        program, *arguments = self.meter.command(registration.command)
+        program, *arguments = registration.command
+        if self.meter.program:
+            # The meter in the place of the shell that git-lfs puts before an agent: workers look past that for git-lfs.
+            program, arguments = "exec", self.meter.command(registration.command)
         config = {
             "lfs.customtransfer.contender.path": program,
             "lfs.customtransfer.contender.args": shlex.join(arguments),

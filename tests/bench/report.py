@@ -123,6 +123,11 @@ def _flat(value: object) -> str:
 
 
 def _spread(values: Sequence[float], digits: int) -> str:
+    """The median, with the least and the most.
+
+    >>> _spread([3.0, 1.0, 1.5], 1)
+    '1.5 [1.0-3.0]'
+    """
     return f"{statistics.median(values):.{digits}f} [{min(values):.{digits}f}-{max(values):.{digits}f}]"
 
 

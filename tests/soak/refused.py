@@ -57,5 +57,9 @@ def _endpoint(hole: BlackHole) -> dict[str, str]:
 
 
 def _causes(lines: list[str]) -> Counter[str]:
-    """Equal lines but for the object that they name, and how many."""
+    """Lines that are equal but for the object that they name, and how many.
+
+    >>> _causes([f"no {'a' * 64}", f"no {'b' * 64}", ""])
+    Counter({'no OID': 2})
+    """
     return Counter(re.sub(r"[0-9a-f]{64}", "OID", line).strip() for line in lines if line.strip())
