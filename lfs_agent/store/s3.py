@@ -29,6 +29,7 @@ from lfs_agent.errors import (
     MissingError,
     ObjectError,
     TransientError,
+    UnreachableError,
     UnsupportedError,
 )
 from lfs_agent.parts import KIB, MIB, Part
@@ -199,6 +200,10 @@ class S3Store:
 
     def _new_client(self) -> Any:
         settings, connection = self._settings, self._connection
+        if connection.ca and not Path(connection.ca).exists():
+            raise UnreachableError(
+                f"there are no certificates in {connection.ca}: correct lfs-agent.ca, AWS_CA_BUNDLE or http.sslCAInfo"
+            )
         config = Config(
             # urllib3 allows each block that is sent as long as connecting may take; on a slow link that is too short.
             connect_timeout=max(settings.connect_timeout, settings.read_timeout),

@@ -127,7 +127,7 @@ def _by_status(status: int, code: str, message: str, sentence: str, context: Con
 def _right(context: Context) -> str:
     """Which right is missing, as far as the request tells."""
     if context.public:
-        return "the bucket does not let everybody read it; unset public to use your credentials"
+        return "nothing is there, or the bucket does not let everybody read it; unset public to use your credentials"
     if context.doing == "looking at":
         return "missing or forbidden: s3:GetObject on the key, with s3:ListBucket on the bucket, would tell"
     if context.doing == "reading":

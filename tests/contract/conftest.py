@@ -11,6 +11,7 @@ import pytest
 
 from lfs_agent.store import Store
 from lfs_agent.store.folder import FolderStore
+from lfs_agent.store.s3 import S3Store
 from tests.conftest import ServerOf
 from tests.contract.stores import DictStore, retrying, s3_store
 from tests.servers import KINDS, Server
@@ -88,9 +89,9 @@ class InBucket(Place):
         self.bucket = bucket
         self.can = server.supports
         self.client = server.client()
-        self.store = s3_store(server, bucket)
+        self.store = self.s3 = s3_store(server, bucket)
 
-    def store_with(self, **settings: Any) -> Store:
+    def store_with(self, **settings: Any) -> S3Store:
         return s3_store(self.server, self.bucket, **settings)
 
     def without_bucket(self) -> Store:

@@ -1,0 +1,369 @@
+"""What S3 alone has: metadata that a stranger can check, storage classes, owners, keys that are refused."""
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.credentials import RefreshableCredentials
+from botocore.session import Session
+
+import lfs_agent
+from lfs_agent.config import Settings
+from lfs_agent.errors import CredentialsError, DeniedError, MissingError, SessionError, UnreachableError
+from lfs_agent.parts import MIB
+from lfs_agent.store.s3 import Connection, S3Store
+from tests.conftest import absent
+from tests.contract.conftest import BucketOf
+from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying, s3_store
+from tests.proxy import ACCESS_DENIED, Answer, FaultProxy, Faults, Rule
+from tests.servers import KINDS, Server, Tls, Versitygw
+
+DATA = content(1000)
+OID = oid_of(DATA)
+KEY = f"weights/{OID}"
+
+EVERY = list(KINDS)
+WITH_CHECKSUMS = [name for name, kind in KINDS.items() if "checksums" in kind.supports]
+WITH_SECRETS = [name for name, kind in KINDS.items() if "wrong_secret_refused" in kind.supports]
+WITH_POLICIES = [name for name, kind in KINDS.items() if "policies" in kind.supports]
+
+
+def put(store: S3Store) -> None:
+    store.put(KEY, OID, BytesBody(DATA))
+
+
+# What a stranger sees
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("size", [1000, 6 * MIB])
+def test_metadata_says_what_it_is_and_who_sent_it(bucket_of: BucketOf, kind: str, size: int) -> None:
+    place, data = bucket_of(kind), content(size)
+    if size > MIB:
+        upload = place.store.begin(KEY, oid_of(data), size)
+        upload.complete(put_parts(upload, data), crc_of(data))
+    else:
+        place.store.put(KEY, oid_of(data), BytesBody(data))
+
+    head = place.client.head_object(Bucket=place.bucket, Key=KEY)
+
+    assert head["Metadata"] == {
+        "sha256": oid_of(data),
+        "size": str(size),
+        "agent": f"lfs-agent/{lfs_agent.__version__}",
+    }
+    assert head["ContentType"] == "application/octet-stream"
+    assert head["ContentLength"] == size
+
+
+@pytest.mark.parametrize("kind", WITH_CHECKSUMS)
+def test_a_stranger_can_check_a_whole_object(bucket_of: BucketOf, kind: str) -> None:
+    place = bucket_of(kind)
+    put(place.s3)
+
+    head = place.client.head_object(Bucket=place.bucket, Key=KEY, ChecksumMode="ENABLED")
+
+    assert head["ChecksumSHA256"] == base64.b64encode(hashlib.sha256(DATA).digest()).decode()
+
+
+@pytest.mark.parametrize("kind", WITH_CHECKSUMS)
+def test_a_stranger_can_check_an_object_of_parts(bucket_of: BucketOf, kind: str) -> None:
+    place, data = bucket_of(kind), content(12 * MIB)
+    upload = place.store.begin(KEY, oid_of(data), len(data))
+    upload.complete(put_parts(upload, data), crc_of(data))
+
+    head = place.client.head_object(Bucket=place.bucket, Key=KEY, ChecksumMode="ENABLED")
+
+    assert (head["ChecksumCRC32C"], head["ChecksumType"]) == (crc_of(data), "FULL_OBJECT")
+
+
+@pytest.mark.parametrize("kind", ["localstack"])
+@pytest.mark.parametrize("size", [1000, 6 * MIB])
+def test_storage_class_and_encryption_are_as_they_were_asked_for(bucket_of: BucketOf, kind: str, size: int) -> None:
+    place, data = bucket_of(kind), content(size)
+    store = place.store_with(storage_class="STANDARD_IA", sse="aws:kms", sse_kms_key_id="alias/weights")
+    if size > MIB:
+        upload = store.begin(KEY, oid_of(data), size)
+        upload.complete(put_parts(upload, data), crc_of(data))
+    else:
+        store.put(KEY, oid_of(data), BytesBody(data))
+
+    head = place.client.head_object(Bucket=place.bucket, Key=KEY)
+
+    assert head["StorageClass"] == "STANDARD_IA"
+    assert head["ServerSideEncryption"] == "aws:kms"
+    assert head["SSEKMSKeyId"].endswith(":key/alias/weights")
+
+
+@pytest.mark.parametrize("kind", ["localstack"])
+def test_an_archived_object_says_so(bucket_of: BucketOf, kind: str) -> None:
+    place = bucket_of(kind)
+    place.client.put_object(Bucket=place.bucket, Key=KEY, Body=DATA, StorageClass="GLACIER")
+
+    found = place.store.stat(KEY)
+
+    assert found is not None
+    assert found.archived == "GLACIER"
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("kind", ["versitygw"])
+def test_a_bucket_of_somebody_else_is_refused(bucket_of: BucketOf, kind: str) -> None:
+    place = bucket_of(kind)
+    store = place.store_with(expected_owner="123456789012")
+
+    with pytest.raises(DeniedError, match="403 AccessDenied"):
+        put(store)
+    with pytest.raises(DeniedError, match="403 AccessDenied"):
+        store.stat(KEY)
+
+    assert place.objects() == {}
+
+
+@pytest.mark.parametrize("kind", WITH_SECRETS)
+def test_a_wrong_secret_is_told_by_every_request(bucket_of: BucketOf, kind: str) -> None:
+    place = bucket_of(kind)
+    store = place.store_with(secret_key="wrong")
+
+    with pytest.raises(CredentialsError, match=r"SignatureDoesNotMatch.*keys are not right"):
+        put(store)
+    with pytest.raises(CredentialsError, match="SignatureDoesNotMatch"):
+        store.begin(KEY, OID, 6 * MIB)
+    with pytest.raises(CredentialsError, match="SignatureDoesNotMatch"):
+        read(store, KEY, 0, 10)
+    with pytest.raises(CredentialsError, match="SignatureDoesNotMatch"):
+        store.stat(KEY)  # whose own answer has no room for the reason
+
+
+def test_an_unknown_key_is_told(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    session = Session()
+    session.set_credentials("unknown", "secret")
+    store = S3Store(place.bucket, connection(place.server, session=session), Settings())
+
+    with pytest.raises(CredentialsError):
+        put(store)
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_an_expired_login_ends_the_session(bucket_of: BucketOf, status: int) -> None:
+    place = bucket_of("versitygw")
+    expired = Answer(status, "ExpiredToken")
+    with FaultProxy(place.server.endpoint, Faults((Rule(expired),))) as proxy:
+        store = place.store_with(endpoint=proxy.endpoint)
+
+        with pytest.raises(CredentialsError, match=r"ExpiredToken.*log in again: aws sso login"):
+            put(store)
+        with pytest.raises(CredentialsError, match="ExpiredToken"):
+            store.stat(KEY)
+        with pytest.raises(CredentialsError, match="ExpiredToken"):
+            read(store, KEY, 0, 10)
+
+
+def test_credentials_are_refreshed_before_they_expire(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    refreshed: list[str] = []
+
+    def keys(secret_key: str, expiry_time: str) -> dict[str, str]:
+        token = ""
+        access_key = place.server.access_key
+        return {"access_key": access_key, "secret_key": secret_key, "token": token, "expiry_time": expiry_time}
+
+    def refresh() -> dict[str, str]:
+        refreshed.append("again")
+        return keys(place.server.secret_key, "2099-01-01T00:00:00Z")
+
+    session = Session()
+    session._credentials = RefreshableCredentials.create_from_metadata(  # type: ignore[attr-defined]
+        keys("outdated", "2001-01-01T00:00:00Z"), refresh, "test"
+    )
+    store = S3Store(place.bucket, connection(place.server, session=session), Settings())
+    store.connect()
+    put(store)
+
+    assert refreshed == ["again"]
+    assert place.objects() == {KEY: DATA}
+
+
+def test_a_clock_that_is_wrong_is_named(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    skewed = Faults((Rule(Answer(403, "RequestTimeTooSkewed")),))
+    with FaultProxy(place.server.endpoint, skewed) as proxy, pytest.raises(CredentialsError, match="clock is wrong"):
+        put(place.store_with(endpoint=proxy.endpoint))
+
+
+@pytest.mark.parametrize("kind", ["ceph"])
+def test_without_the_right_to_list_a_missing_key_is_unknown_not_missing(bucket_of: BucketOf, kind: str) -> None:
+    place = bucket_of(kind)
+    allow_reading(place.client, place.bucket)
+    store = place.store_with(public=True)
+
+    with pytest.raises(DeniedError, match="nothing is there, or the bucket does not let everybody read it"):
+        store.stat(KEY)
+    with pytest.raises(DeniedError, match="nothing is there, or the bucket does not let everybody read it"):
+        read(store, KEY, 0, 10)
+
+
+def test_what_hides_missing_keys_is_asked_why_only_once(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    with FaultProxy(place.server.endpoint, Faults((Rule(ACCESS_DENIED),))) as proxy:
+        store = place.store_with(endpoint=proxy.endpoint)
+        for _ in range(3):
+            with pytest.raises(DeniedError, match=r"missing or forbidden.*s3:ListBucket"):
+                store.stat(KEY)
+
+        assert [seen.method for seen in proxy.requests] == ["HEAD", "GET", "HEAD", "HEAD"]
+
+
+# Ways to a bucket
+
+
+def allow_reading(client: Any, bucket: str) -> None:
+    everyone = {"Effect": "Allow", "Principal": "*", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{bucket}/*"}
+    client.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Version": "2012-10-17", "Statement": [everyone]}))
+
+
+def connection(
+    server: Server, *, session: Session | None = None, endpoint: str = "", path_style: bool = True, ca: str = ""
+) -> Connection:
+    return Connection(
+        session=session or Session(),
+        endpoint=endpoint or server.endpoint,
+        region=server.region,
+        path_style=path_style,
+        profile="",
+        ca=ca,
+        proxy="",
+    )
+
+
+@pytest.mark.parametrize("kind", WITH_POLICIES)
+def test_a_public_bucket_is_read_without_credentials(bucket_of: BucketOf, kind: str) -> None:
+    place = bucket_of(kind)
+    put(place.s3)
+    allow_reading(place.client, place.bucket)
+    store = S3Store(place.bucket, connection(place.server), Settings(public=True))
+
+    store.connect()
+    found = store.stat(KEY)
+
+    assert found is not None
+    assert found.size == 1000
+    assert read(store, KEY, 0, 1000)[1] == DATA
+    assert read(store, KEY, 10, 20)[1] == DATA[10:20]
+    with pytest.raises(DeniedError):
+        store.put(f"{KEY}2", OID, BytesBody(DATA))
+
+
+def test_a_bucket_can_be_a_host_name(tmp_path: Path) -> None:
+    if reason := Versitygw.missing():
+        absent(reason)
+    with Versitygw(tmp_path, virtual_host="s3.test") as server:
+        server.client().create_bucket(Bucket="cellar")
+        done = subprocess.run(
+            [sys.executable, "-c", VIRTUAL, server.virtual_endpoint],
+            env={**server.environ(), **server.names_environ("cellar")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.stdout, done.returncode) == ("weights\n", 0), done.stderr
+        assert server.keys("cellar") == ["key"]
+        assert {request.bucket for request in server.requests()} == {"cellar"}
+
+
+VIRTUAL = """
+import sys
+from botocore.session import Session
+from lfs_agent.config import Settings
+from lfs_agent.store.s3 import Connection, S3Store
+from tests.contract.stores import BytesBody, oid_of, read
+
+to = Connection(Session(), sys.argv[1], "us-east-1", path_style=False, profile="", ca="", proxy="")
+store = S3Store("cellar", to, Settings())
+store.put("key", oid_of(b"weights"), BytesBody(b"weights"))
+print(read(store, "key", 0, 7)[1].decode())
+"""
+
+
+def test_a_certificate_nobody_vouches_for_is_refused_until_it_is_named(tls: Tls, tmp_path: Path) -> None:
+    if reason := Versitygw.missing():
+        absent(reason)
+    with Versitygw(tmp_path, tls=tls) as server:
+        server.client().create_bucket(Bucket="cellar")
+        session = Session()
+        session.set_credentials(server.access_key, server.secret_key)
+        stranger = S3Store("cellar", connection(server, session=session), Settings())
+        with pytest.raises(UnreachableError, match="certificate that is not trusted"):
+            put(stranger)
+        trusted = S3Store("cellar", connection(server, session=session, ca=str(tls.ca)), Settings())
+        put(trusted)
+        data = content(6 * MIB)
+        upload = trusted.begin("parts", oid_of(data), len(data))
+        upload.complete(put_parts(upload, data), crc_of(data))
+
+        assert read(trusted, KEY, 0, 1000)[1] == DATA
+        assert read(trusted, "parts", 0, len(data))[1] == data
+
+
+def test_certificates_that_are_not_there_are_named_at_once(bucket_of: BucketOf, tls: Tls) -> None:
+    place = bucket_of("versitygw")
+    to = connection(place.server, endpoint="https://127.0.0.1:1", ca="/nowhere/ca.pem")
+    store = retrying(S3Store("cellar", to, Settings(public=True)))
+
+    with pytest.raises(SessionError, match=r"/nowhere/ca\.pem"):
+        store.stat(KEY)
+
+
+def test_no_credentials_are_a_sentence_before_any_request(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    to = Connection(Session(), "http://127.0.0.1:1", "us-east-1", True, "", "", "")
+
+    with pytest.raises(CredentialsError, match=r"no AWS credentials for s3://cellar.*aws configure"):
+        S3Store("cellar", to, Settings()).connect()
+
+
+def test_secrets_are_told_to_whoever_keeps_them_out_of_logs(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    session = Session()
+    session.set_credentials("access", "secret", "token")
+    secrets: list[str] = []
+    S3Store(place.bucket, connection(place.server, session=session), Settings(), on_secret=secrets.append).connect()
+
+    assert secrets == ["secret", "token"]
+
+
+def test_the_first_requests_of_several_threads_share_one_client(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    store = s3_store(place.server, place.bucket)
+    clients: list[object] = []
+    threads = [threading.Thread(target=lambda: clients.append(store._client)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert len({id(client) for client in clients}) == 1
+
+
+def test_a_missing_key_names_the_address_and_what_to_do(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+
+    with pytest.raises(MissingError) as raised:
+        read(place.store, KEY, 0, 10)
+
+    assert str(raised.value) == (
+        f"reading s3://{place.bucket}/{KEY}: 404 NoSuchKey (The specified key does not exist.); "
+        "nobody has pushed it here, or it was deleted: see lfs-agent verify"
+    )
