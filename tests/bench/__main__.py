@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -99,4 +100,8 @@ def _load() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all is cleaned up
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

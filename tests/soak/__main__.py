@@ -40,7 +40,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all is cleaned up
     book = Book()
     newest = cache() / "git-lfs-3.8.1"
     git_lfs = newest if newest.exists() else None
@@ -100,4 +99,8 @@ def _folder(base: Path) -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that all is cleaned up
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -12,7 +12,7 @@ from tests.machine import Home
 from tests.proxy import BlackHole
 from tests.soak.book import Book
 
-_DEADLINE_S = 120.0
+_DEADLINE_S = 30.0
 _KEYS = {"AWS_ACCESS_KEY_ID": "demoaccess", "AWS_SECRET_ACCESS_KEY": "demosecret", "AWS_DEFAULT_REGION": "us-east-1"}
 
 
@@ -38,7 +38,7 @@ class Refused:
     def _push(self, home: Home, work: Path, what: str, environ: Mapping[str, str], book: Book) -> None:
         started = time.monotonic()
         done = home.run(
-            *("git", "push", "-q", "origin", "main"), cwd=work, check=False, env=environ, timeout_s=10 * _DEADLINE_S
+            *("git", "push", "-q", "origin", "main"), cwd=work, check=False, env=environ, timeout_s=40 * _DEADLINE_S
         )
         seconds = time.monotonic() - started
         lines = (done.stdout + done.stderr).splitlines()
