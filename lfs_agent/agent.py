@@ -166,11 +166,13 @@ class Worker:
         self._breaker: Breaker | None = None
         self._started = started
         self._cause_met = False
+        self._oid = ""
         self._ready: Ready | None = None
         self._log: log.Log | None = None
 
     def answer(self, request: Upload | Download | Unusable) -> None:
         """Moves the object, and says how that went."""
+        self._oid = request.oid
         try:
             if isinstance(request, Unusable):
                 raise ObjectError(f"git-lfs asked for what cannot be: {request.reason}")
@@ -321,7 +323,7 @@ class Worker:
         return {"oid": request.oid, "size": request.size, **where}
 
     def _note_retry(self, what: str, reason: AgentError, wait_s: float) -> None:
-        self._logger().warning("retry", what=what, message=str(reason), wait_s=round(wait_s, 2))
+        self._logger().warning("retry", oid=self._oid, what=what, message=str(reason), wait_s=round(wait_s, 2))
 
     def _logger(self) -> log.Log:
         if self._log is None:
