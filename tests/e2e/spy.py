@@ -1,6 +1,6 @@
 """Runs the agent's door with eyes on it: `python -I -S spy.py LOG WORKER [noise] [names]`.
 
-A line of JSON goes to LOG for every import, every file opened for writing, every rename and every connection,
+A line of JSON goes to LOG for every import, every file opened for writing, every rename, program and connection,
 with the process's number. `noise`: the first import of botocore prints, warns and writes to descriptor 1, as
 libraries do. `names`: *.s3.test is 127.0.0.1, for a server whose buckets are host names.
 """
@@ -37,6 +37,8 @@ def main() -> None:
                 note("write", path=os.fsdecode(path))
             case "os.rename", (source, target, *_):
                 note("rename", source=str(source), target=str(target), inode=os.lstat(source).st_ino)
+            case "subprocess.Popen", (_, arguments, *_):
+                note("run", argv=[str(word) for word in arguments])
             case "socket.connect", (_, address):
                 note("connect", address=str(address))
 

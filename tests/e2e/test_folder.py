@@ -1,0 +1,202 @@
+"""A shared folder as the store, `dir::/srv/share`: a whole push and clone without any server."""
+
+import hashlib
+import signal
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.cellar import PATTERNS, random_bytes
+from tests.e2e.dialogue import Agent, files_below, keep_local, new_repository
+from tests.machine import Home
+
+MIB = 1 << 20
+FILES = {"rack/1.0/weights.bin": 12 * MIB, "rack/1.0/head.bin": 300_000, "one byte.bin": 1, "モデル.pt": 70_000}
+
+
+class Shelf:
+    """A cellar on a shared folder: `share`, named by a committed `.lfsconfig` that its users trust."""
+
+    def __init__(self, home: Home, folder: Path) -> None:
+        self.home = home
+        self.share = folder / "share of all"
+        self.origin = folder / "origin.git"
+        self.work = folder / "work"
+        self.share.mkdir()
+        self.join(home)
+        home.git("init", "-q", "--bare", self.origin)
+        home.git("init", "-q", self.work)
+        self.git("remote", "add", "origin", str(self.origin))
+        attributes = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in PATTERNS)
+        (self.work / ".gitattributes").write_text(attributes)
+        (self.work / ".lfsconfig").write_text(f"[lfs]\n\turl = dir::{self.share}\n")
+        self.oids = {path: self.write(path, size, seed) for seed, (path, size) in enumerate(FILES.items())}
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "Open the cellar")
+
+    def join(self, home: Home) -> Home:
+        """A user with the agent, who trusts the folder."""
+        home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+        home.install()
+        home.run("lfs-agent", "trust", f"dir::{self.share}")
+        return home
+
+    def git(self, *arguments: str | Path, check: bool = True) -> str:
+        done = self.home.git(*arguments, cwd=self.work, check=check)
+        return done.stdout + done.stderr
+
+    def write(self, path: str, size: int, seed: int) -> str:
+        content = random_bytes(size, seed)
+        (self.work / path).parent.mkdir(parents=True, exist_ok=True)
+        (self.work / path).write_bytes(content)
+        return sha256(content).hexdigest()
+
+    def at(self, path: str) -> Path:
+        """The file in the share that holds the object of a path."""
+        oid = self.oids[path]
+        return self.share / oid[:2] / oid[2:4] / oid
+
+    def stored(self) -> list[str]:
+        """The files in the share that are objects."""
+        return [name for name in files_below(self.share) if not name.startswith("lfs-agent-unfinished/")]
+
+
+@pytest.fixture
+def shelf(home: Home, tmp_path: Path) -> Shelf:
+    return Shelf(home, tmp_path)
+
+
+def test_what_is_pushed_comes_back_without_a_server(shelf: Shelf, second_home: Home, tmp_path: Path) -> None:
+    shelf.git("push", "-q", "origin", "HEAD")
+    guest = shelf.join(second_home)
+    guest.git("clone", "-q", shelf.origin, tmp_path / "clone")
+
+    assert shelf.stored() == sorted(f"{oid[:2]}/{oid[2:4]}/{oid}" for oid in shelf.oids.values())
+    assert files_below(shelf.share / "lfs-agent-unfinished") == []
+    for path, oid in shelf.oids.items():
+        assert sha256(shelf.at(path).read_bytes()).hexdigest() == oid
+        assert sha256((tmp_path / "clone" / path).read_bytes()).hexdigest() == oid
+    assert guest.git("status", "--porcelain", cwd=tmp_path / "clone").stdout == ""
+
+
+def test_the_share_is_a_git_lfs_store(shelf: Shelf, second_home: Home, tmp_path: Path) -> None:
+    """Nobody is locked in: its folders are git-lfs's own."""
+    shelf.git("push", "-q", "origin", "HEAD")
+    shelf.join(second_home)
+    clone = tmp_path / "clone"
+    second_home.git("clone", "-q", shelf.origin, clone, env={"GIT_LFS_SKIP_SMUDGE": "1"})
+    for name in shelf.stored():
+        target = clone / ".git" / "lfs" / "objects" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((shelf.share / name).read_bytes())
+    second_home.git("lfs", "checkout", cwd=clone)
+
+    for path, oid in shelf.oids.items():
+        assert sha256((clone / path).read_bytes()).hexdigest() == oid
+
+
+def test_what_is_there_is_not_written_again(shelf: Shelf) -> None:
+    shelf.git("push", "-q", "origin", "HEAD")
+    before = {name: (shelf.share / name).stat() for name in shelf.stored()}
+    shelf.git("lfs", "push", "--all", "origin")
+
+    after = {name: (shelf.share / name).stat() for name in shelf.stored()}
+    assert [(s.st_ino, s.st_mtime_ns) for s in after.values()] == [(s.st_ino, s.st_mtime_ns) for s in before.values()]
+
+
+def test_another_size_under_the_name_is_not_replaced(shelf: Shelf) -> None:
+    path = "rack/1.0/head.bin"
+    shelf.at(path).parent.mkdir(parents=True)
+    shelf.at(path).write_bytes(b"something else")
+    pushed = shelf.home.git("push", "origin", "HEAD", cwd=shelf.work, check=False)
+
+    assert pushed.returncode != 0
+    assert f"{shelf.at(path)} has 14 bytes, not 300000" in pushed.stderr
+    assert shelf.at(path).read_bytes() == b"something else"
+    assert len(shelf.stored()) == len(FILES)
+
+
+@pytest.mark.parametrize("path", ["rack/1.0/weights.bin", "rack/1.0/head.bin"])
+@pytest.mark.parametrize("harm", ["flipped", "truncated", "deleted"])
+def test_a_bad_object_is_named_and_the_others_arrive(
+    shelf: Shelf, second_home: Home, tmp_path: Path, path: str, harm: str
+) -> None:
+    shelf.git("push", "-q", "origin", "HEAD")
+    content = bytearray(shelf.at(path).read_bytes())
+    content[len(content) // 2] ^= 1
+    shelf.at(path).unlink()
+    if harm != "deleted":
+        shelf.at(path).write_bytes(content if harm == "flipped" else content[:-1])
+    guest = shelf.join(second_home)
+    clone = tmp_path / "clone"
+    guest.git("clone", "-q", shelf.origin, clone, env={"GIT_LFS_SKIP_SMUDGE": "1"})
+    pulled = guest.git("lfs", "pull", cwd=clone, check=False)
+
+    says = {"flipped": "is damaged: its SHA-256 is ", "truncated": " bytes, not ", "deleted": "[404]"}
+    (told,) = [line for line in pulled.stderr.splitlines() if "error transferring" in line]
+    assert pulled.returncode != 0
+    assert says[harm] in told
+    assert shelf.oids[path] in told
+    assert str(shelf.at(path)) in told
+    arrived = {name for name, size in FILES.items() if (clone / name).stat().st_size == size}
+    assert arrived == set(FILES) - {path}
+    assert len(files_below(clone / ".git" / "lfs" / "objects")) == len(FILES) - 1
+
+
+def test_a_share_that_is_not_mounted_is_not_an_empty_one(shelf: Shelf, second_home: Home, tmp_path: Path) -> None:
+    shelf.share.rmdir()
+    pushed = shelf.home.git("push", "origin", "HEAD", cwd=shelf.work, check=False)
+
+    assert pushed.returncode != 0
+    assert pushed.stderr.count(f"there is no folder {shelf.share}: mount it, or create it") == 1
+    assert not shelf.share.exists()
+
+
+def test_a_damaged_local_object_is_never_published(shelf: Shelf) -> None:
+    oid = shelf.oids["rack/1.0/weights.bin"]
+    local = shelf.work / ".git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+    content = bytearray(local.read_bytes())
+    content[7 * MIB] ^= 1
+    local.chmod(0o644)
+    local.write_bytes(content)
+    pushed = shelf.home.git("push", "origin", "HEAD", cwd=shelf.work, check=False)
+
+    assert pushed.returncode != 0
+    assert oid in pushed.stderr
+    assert not shelf.at("rack/1.0/weights.bin").exists()
+    assert files_below(shelf.share / "lfs-agent-unfinished") == []
+
+
+def test_a_kill_publishes_no_half_object(home: Home, tmp_path: Path) -> None:
+    share = tmp_path / "share"
+    share.mkdir()
+    work = new_repository(home, tmp_path / "work", f"dir::{share}")
+    size = 256 * MIB
+    digest = hashlib.sha256()
+    for _ in range(256):
+        digest.update(bytes(MIB))
+    oid = digest.hexdigest()
+    local = keep_local(work, oid, b"")
+    with local.open("r+b") as file:
+        file.truncate(size)  # holes: nothing but zeros, and no room taken
+    with Agent(home, work) as agent:
+        agent.init("upload")
+        agent.upload(oid, local)
+        deadline = time.monotonic() + 20
+        while not any(path.stat().st_size for path in share.glob("lfs-agent-unfinished/*")):
+            assert time.monotonic() < deadline
+        agent.process.send_signal(signal.SIGKILL)
+        agent.process.wait()
+
+    assert [name for name in files_below(share) if not name.startswith("lfs-agent-unfinished/")] == []
+    with Agent(home, work) as agent:
+        agent.init("upload")
+        agent.upload(oid, local)
+        last = agent.until_complete()[-1]
+    assert last == {"event": "complete", "oid": oid}
+    stored = share / oid[:2] / oid[2:4] / oid
+    assert stored.stat().st_size == size
+    with stored.open("rb") as file:
+        assert hashlib.file_digest(file, "sha256").hexdigest() == oid
