@@ -27,7 +27,8 @@ def main(argv: list[str]) -> int:
     if reason := unable(size):
         print(f"demo: {reason}", file=sys.stderr)
         return 1
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, signal.default_int_handler)
     page, started = Page(sys.stdout), time.monotonic()
     try:
         with tempfile.TemporaryDirectory(prefix="lfs-agent-demo-") as folder:

@@ -1,10 +1,13 @@
-"""The demo's steps: a server, a cellar, a push, a clone on another machine, and the proof that all is equal."""
+"""The demo's steps: a server, a cellar, a push, a clone by somebody else, and the proof that all is equal."""
 
 import hashlib
 import os
 import shlex
+import signal
 import subprocess
 from collections import Counter
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -28,7 +31,7 @@ class Stage:
     server: LocalStack
 
     def user(self, name: str) -> Home:
-        """Somebody on a machine of their own, who has the keys of the bucket."""
+        """Somebody with a home folder of their own, and the keys of the bucket."""
         home = Home(self.folder / name)
         home.environ.update(self.server.environ(), GIT_LFS_FORCE_PROGRESS="1")
         return home
@@ -46,17 +49,30 @@ class Stage:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
-            assert process.stdout is not None
             said = b""
-            with process.stdout:
-                while chunk := os.read(process.stdout.fileno(), 65536):
+            with closing(_read(process)) as chunks:
+                for chunk in chunks:
                     said += chunk
-                    step.say = _shown(said).splitlines()[-1]
+                    step.say = _shown(said).rpartition("\n")[2]
             status = process.wait()
         if status:
             raise CommandFailed(describe(subprocess.CompletedProcess(argv, status, _shown(said), "")))
         self.page.lines(_shown(said))
+
+
+def _read(process: subprocess.Popen[bytes]) -> Generator[bytes]:
+    """What it writes, as it comes. Where we are interrupted, it ends too, with all that it has started."""
+    assert process.stdout is not None
+    with process.stdout as said:
+        try:
+            while chunk := os.read(said.fileno(), 65536):
+                yield chunk
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            said.read()  # until the last of them has closed it
+            raise
 
 
 def _shown(said: bytes) -> str:
@@ -140,7 +156,7 @@ def show_bucket(stage: Stage, cellar: Path) -> None:
 
 def clone(stage: Stage, otto: Home) -> None:
     """Otto's way: the repository says where its objects are."""
-    stage.page.heading("5  Otto, on another machine, registers the agent once, and clones")
+    stage.page.heading("5  Otto, in a home folder of his own, registers the agent once, and clones")
     mark = stage.server.mark()
     stage.run(otto, "lfs-agent", "install")
     stage.run(otto, "git", "clone", "../origin.git", "cellar")
