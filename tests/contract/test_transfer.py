@@ -1,0 +1,519 @@
+"""`upload` and `download` over each kind of store: what is published, what is not, what is sent again."""
+
+import errno
+import hashlib
+import os
+import stat
+import threading
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+
+from lfs_agent.errors import DamagedError, DiskError, LocalError, MissingError, ObjectError, StoppedError
+from lfs_agent.parts import MIB, Limits
+from lfs_agent.pointer import Oid
+from lfs_agent.store import Store
+from lfs_agent.transfer.download import Folders, download
+from lfs_agent.transfer.meter import Meter
+from lfs_agent.transfer.upload import Sent, upload
+from tests.contract.conftest import BucketOf, InBucket, Place
+from tests.contract.stores import SMALL_PARTS, DictStore, FlakyStore, content, oid_of, retrying
+from tests.proxy import (
+    CONFLICT,
+    ERROR_IN_200,
+    INTERNAL_ERROR,
+    Answer,
+    FaultProxy,
+    Faults,
+    Flip,
+    Key,
+    Reset,
+    Rule,
+    Truncate,
+)
+from tests.servers import KINDS
+from tests.servers.access import operation_of
+
+KEY = "weights/key"
+SIZES = {"whole": 100_000, "in parts": 12 * MIB}
+by_size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+
+
+class Desk:
+    """A user's file and LFS storage, and the transfers between them and a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.storage = folder / "lfs"
+        self.path = folder / "object"
+        self.mode: int | None = None
+        self.meter = Meter(0, threading.Event())
+        self.stop = threading.Event()
+
+    def write(self, data: bytes) -> Oid:
+        self.path.write_bytes(data)
+        return oid_of(data)
+
+    def up(self, store: Store, oid: Oid, size: int = -1) -> Sent:
+        self.meter = Meter(self.path.stat().st_size if size < 0 else size, self.stop)
+        return upload(store, KEY, oid, self.path, self.meter, limits=SMALL_PARTS, streams=2)
+
+    def down(self, store: Store, oid: Oid, size: int) -> Path:
+        self.meter = Meter(size, self.stop)
+        folders = Folders(self.storage, self.mode)
+        return download(store, KEY, oid, self.meter, folders, limits=SMALL_PARTS, streams=2)
+
+    def left(self) -> list[str]:
+        """All files in the LFS storage."""
+        return sorted(str(path.relative_to(self.storage)) for path in self.storage.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    return Desk(folder)
+
+
+# Over every store
+
+
+@pytest.mark.parametrize("size", [0, 1, 5 * MIB, 5 * MIB + 1, 12 * MIB])
+def test_an_object_goes_and_comes_back(place: Place, desk: Desk, size: int) -> None:
+    oid = desk.write(content(size))
+
+    assert desk.up(retrying(place.store), oid).how == "uploaded"
+    assert (desk.meter.done, desk.meter.moved) == (size, size)
+    assert place.objects() == {KEY: content(size)}
+    assert place.unfinished() == 0
+
+    path = desk.down(retrying(place.store), oid, size)
+    assert path.read_bytes() == content(size)
+    assert (desk.meter.done, desk.meter.moved) == (size, size)
+    assert desk.left() == [f"tmp/{path.name}"]
+
+
+@by_size
+def test_what_is_there_is_not_sent(place: Place, desk: Desk, size: int) -> None:
+    oid = desk.write(content(size))
+    desk.up(place.store, oid)
+
+    sent = desk.up(place.store, oid)
+
+    assert sent.how == "skipped"
+    assert sent.proven or size > MIB or "checksums" not in place.can
+    assert (desk.meter.done, desk.meter.moved) == (size, 0)
+
+
+@by_size
+def test_something_else_under_the_name_is_not_replaced(place: Place, desk: Desk, size: int) -> None:
+    oid = desk.write(content(size))
+    place.replace(KEY, b"something else")
+
+    with pytest.raises(DamagedError, match=f"14 bytes, not {size}.*not replaced"):
+        desk.up(place.store, oid)
+
+    assert place.objects() == {KEY: b"something else"}
+
+
+@by_size
+def test_a_file_that_is_not_the_object_never_shows(place: Place, desk: Desk, size: int) -> None:
+    desk.write(content(size))
+    other = oid_of(content(size, seed=1))
+
+    with pytest.raises(LocalError, match="holds something else"):
+        desk.up(place.store, other)
+
+    assert place.objects() == {}
+    assert place.unfinished() == 0
+
+
+def test_a_file_of_another_size_is_not_read(place: Place, desk: Desk) -> None:
+    oid = desk.write(content(1000))
+
+    with pytest.raises(LocalError, match="has 1000 bytes, not 1001"):
+        desk.up(place.store, oid, 1001)
+    desk.path.unlink()
+    with pytest.raises(LocalError, match="cannot read"):
+        upload(place.store, KEY, oid, desk.path, Meter(1000, desk.stop), limits=SMALL_PARTS, streams=2)
+
+    assert place.objects() == {}
+
+
+class Meddling(FlakyStore):
+    """A Store around a Store: `meddle` is called before anything is sent or published."""
+
+    def __init__(self, store: Store, meddle: Callable[[str], object]) -> None:
+        super().__init__(store, [])
+        self._meddle = meddle
+
+    def _next(self, call: str) -> None:
+        super()._next(call)
+        if call not in ("stat", "begin", "abort"):
+            self._meddle(call)
+
+
+@by_size
+@pytest.mark.parametrize("harm", ["altered", "truncated"])
+def test_a_file_that_changes_while_it_is_sent_never_shows(place: Place, desk: Desk, size: int, harm: str) -> None:
+    oid = desk.write(content(size))
+
+    def change(call: str) -> None:
+        if harm == "truncated":
+            os.truncate(desk.path, 1000)
+        else:
+            with desk.path.open("r+b") as file:
+                file.write(b"changed")
+
+    with pytest.raises(LocalError, match=harm if harm == "truncated" else "changed while it was read"):
+        desk.up(retrying(Meddling(place.store, change)), oid)
+
+    assert place.objects() == {}
+    assert place.unfinished() == 0
+
+
+@by_size
+def test_an_upload_that_is_stopped_leaves_nothing(place: Place, desk: Desk, size: int) -> None:
+    oid = desk.write(content(size))
+
+    with pytest.raises(StoppedError):
+        desk.up(retrying(Meddling(place.store, lambda call: desk.stop.set()), stop=desk.stop), oid)
+
+    assert place.objects() == {}
+    assert place.unfinished() == 0
+
+
+@by_size
+def test_two_that_send_the_same_object_both_end_well(place: Place, desk: Desk, size: int) -> None:
+    oid = desk.write(content(size))
+    both = threading.Barrier(2, timeout=20)
+
+    def meet(call: str) -> None:
+        if call in ("put", "complete"):
+            both.wait()
+
+    def up(number: int) -> tuple[str, int]:
+        meter = Meter(size, desk.stop)
+        store = Meddling(place.store, meet)
+        sent = upload(retrying(store), KEY, oid, desk.path, meter, limits=SMALL_PARTS, streams=2)
+        return sent.how, meter.done
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(up, range(2)))
+
+    assert [done for _, done in results] == [size, size]
+    assert "uploaded" in [how for how, _ in results]
+    assert place.objects() == {KEY: content(size)}
+    assert place.unfinished() == 0
+
+
+@by_size
+def test_a_byte_that_is_wrong_in_the_store_is_never_handed_over(place: Place, desk: Desk, size: int) -> None:
+    data = bytearray(content(size))
+    data[size // 2] ^= 1
+    place.replace(KEY, bytes(data))
+
+    with pytest.raises(DamagedError, match=f"SHA-256 is {oid_of(bytes(data))}"):
+        desk.down(retrying(place.store), oid_of(content(size)), size)
+
+    assert desk.left() == []
+
+
+@by_size
+@pytest.mark.parametrize("there", [0, 7])
+def test_an_object_of_another_size_is_never_handed_over(place: Place, desk: Desk, size: int, there: int) -> None:
+    place.replace(KEY, content(there))
+
+    with pytest.raises(DamagedError):
+        desk.down(retrying(place.store), oid_of(content(size)), size)
+
+    assert desk.left() == []
+
+
+@by_size
+def test_an_object_that_is_missing_is_named(place: Place, desk: Desk, size: int) -> None:
+    with pytest.raises(MissingError, match="404"):
+        desk.down(retrying(place.store), oid_of(b""), size)
+
+    assert desk.left() == []
+
+
+# The local side, over a dict
+
+
+@by_size
+def test_a_full_disk_ends_the_session_and_leaves_its_room(desk: Desk, size: int) -> None:
+    store = DictStore()
+    store.objects[KEY] = content(size)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    failures = [full] if size < MIB else [None, None, full]
+
+    with pytest.raises(DiskError, match="is full"):
+        desk.down(retrying(FlakyStore(store, failures)), oid_of(content(size)), size)
+
+    assert desk.left() == []
+
+
+@by_size
+def test_a_download_that_is_stopped_leaves_nothing(desk: Desk, size: int) -> None:
+    store = DictStore()
+    store.objects[KEY] = content(size)
+    desk.stop.set()
+
+    with pytest.raises(StoppedError):
+        desk.down(store, oid_of(content(size)), size)
+
+    assert desk.left() == []
+
+
+@pytest.mark.parametrize("mode,expected", [(None, 0o640), (0o664, 0o664), (0o660, 0o660)])
+def test_the_mode_is_the_umasks_or_the_repositorys(desk: Desk, mode: int | None, expected: int) -> None:
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+    desk.mode = mode
+    umask = os.umask(0o027)
+    try:
+        path = desk.down(store, oid_of(b"weights"), 7)
+    finally:
+        os.umask(umask)
+
+    assert stat.S_IMODE(path.stat().st_mode) == expected
+
+
+def test_a_storage_that_cannot_be_written_is_a_sentence(desk: Desk) -> None:
+    desk.storage.write_text("not a folder")
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+
+    with pytest.raises(DiskError, match="LFS storage must be writable"):
+        desk.down(store, oid_of(b"weights"), 7)
+
+
+def test_two_that_fetch_the_same_object_both_get_it(desk: Desk, tmp_path: Path) -> None:
+    store = DictStore()
+    store.objects[KEY] = content(12 * MIB)
+    oid = oid_of(content(12 * MIB))
+
+    def down(number: int) -> bytes:
+        meter = Meter(12 * MIB, desk.stop)
+        folders = Folders(desk.storage, None)
+        path = download(store, KEY, oid, meter, folders, limits=SMALL_PARTS, streams=2)
+        return path.rename(tmp_path / str(number)).read_bytes()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(down, range(2))) == [content(12 * MIB)] * 2
+    assert desk.left() == []
+
+
+def test_an_object_that_no_plan_fits_is_refused_before_a_byte_is_sent(desk: Desk) -> None:
+    store = FlakyStore(DictStore(), [])
+    oid = desk.write(content(1000))
+    limits = Limits(min_part=1, max_part=10, max_parts=10, part_size=10)
+
+    with pytest.raises(ObjectError, match="1000 bytes is more than an object can have here"):
+        upload(store, KEY, oid, desk.path, Meter(1000, desk.stop), limits=limits, streams=2)
+
+    assert store.calls == ["stat"]
+
+
+def test_a_part_is_never_in_memory(bucket_of: BucketOf, desk: Desk) -> None:
+    place, size = bucket_of("versitygw"), 96 * MIB
+    with desk.path.open("wb") as file:
+        for block in range(96):
+            file.write(content(MIB, seed=block % 7))
+    oid = Oid(hashlib.file_digest(desk.path.open("rb"), "sha256").hexdigest())
+    limits = Limits(part_size=64 * MIB)
+    place.store.stat(KEY)  # boto3 is loaded
+    tracemalloc.start()
+    try:
+        upload(place.store, KEY, oid, desk.path, Meter(size, desk.stop), limits=limits, streams=2)
+        folders = Folders(desk.storage, None)
+        download(place.store, KEY, oid, Meter(size, desk.stop), folders, limits=limits, streams=2)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 8 * MIB
+
+
+# Faults on the way
+
+
+def through(place: InBucket, *rules: Rule) -> FaultProxy:
+    key = Key(place.server.access_key, place.server.secret_key)
+    return FaultProxy(place.server.endpoint, Faults(rules, seed=7), key=key)
+
+
+def counted(proxy: FaultProxy) -> dict[str, int]:
+    """How often each kind of request was made."""
+    return Counter(
+        operation_of(seen.method, "bucket", "key", dict(parse_qsl(seen.query, keep_blank_values=True)))
+        for seen in proxy.requests
+    )
+
+
+PUT = ("PUT", "")
+COMPLETE = ("POST", "uploadId=")
+Publication = tuple[str, str]
+by_publication = pytest.mark.parametrize(
+    "size,publication", [(SIZES["whole"], PUT), (SIZES["in parts"], COMPLETE)], ids=["put", "complete"]
+)
+by_kind = pytest.mark.parametrize("kind", list(KINDS))
+
+
+@by_kind
+@by_publication
+def test_a_lost_answer_does_not_publish_twice(
+    bucket_of: BucketOf, desk: Desk, kind: str, size: int, publication: Publication
+) -> None:
+    place = bucket_of(kind)
+    place.client.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
+    oid = desk.write(content(size))
+
+    with through(place, Rule(Reset("answer-head"), *publication, times=1)) as proxy:
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
+        assert [seen.fault for seen in proxy.requests if seen.fault] == ["reset answer-head"]
+
+    assert desk.meter.done == size
+    assert place.objects() == {KEY: content(size)}
+    assert place.unfinished() == 0
+    if kind != "ceph":  # which, in a bucket with versions, heeds no If-None-Match
+        assert len(place.client.list_object_versions(Bucket=place.bucket)["Versions"]) == 1
+
+
+@by_kind
+@by_publication
+@pytest.mark.parametrize(
+    "answer",
+    [
+        CONFLICT,
+        Answer(412, "PreconditionFailed"),
+        Answer(412, "PreconditionFailed", forward=True),
+        INTERNAL_ERROR,
+        Answer(500, "InternalError", forward=True),
+        ERROR_IN_200,
+        Answer(200, "InternalError", forward=True),
+        Answer(404, "NoSuchUpload"),
+        Answer(404, "NoSuchUpload", forward=True),
+    ],
+    ids=lambda answer: f"{answer.status}{answer.code}{'-done' if answer.forward else ''}",
+)
+def test_what_a_publication_answers_is_decided_by_a_look(
+    bucket_of: BucketOf, desk: Desk, kind: str, size: int, publication: Publication, answer: Answer
+) -> None:
+    if publication is PUT and (answer.status == 200 or answer.code == "NoSuchUpload"):
+        pytest.skip("no answer to a put")
+    place = bucket_of(kind)
+    oid = desk.write(content(size))
+
+    with through(place, Rule(answer, *publication, times=1)) as proxy:
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
+
+    assert desk.meter.done == size
+    assert place.objects() == {KEY: content(size)}
+    assert place.unfinished() == 0
+
+
+@by_publication
+def test_a_conflict_without_a_winner_is_not_asked_for_ever(
+    bucket_of: BucketOf, desk: Desk, size: int, publication: Publication
+) -> None:
+    place = bucket_of("versitygw")
+    oid = desk.write(content(size))
+
+    with (
+        through(place, Rule(CONFLICT, *publication)) as proxy,
+        pytest.raises(ObjectError, match=r"409 ConditionalRequestConflict.*yet nothing is there: push again"),
+    ):
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
+
+    assert place.objects() == {}
+    assert place.unfinished() == 0
+
+
+@by_kind
+@by_size
+def test_bytes_that_change_on_their_way_are_refused_and_sent_again(
+    bucket_of: BucketOf, desk: Desk, kind: str, size: int
+) -> None:
+    place = bucket_of(kind)
+    oid = desk.write(content(size))
+
+    with through(place, Rule(Flip("request-body"), method="PUT", times=1)) as proxy:
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
+        refused = [seen for seen in proxy.requests if seen.fault]
+        assert [seen.store_status for seen in refused] == [400]
+        assert len([seen for seen in proxy.requests if seen.method == "PUT"]) == (2 if size < MIB else 4)
+
+    assert (desk.meter.done, desk.meter.moved > size) == (size, True)
+    assert place.objects() == {KEY: content(size)}
+
+
+@by_size
+def test_bytes_that_change_on_their_way_here_are_fetched_again(bucket_of: BucketOf, desk: Desk, size: int) -> None:
+    place = bucket_of("versitygw")
+    place.replace(KEY, content(size))
+
+    with through(place, Rule(Flip("answer-body"), method="GET", times=1)) as proxy:
+        path = desk.down(retrying(place.store_with(endpoint=proxy.endpoint)), oid_of(content(size)), size)
+        assert counted(proxy)["GetObject"] == (2 if size < MIB else 6)
+
+    assert path.read_bytes() == content(size)
+    assert desk.meter.done == size
+
+
+def test_a_body_that_breaks_off_is_resumed_where_it_broke(bucket_of: BucketOf, desk: Desk) -> None:
+    place, size = bucket_of("versitygw"), 4 * MIB
+    place.replace(KEY, content(size))
+
+    with through(place, Rule(Truncate(at=0.5), method="GET", times=1)) as proxy:
+        path = desk.down(retrying(place.store_with(endpoint=proxy.endpoint)), oid_of(content(size)), size)
+        ranges = [seen.headers["range"] for seen in proxy.requests]
+
+    assert path.read_bytes() == content(size)
+    assert desk.meter.moved == size
+    first, second = (tuple(map(int, span.removeprefix("bytes=").split("-"))) for span in ranges)
+    assert first == (0, size - 1)
+    assert (MIB < second[0] <= size // 2, second[1]) == (True, size - 1)
+
+
+@by_kind
+@pytest.mark.parametrize("size,requests", [(100_000, 1), (12 * MIB, 1)])
+def test_a_skip_is_one_question(bucket_of: BucketOf, desk: Desk, kind: str, size: int, requests: int) -> None:
+    place = bucket_of(kind)
+    oid = desk.write(content(size))
+    place.replace(KEY, content(size))
+
+    with through(place) as proxy:
+        assert desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid).how == "skipped"
+        assert [seen.method for seen in proxy.requests] == ["HEAD"]
+
+
+@by_size
+def test_without_the_right_to_list_a_push_goes_on(bucket_of: BucketOf, desk: Desk, size: int) -> None:
+    place = bucket_of("versitygw")
+    oid = desk.write(content(size))
+    hidden = Answer(403, "AccessDenied")
+
+    with through(place, Rule(hidden, method="HEAD|GET")) as proxy:
+        assert desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid).how == "uploaded"
+
+    assert place.objects() == {KEY: content(size)}
+
+
+def test_an_upload_that_fails_is_aborted(bucket_of: BucketOf, desk: Desk) -> None:
+    place, size = bucket_of("versitygw"), 12 * MIB
+    oid = desk.write(content(size))
+
+    with (
+        through(place, Rule(Answer(403, "AccessDenied"), target="partNumber=2")) as proxy,
+        pytest.raises(ObjectError, match=r"storing part 2 of s3://.*403 AccessDenied.*s3:PutObject is needed"),
+    ):
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
+
+    assert counted(proxy)["AbortMultipartUpload"] == 1
+    assert (place.objects(), place.unfinished()) == ({}, 0)
