@@ -250,6 +250,8 @@ class Worker:
         cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ)
         store, patience = cellar.open(stop=self._halt, notice=self._note_retry)
         self._log = self._open_log(cellar)
+        if profile := cellar.profile_passed_over:
+            self._log.info("profile passed over", profile=profile, source=".mlcellar.toml")
         store.connect()
         return Ready(cellar, store, patience)
 

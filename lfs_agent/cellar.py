@@ -132,7 +132,7 @@ class Cellar:
         os.environ.setdefault("BOTO_DISABLE_CRT", "true")
         from lfs_agent.store.s3 import open_session
 
-        return open_session(self.settings, self.environ, self._cellar_profile())
+        return open_session(self.settings, self.environ, self._cellar_profile)
 
     @cached_property
     def claim(self) -> Claim:
@@ -183,6 +183,14 @@ class Cellar:
             temporary.write_text(said + "\n")
             temporary.replace(self._last_push_file)
 
+    @property
+    def profile_passed_over(self) -> str:
+        """The AWS profile that the repository recommends, where it is not the one in use."""
+        if isinstance(self.target, FolderTarget) or self._session.profile:
+            return ""
+        return self._cellar_profile
+
+    @cached_property
     def _cellar_profile(self) -> str:
         """The AWS profile that ml-cellar's own file recommends; "" where there is none."""
         if self.repo.worktree is None:

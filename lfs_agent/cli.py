@@ -26,6 +26,7 @@ exit status:
   1  objects are missing or damaged
   2  usage: the command line or a setting is wrong
   3  could not be done, or could not be asked
+  130  interrupted
 """
 
 

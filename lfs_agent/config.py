@@ -40,7 +40,6 @@ class Settings:
     expected_owner: str | None = None
     part_size: int = 16 * MIB
     streams: int | None = None
-    connect_timeout: float = 10.0
     read_timeout: float = 60.0
     first_deadline: float = 6.0
     deadline: float = 300.0
@@ -207,12 +206,11 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "number",
         "Parts of one object in flight at once, in each worker; 16 divided by the workers.",
     ),
-    Setting("connect_timeout", _seconds, "seconds", "How long a connection may take to be made."),
     Setting(
         "read_timeout",
         _seconds,
         "seconds",
-        "How long the store may be silent. There is no limit on a whole request.",
+        "How long the store may be silent, or take to connect. There is no limit on a whole request.",
     ),
     Setting("first_deadline", _seconds, "seconds", "How long to try until the store answers for the first time."),
     Setting("deadline", _seconds, "seconds", "How long to ask again, counted from a request's first failure."),

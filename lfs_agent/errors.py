@@ -148,4 +148,4 @@ class StoppedError(AgentError):
     """We were told to stop: end of input, a signal, or a cause that another worker met."""
 
     code = 130
-    status = 3
+    status = 130

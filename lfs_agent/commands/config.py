@@ -25,7 +25,7 @@ examples:
 
 _AWS_VARIABLES = {
     "endpoint": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-    "region": ("AWS_DEFAULT_REGION",),
+    "region": ("AWS_REGION", "AWS_DEFAULT_REGION"),
     "profile": ("AWS_DEFAULT_PROFILE", "AWS_PROFILE"),
     "ca": ("AWS_CA_BUNDLE",),
 }

@@ -95,6 +95,8 @@ def open_session(settings: Settings, environ: Mapping[str, str], cellar_profile:
     """
     session = Session()
     session.register_component("data_loader", _Loader())
+    if environ.get("AWS_REGION"):  # which the AWS command line and the other SDKs read, and boto3 doesn't
+        session.set_config_variable("region", environ["AWS_REGION"])
     if settings.profile:
         session.set_config_variable("profile", settings.profile)
     elif cellar_profile and not _chooses_identity(environ) and cellar_profile in session.available_profiles:
@@ -206,7 +208,7 @@ class S3Store:
             )
         config = Config(
             # urllib3 allows each block that is sent as long as connecting may take; on a slow link that is too short.
-            connect_timeout=max(settings.connect_timeout, settings.read_timeout),
+            connect_timeout=settings.read_timeout,
             read_timeout=settings.read_timeout,
             retries={"total_max_attempts": 1, "mode": "standard"},
             max_pool_connections=self._connections,
