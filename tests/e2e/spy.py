@@ -2,13 +2,14 @@
 
 A line of JSON goes to LOG for every import, every file opened for writing, every rename, program and connection,
 with the process's number. `noise`: the first import of botocore prints, warns and writes to descriptor 1, as
-libraries do. `names`: *.s3.test is 127.0.0.1, for a server whose buckets are host names.
+libraries do. `names`: *.s3.test is 127.0.0.1, for a server whose buckets are host names; noted too.
 """
 
 import json
 import os
 import runpy
 import sys
+from collections.abc import Callable
 from typing import Any
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
@@ -19,8 +20,6 @@ def main() -> None:
     log_path, worker, *options = sys.argv[1:]
     log = os.open(log_path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     noise = "noise" in options
-    if "names" in options:
-        _resolve_names()
 
     def note(event: str, **more: Any) -> None:
         os.write(log, json.dumps({"pid": os.getpid(), "event": event, **more}).encode() + b"\n")
@@ -42,6 +41,8 @@ def main() -> None:
             case "socket.connect", (_, address):
                 note("connect", address=str(address))
 
+    if "names" in options:
+        _resolve_names(lambda host: note("resolve", host=host))
     sys.addaudithook(hook)
     runpy.run_path(worker, run_name="__main__")
 
@@ -54,13 +55,15 @@ def _make_noise() -> None:
     warnings.warn("a library warns", stacklevel=1)
 
 
-def _resolve_names() -> None:
+def _resolve_names(note: Callable[[str], None]) -> None:
     import socket
 
     real = socket.getaddrinfo
 
     def getaddrinfo(host: Any, *rest: Any, **named: Any) -> Any:
         local = isinstance(host, str) and (host == "s3.test" or host.endswith(".s3.test"))
+        if local:
+            note(host)
         return real("127.0.0.1" if local else host, *rest, **named)
 
     socket.getaddrinfo = getaddrinfo

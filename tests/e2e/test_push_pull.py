@@ -139,6 +139,7 @@ def test_a_bucket_may_be_a_host_name(home: Home, tls: Tls, tmp_path: Path) -> No
         assert cellar.keys() == sorted(map(cellar.key, oids.values()))
         assert (clone / "weights.bin").read_bytes() == (cellar.work / "weights.bin").read_bytes()
         assert (clone / "small.bin").read_bytes() == (cellar.work / "small.bin").read_bytes()
+        assert {note["host"] for note in seen_by_spy(tmp_path / "spy", "resolve")} == {"bucket.s3.test"}
 
 
 def test_a_bare_clone_a_worktree_and_a_subfolder_fetch_too(cellar: Cellar, any_server: Server, tmp_path: Path) -> None:
