@@ -35,7 +35,7 @@ class Case:
 CASES = {
     case.name: case
     for case in (
-        Case("one", "one object of 10 kB", 1, 10_000, 9),
+        Case("one", "one object of 10 kB", 1, 10_000, 7),
         Case("k200", "200 objects of 10 kB", 200, 10_000, 3),
         Case("k2000", "2,000 objects of 100 kB", 2000, 100_000, 2),
         Case("mid", "8 objects of 512 MiB", 8, 512 << 20, 2),
