@@ -207,7 +207,7 @@ class S3Store:
                 f"there are no certificates in {connection.ca}: correct lfs-agent.ca, AWS_CA_BUNDLE or http.sslCAInfo"
             )
         config = Config(
-            # urllib3 allows each block that is sent as long as connecting may take; on a slow link that is too short.
+            # urllib3 has one timeout for connecting and for each block that is sent, however slow the link.
             connect_timeout=settings.read_timeout,
             read_timeout=settings.read_timeout,
             retries={"total_max_attempts": 1, "mode": "standard"},

@@ -1,6 +1,7 @@
 """Each kind of store in turn, with another way to look into it."""
 
 import re
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import count
@@ -9,11 +10,17 @@ from typing import Any
 
 import pytest
 
+from lfs_agent.parts import Limits
+from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
 from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.s3 import S3Store
+from lfs_agent.transfer.download import Folders, download
+from lfs_agent.transfer.meter import Meter
+from lfs_agent.transfer.upload import Sent, upload
 from tests.conftest import ServerOf
-from tests.contract.stores import DictStore, retrying, s3_store
+from tests.contract.stores import SMALL_PARTS, DictStore, oid_of, retrying, s3_store
+from tests.proxy import FaultProxy, Faults, Key, Rule
 from tests.servers import KINDS, Server
 
 
@@ -94,6 +101,11 @@ class InBucket(Place):
     def store_with(self, **settings: Any) -> S3Store:
         return s3_store(self.server, self.bucket, **settings)
 
+    def through(self, *rules: Rule) -> FaultProxy:
+        """A proxy before the server that does what the rules say."""
+        key = Key(self.server.access_key, self.server.secret_key)
+        return FaultProxy(self.server.endpoint, Faults(rules, seed=7), key=key)
+
     def without_bucket(self) -> Store:
         return s3_store(self.server, "there-is-no-such-bucket")
 
@@ -150,3 +162,43 @@ def bucket_of(request: pytest.FixtureRequest, server_of: ServerOf) -> BucketOf:
 def store(request: pytest.FixtureRequest, place: Place) -> Store:
     """The store of the place, as it is and inside a RetryingStore."""
     return place.store if request.param == "plain" else retrying(place.store, deadline_s=0.5)
+
+
+# Transfers
+
+KEY = "weights/key"
+
+
+class Desk:
+    """A user's file and LFS storage, and the transfers between them and a store."""
+
+    def __init__(self, folder: Path) -> None:
+        self.storage = folder / "lfs"
+        self.path = folder / "object"
+        self.mode: int | None = None
+        self.meter = Meter(0, threading.Event())
+        self.stop = threading.Event()
+
+    def write(self, data: bytes) -> Oid:
+        self.path.write_bytes(data)
+        return oid_of(data)
+
+    def up(self, store: Store, oid: Oid, size: int = -1, *, key: str = KEY, limits: Limits = SMALL_PARTS) -> Sent:
+        self.meter = Meter(self.path.stat().st_size if size < 0 else size, self.stop)
+        return upload(store, key, oid, self.path, self.meter, limits=limits, streams=2)
+
+    def down(self, store: Store, oid: Oid, size: int, *, key: str = KEY, limits: Limits = SMALL_PARTS) -> Path:
+        self.meter = Meter(size, self.stop)
+        folders = Folders(self.storage, self.mode)
+        return download(store, key, oid, self.meter, folders, limits=limits, streams=2)
+
+    def left(self) -> list[str]:
+        """All files in the LFS storage."""
+        return sorted(str(path.relative_to(self.storage)) for path in self.storage.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    return Desk(folder)

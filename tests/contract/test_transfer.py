@@ -20,8 +20,8 @@ from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.transfer.upload import Sent, upload
-from tests.contract.conftest import BucketOf, InBucket, Place
+from lfs_agent.transfer.upload import upload
+from tests.contract.conftest import KEY, BucketOf, Desk, Place
 from tests.contract.stores import SMALL_PARTS, DictStore, FlakyStore, content, oid_of, retrying
 from tests.proxy import (
     CONFLICT,
@@ -29,9 +29,7 @@ from tests.proxy import (
     INTERNAL_ERROR,
     Answer,
     FaultProxy,
-    Faults,
     Flip,
-    Key,
     Reset,
     Rule,
     Truncate,
@@ -39,44 +37,8 @@ from tests.proxy import (
 from tests.servers import KINDS
 from tests.servers.access import operation_of
 
-KEY = "weights/key"
 SIZES = {"whole": 100_000, "in parts": 12 * MIB}
 by_size = pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-
-
-class Desk:
-    """A user's file and LFS storage, and the transfers between them and a store."""
-
-    def __init__(self, folder: Path) -> None:
-        self.storage = folder / "lfs"
-        self.path = folder / "object"
-        self.mode: int | None = None
-        self.meter = Meter(0, threading.Event())
-        self.stop = threading.Event()
-
-    def write(self, data: bytes) -> Oid:
-        self.path.write_bytes(data)
-        return oid_of(data)
-
-    def up(self, store: Store, oid: Oid, size: int = -1) -> Sent:
-        self.meter = Meter(self.path.stat().st_size if size < 0 else size, self.stop)
-        return upload(store, KEY, oid, self.path, self.meter, limits=SMALL_PARTS, streams=2)
-
-    def down(self, store: Store, oid: Oid, size: int) -> Path:
-        self.meter = Meter(size, self.stop)
-        folders = Folders(self.storage, self.mode)
-        return download(store, KEY, oid, self.meter, folders, limits=SMALL_PARTS, streams=2)
-
-    def left(self) -> list[str]:
-        """All files in the LFS storage."""
-        return sorted(str(path.relative_to(self.storage)) for path in self.storage.rglob("*") if path.is_file())
-
-
-@pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    return Desk(folder)
 
 
 # Over every store
@@ -343,11 +305,6 @@ def test_a_part_is_never_in_memory(bucket_of: BucketOf, desk: Desk) -> None:
 # Faults on the way
 
 
-def through(place: InBucket, *rules: Rule) -> FaultProxy:
-    key = Key(place.server.access_key, place.server.secret_key)
-    return FaultProxy(place.server.endpoint, Faults(rules, seed=7), key=key)
-
-
 def counted(proxy: FaultProxy) -> dict[str, int]:
     """How often each kind of request was made."""
     return Counter(
@@ -374,7 +331,7 @@ def test_a_lost_answer_does_not_publish_twice(
     place.client.put_bucket_versioning(Bucket=place.bucket, VersioningConfiguration={"Status": "Enabled"})
     oid = desk.write(content(size))
 
-    with through(place, Rule(Reset("answer-head"), *publication, times=1)) as proxy:
+    with place.through(Rule(Reset("answer-head"), *publication, times=1)) as proxy:
         desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
         assert [seen.fault for seen in proxy.requests if seen.fault] == ["reset answer-head"]
 
@@ -410,7 +367,7 @@ def test_what_a_publication_answers_is_decided_by_a_look(
     place = bucket_of(kind)
     oid = desk.write(content(size))
 
-    with through(place, Rule(answer, *publication, times=1)) as proxy:
+    with place.through(Rule(answer, *publication, times=1)) as proxy:
         desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
 
     assert desk.meter.done == size
@@ -426,7 +383,7 @@ def test_a_conflict_without_a_winner_is_not_asked_for_ever(
     oid = desk.write(content(size))
 
     with (
-        through(place, Rule(CONFLICT, *publication)) as proxy,
+        place.through(Rule(CONFLICT, *publication)) as proxy,
         pytest.raises(ObjectError, match=r"409 ConditionalRequestConflict.*yet nothing is there: push again"),
     ):
         desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
@@ -443,7 +400,7 @@ def test_bytes_that_change_on_their_way_are_refused_and_sent_again(
     place = bucket_of(kind)
     oid = desk.write(content(size))
 
-    with through(place, Rule(Flip("request-body"), method="PUT", times=1)) as proxy:
+    with place.through(Rule(Flip("request-body"), method="PUT", times=1)) as proxy:
         desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
         refused = [seen for seen in proxy.requests if seen.fault]
         assert [seen.store_status for seen in refused] == [400]
@@ -458,7 +415,7 @@ def test_bytes_that_change_on_their_way_here_are_fetched_again(bucket_of: Bucket
     place = bucket_of("versitygw")
     place.replace(KEY, content(size))
 
-    with through(place, Rule(Flip("answer-body"), method="GET", times=1)) as proxy:
+    with place.through(Rule(Flip("answer-body"), method="GET", times=1)) as proxy:
         path = desk.down(retrying(place.store_with(endpoint=proxy.endpoint)), oid_of(content(size)), size)
         assert counted(proxy)["GetObject"] == (2 if size < MIB else 6)
 
@@ -470,7 +427,7 @@ def test_a_body_that_breaks_off_is_resumed_where_it_broke(bucket_of: BucketOf, d
     place, size = bucket_of("versitygw"), 4 * MIB
     place.replace(KEY, content(size))
 
-    with through(place, Rule(Truncate(at=0.5), method="GET", times=1)) as proxy:
+    with place.through(Rule(Truncate(at=0.5), method="GET", times=1)) as proxy:
         path = desk.down(retrying(place.store_with(endpoint=proxy.endpoint)), oid_of(content(size)), size)
         ranges = [seen.headers["range"] for seen in proxy.requests]
 
@@ -488,7 +445,7 @@ def test_a_skip_is_one_question(bucket_of: BucketOf, desk: Desk, kind: str, size
     oid = desk.write(content(size))
     place.replace(KEY, content(size))
 
-    with through(place) as proxy:
+    with place.through() as proxy:
         assert desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid).how == "skipped"
         assert [seen.method for seen in proxy.requests] == ["HEAD"]
 
@@ -499,7 +456,7 @@ def test_without_the_right_to_list_a_push_goes_on(bucket_of: BucketOf, desk: Des
     oid = desk.write(content(size))
     hidden = Answer(403, "AccessDenied")
 
-    with through(place, Rule(hidden, method="HEAD|GET")) as proxy:
+    with place.through(Rule(hidden, method="HEAD|GET")) as proxy:
         assert desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid).how == "uploaded"
 
     assert place.objects() == {KEY: content(size)}
@@ -510,7 +467,7 @@ def test_an_upload_that_fails_is_aborted(bucket_of: BucketOf, desk: Desk) -> Non
     oid = desk.write(content(size))
 
     with (
-        through(place, Rule(Answer(403, "AccessDenied"), target="partNumber=2")) as proxy,
+        place.through(Rule(Answer(403, "AccessDenied"), target="partNumber=2")) as proxy,
         pytest.raises(ObjectError, match=r"storing part 2 of s3://.*403 AccessDenied.*s3:PutObject is needed"),
     ):
         desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)

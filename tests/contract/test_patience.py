@@ -1,0 +1,354 @@
+"""Who asks again, how often, how long: a RetryingStore over S3 with faults on the way, and over a dict that fails."""
+
+import threading
+import time
+from collections import Counter
+
+import pytest
+
+from lfs_agent.errors import (
+    CredentialsError,
+    DeniedError,
+    ObjectError,
+    StoppedError,
+    TransientError,
+    UnreachableError,
+)
+from lfs_agent.parts import MIB, Limits
+from tests.contract.conftest import KEY, BucketOf, Desk
+from tests.contract.stores import (
+    BytesBody,
+    DictStore,
+    FlakyStore,
+    Notices,
+    content,
+    crc_of,
+    oid_of,
+    patience,
+    put_parts,
+    read,
+    retrying,
+)
+from tests.proxy import (
+    ACCESS_DENIED,
+    INTERNAL_ERROR,
+    SLOW_DOWN,
+    Action,
+    Answer,
+    BlackHole,
+    Reset,
+    Rule,
+    Stall,
+    Throttle,
+    Truncate,
+)
+from tests.servers import KINDS
+
+DATA = content(1000)
+OID = oid_of(DATA)
+
+
+# A tenth of everything fails
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_when_requests_fail_at_random_everything_arrives(bucket_of: BucketOf, desk: Desk, kind: str) -> None:
+    place = bucket_of(kind)
+    faults: tuple[Action, ...] = (
+        SLOW_DOWN,
+        INTERNAL_ERROR,
+        Reset("request-head"),
+        Reset("request-body"),
+        Reset("answer-head"),
+        Reset("answer-body"),
+        Stall("answer-head", 2.0),
+        Truncate(),
+    )
+    with place.through(*(Rule(fault, probability=0.02) for fault in faults)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint, read_timeout=1.0))
+        for size in (32 * MIB, *range(1000, 1015)):
+            oid = desk.write(content(size))
+            desk.up(store, oid, key=str(size))
+            path = desk.down(store, oid, size, key=str(size))
+            assert path.read_bytes() == content(size)
+        assert sum(1 for seen in proxy.requests if seen.fault) >= 3
+
+    assert len(place.objects()) == 16
+
+
+# What is not asked again
+
+
+@pytest.mark.parametrize(
+    "answer,error",
+    [
+        (ACCESS_DENIED, DeniedError),
+        (Answer(403, "SignatureDoesNotMatch"), CredentialsError),
+        (Answer(400, "EntityTooLarge"), ObjectError),
+    ],
+)
+def test_what_is_permanent_is_asked_once(bucket_of: BucketOf, answer: Answer, error: type[Exception]) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(answer)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        with pytest.raises(error):
+            store.put(KEY, OID, BytesBody(DATA))
+        with pytest.raises(error):
+            read(store, KEY, 0, 10)
+        with pytest.raises(error):
+            store.begin(KEY, OID, 6 * MIB)
+
+        assert Counter(seen.method for seen in proxy.requests) == {"PUT": 1, "GET": 1, "POST": 1}
+
+
+# One layer
+
+
+@pytest.mark.parametrize("fault", [SLOW_DOWN, INTERNAL_ERROR, Reset("answer-head"), Answer(503), Answer(429)])
+def test_nobody_below_asks_again(bucket_of: BucketOf, fault: Answer | Reset) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(fault)) as proxy:
+        store = place.store_with(endpoint=proxy.endpoint)
+        with pytest.raises(TransientError):
+            store.stat(KEY)
+        with pytest.raises(TransientError):
+            store.put(KEY, OID, BytesBody(DATA))
+        with pytest.raises(TransientError):
+            read(store, KEY, 0, 10)
+
+        assert [seen.method for seen in proxy.requests] == ["HEAD", "PUT", "GET"]
+
+
+def test_every_repetition_is_told(bucket_of: BucketOf) -> None:
+    place, notices = bucket_of("versitygw"), Notices()
+    with place.through(Rule(SLOW_DOWN, times=3)) as proxy:
+        retrying(place.store_with(endpoint=proxy.endpoint), notices=notices).stat(KEY)
+
+        assert len(proxy.requests) == 4
+    assert ["503" in str(reason) for reason in notices.reasons] == [True] * 3
+
+
+# Time
+
+
+def test_a_store_that_asks_for_a_pause_gets_it(bucket_of: BucketOf) -> None:
+    place, notices = bucket_of("versitygw"), Notices()
+    busy = Answer(503, "SlowDown", (("Retry-After", "1"),))
+    with place.through(Rule(busy, times=1)) as proxy:
+        retrying(place.store_with(endpoint=proxy.endpoint), notices=notices).stat(KEY)
+        first, second = proxy.requests
+
+    assert second.at - first.at >= 1.0
+    assert notices.waits_s == [1.0]
+
+
+def test_a_pause_may_be_a_date(bucket_of: BucketOf) -> None:
+    place, notices = bucket_of("versitygw"), Notices()
+    busy = Answer(503, "SlowDown", (("Retry-After", "Fri, 21 Nov 2014 07:28:00 GMT"),))
+    with place.through(Rule(busy, times=1)) as proxy:
+        retrying(place.store_with(endpoint=proxy.endpoint), notices=notices).stat(KEY)
+
+    assert 0 <= notices.waits_s[0] <= 0.25
+
+
+def test_a_pause_beyond_the_deadline_is_not_waited_for(bucket_of: BucketOf) -> None:
+    place, started = bucket_of("versitygw"), time.monotonic()
+    busy = Answer(503, "SlowDown", (("Retry-After", "3600"),))
+    with place.through(Rule(busy)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        with pytest.raises(ObjectError, match=r"503.*\(asked 1 times\)"):
+            store.stat(KEY)
+
+    assert time.monotonic() - started < 3
+
+
+def test_the_deadline_counts_from_the_first_failure(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(SLOW_DOWN)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint), deadline_s=1.5)
+        started = time.monotonic()
+        with pytest.raises(ObjectError, match=r"503.*\(asked [2-9] times\)"):
+            store.stat(KEY)
+
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("accept", [True, False], ids=["silent", "refusing"])
+def test_an_endpoint_that_is_dead_from_the_start_is_given_up_soon(bucket_of: BucketOf, accept: bool) -> None:
+    place = bucket_of("versitygw")
+    with BlackHole(accept=accept) as hole:
+        store = retrying(place.store_with(endpoint=hole.endpoint), first_deadline_s=1.0, deadline_s=60)
+        started = time.monotonic()
+        with pytest.raises(UnreachableError):
+            store.stat(KEY)
+        assert time.monotonic() - started < 2.5
+
+        started = time.monotonic()
+        with pytest.raises(UnreachableError):  # and is not waited for again
+            store.stat(KEY)
+        assert time.monotonic() - started < 1
+
+
+def test_an_endpoint_that_hangs_up_from_the_start_is_given_up_soon(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(Reset("request-head"))) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint), first_deadline_s=1.0, deadline_s=60)
+        started = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"asked \d+ times"):
+            store.stat(KEY)
+
+    assert time.monotonic() - started < 2.5
+
+
+def test_a_store_that_has_answered_is_given_more_time(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(Stall("answer-head", 1.0), nth=2, times=1)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint), first_deadline_s=0.5)
+        assert store.stat(KEY) is None
+        assert store.stat(KEY) is None
+
+
+def test_a_first_answer_that_says_busy_is_an_answer(bucket_of: BucketOf) -> None:
+    place, notices = bucket_of("versitygw"), Notices()
+    busy = Answer(503, "SlowDown", (("Retry-After", "1"),))
+    with place.through(Rule(busy, times=1)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint), first_deadline_s=0.5, notices=notices)
+        assert store.stat(KEY) is None
+    assert notices.waits_s == [1.0]
+
+
+def test_a_first_object_may_come_slowly(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    place.replace(KEY, content(200_000))
+    with place.through(Rule(Throttle(down=100_000))) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint), first_deadline_s=0.7)
+        assert read(store, KEY, 0, 200_000)[1] == content(200_000)
+
+
+def test_an_answer_that_comes_too_late_writes_nothing(bucket_of: BucketOf) -> None:
+    place, late = bucket_of("versitygw"), threading.Event()
+    place.replace(KEY, DATA)
+    with place.through(Rule(Stall("answer-head", 1.0))) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint), first_deadline_s=0.2)
+        with pytest.raises(UnreachableError):
+            store.fetch(KEY, 0, 1000, lambda offset, chunk: late.set())
+        assert not late.wait(1.5)
+
+
+def test_a_request_may_take_longer_than_a_silence(bucket_of: BucketOf, desk: Desk) -> None:
+    place, size = bucket_of("versitygw"), 14 * MIB
+    oid = desk.write(content(size))
+    with place.through(Rule(Throttle(up=3 * MIB, down=3 * MIB))) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint, read_timeout=3.0))
+        desk.up(store, oid, limits=Limits())
+        assert desk.meter.moved == size
+        path = desk.down(store, oid, size, limits=Limits())
+        assert desk.meter.moved == size
+
+    assert path.read_bytes() == content(size)
+
+
+def test_something_on_the_way_that_is_not_s3_is_asked_again(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    portal = Answer(200, body=b"<html><body>Please log in to the Wi-Fi")
+    with place.through(Rule(portal, method="POST", times=1), Rule(Answer(502, body=b"<html>"), times=1)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        data = content(6 * MIB)
+        upload = store.begin(KEY, oid_of(data), len(data))
+        upload.complete(put_parts(upload, data), crc_of(data))
+
+    assert place.objects() == {KEY: data}
+
+
+# Over a dict
+
+
+def test_a_fetch_goes_on_where_it_broke_off() -> None:
+    store = DictStore()
+    store.objects[KEY] = content(1_000_000)
+    flaky = FlakyStore(store, [TransientError("reset"), TransientError("reset")])
+
+    found, data = read(retrying(flaky), KEY, 0, 1_000_000)
+
+    assert (found.size, data) == (1_000_000, content(1_000_000))
+    assert flaky.calls == ["fetch 0-1000000", "fetch 500000-1000000", "fetch 750000-1000000"]
+
+
+def test_every_call_is_asked_again() -> None:
+    data = content(6 * MIB)
+    again = TransientError("busy", heard=True)
+    store = DictStore()
+    flaky = FlakyStore(store, [again, None] * 6)
+    patient = retrying(flaky)
+
+    assert patient.stat(KEY) is None
+    patient.put("small", OID, BytesBody(DATA))
+    upload = patient.begin(KEY, oid_of(data), len(data))
+    upload.complete(put_parts(upload, data), crc_of(data))
+
+    assert store.objects == {"small": DATA, KEY: data}
+    calls = ["stat", "put", "begin", "part 2", "part 1", "complete"]
+    assert flaky.calls == [call for call in calls for _ in range(2)]
+
+
+def test_a_disk_that_is_full_is_no_reason_to_ask_again() -> None:
+    flaky = FlakyStore(DictStore(), [OSError(28, "No space left on device")])
+
+    with pytest.raises(OSError, match="No space left"):
+        retrying(flaky).stat(KEY)
+
+    assert flaky.calls == ["stat"]
+
+
+def test_a_disk_that_is_full_breaks_off_a_read_from_s3(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    place.replace(KEY, DATA)
+
+    def write(offset: int, chunk: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    with place.through() as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        store.stat(KEY)
+        with pytest.raises(OSError, match="No space left"):
+            store.fetch(KEY, 0, 1000, write)
+
+        assert [seen.method for seen in proxy.requests] == ["HEAD", "GET"]
+
+
+def test_who_is_told_to_stop_asks_no_more() -> None:
+    stop = threading.Event()
+    flaky = FlakyStore(DictStore(), [TransientError("busy", heard=True, retry_after_s=10)])
+    threading.Timer(0.1, stop.set).start()
+    started = time.monotonic()
+
+    with pytest.raises(StoppedError):
+        retrying(flaky, stop=stop).stat(KEY)
+    with pytest.raises(StoppedError):
+        retrying(flaky, stop=stop).stat(KEY)
+
+    assert time.monotonic() - started < 2
+    assert flaky.calls == ["stat"]
+
+
+def test_what_was_meant_for_the_end_is_raised_at_the_end() -> None:
+    unreachable = UnreachableError("nobody answers")
+    flaky = FlakyStore(DictStore(), [TransientError("refused", last=unreachable)] * 99)
+
+    with pytest.raises(UnreachableError, match="nobody answers"):
+        retrying(flaky, first_deadline_s=0.3).stat(KEY)
+
+
+def test_repetitions_are_counted() -> None:
+    patient = patience()
+    failures = [TransientError("busy", heard=True), TransientError("busy", heard=True)]
+
+    def call() -> str:
+        if failures:
+            raise failures.pop()
+        return "answer"
+
+    assert patient.call("test", call) == "answer"
+    assert patient.retries == 2
+    assert patient.call("test", call) == "answer"
+    assert patient.retries == 2
