@@ -90,6 +90,7 @@ class FaultProxy:
         self.key = key
         self.requests: list[Seen] = []
         self._free_at: dict[tuple[Throttle, Way], float] = {}
+        self._serving: set[asyncio.Task[None]] = set()  # else asyncio drops a task when its client hangs up
         self._ready = threading.Event()
 
     def __enter__(self) -> Self:
@@ -112,6 +113,10 @@ class FaultProxy:
         server.close()  # asyncio.run cancels what is still under way
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         client = _Stream(reader, writer)
         writer.transport.set_write_buffer_limits(0)  # no buffer of ours: a cut is where it was planned
         try:

@@ -296,9 +296,7 @@ def test_a_header_can_be_not_implemented(upstream: Upstream) -> None:
 
 
 @pytest.mark.parametrize("forward,stored", [(False, {}), (True, {"/b/k?uploadId=u": b"<Complete/>"})])
-def test_completion_can_answer_200_with_an_error(
-    upstream: Upstream, forward: bool, stored: dict[str, bytes]
-) -> None:
+def test_completion_can_answer_200_with_an_error(upstream: Upstream, forward: bool, stored: dict[str, bytes]) -> None:
     answer = Answer(200, "InternalError", forward=True) if forward else ERROR_IN_200
     with faulty(upstream, Rule(answer, method="POST", target=r"\?uploadId=")) as (proxy, client):
         status, body, _ = client.ask("POST", "/b/k?uploadId=u", b"<Complete/>")
