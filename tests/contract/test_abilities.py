@@ -1,0 +1,193 @@
+"""What a store can do beyond plain S3 is found out once, and remembered: each gets its way."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lfs_agent.errors import ObjectError, UnsupportedError
+from lfs_agent.parts import MIB
+from lfs_agent.store.s3 import S3Store
+from tests.contract.conftest import KEY, BucketOf, Desk, InBucket
+from tests.contract.stores import BytesBody, content, oid_of, retrying
+from tests.proxy import NOT_IMPLEMENTED, Answer, FaultProxy, Flip, Rule, StripHeaders
+
+SMALL, LARGE = 1000, 12 * MIB
+INVALID = Answer(400, "InvalidArgument")
+NO_MD5 = Answer(
+    400,
+    "InvalidRequest",
+    body=b"<Error><Code>InvalidRequest</Code><Message>Content-MD5 OR x-amz-checksum- HTTP header is required for Put "
+    b"Part requests with Object Lock parameters</Message></Error>",
+)
+
+PUT_SUM, PART_SUM = "x-amz-checksum-sha256", "x-amz-checksum-crc32c"
+ALGORITHM = "x-amz-checksum-algorithm"
+CREATE = r"\?uploads"
+COMPLETE = r"\?uploadId="
+
+
+class Counter:
+    """Sends objects through a proxy, each with a store of its own: what the last one learned is in the file."""
+
+    def __init__(self, place: InBucket, proxy: FaultProxy, path: Path, desk: Desk) -> None:
+        self._place, self._proxy, self._path, self._desk = place, proxy, path, desk
+        self._number = 0
+
+    def send(self, size: int) -> int:
+        """How many requests that took."""
+        self._number += 1
+        before = len(self._proxy.requests)
+        oid = self._desk.write(content(size, seed=self._number))
+        self._desk.up(retrying(self.store()), oid, key=f"{KEY}{self._number}")
+        assert self._place.objects()[f"{KEY}{self._number}"] == content(size, seed=self._number)
+        assert self._place.unfinished() == 0
+        return len(self._proxy.requests) - before
+
+    def store(self) -> S3Store:
+        return self._place.store_with(endpoint=self._proxy.endpoint, abilities=self._path)
+
+    @property
+    def learned(self) -> dict[str, Any]:
+        """What is remembered of this endpoint, apart from what Amazon's own store can do."""
+        amazon = {
+            "conditional_put": True,
+            "conditional_complete": True,
+            "put_checksum": True,
+            "multipart_checksum": "full",
+            "content_md5": False,
+        }
+        if not self._path.exists():
+            return {}
+        (known,) = json.loads(self._path.read_text()).values()
+        return {name: value for name, value in known.items() if value != amazon[name]}
+
+
+@pytest.mark.parametrize(
+    "rules,size,first,later,learned",
+    [
+        pytest.param([], SMALL, 2, 2, {}, id="amazon-put"),
+        pytest.param([], LARGE, 7, 7, {}, id="amazon-parts"),
+        pytest.param(
+            [Rule(NOT_IMPLEMENTED, "PUT", header="if-none-match")],
+            *(SMALL, 3, 2, {"conditional_put": False}),
+            id="conditional-put-501",
+        ),
+        pytest.param(
+            [Rule(NOT_IMPLEMENTED, "POST", COMPLETE, header="if-none-match")],
+            *(LARGE, 8, 7, {"conditional_complete": False}),
+            id="conditional-complete-501",
+        ),
+        pytest.param([Rule(StripHeaders(request=("if-none-match",)))], SMALL, 2, 2, {}, id="conditions-ignored-put"),
+        pytest.param([Rule(StripHeaders(request=("if-none-match",)))], LARGE, 7, 7, {}, id="conditions-ignored-parts"),
+        pytest.param(
+            [Rule(INVALID, "PUT", header=PUT_SUM)], SMALL, 4, 2, {"put_checksum": False}, id="put-checksum-400"
+        ),
+        pytest.param(
+            [Rule(NOT_IMPLEMENTED, "PUT", header=PUT_SUM), Rule(NOT_IMPLEMENTED, "PUT", header="if-none-match")],
+            *(SMALL, 5, 2, {"put_checksum": False, "conditional_put": False}),
+            id="put-checksum-501-condition-501",
+        ),
+        pytest.param([Rule(StripHeaders(request=(PUT_SUM,)))], SMALL, 2, 2, {}, id="put-checksum-ignored"),
+        pytest.param(
+            [Rule(NOT_IMPLEMENTED, "POST", CREATE, header="x-amz-checksum-type")],
+            *(LARGE, 8, 7, {"multipart_checksum": "composite"}),
+            id="full-object-501",
+        ),
+        pytest.param(
+            [Rule(INVALID, "POST", CREATE, header=ALGORITHM)],
+            *(LARGE, 9, 7, {"multipart_checksum": "none"}),
+            id="checksums-400",
+        ),
+        pytest.param(
+            [Rule(StripHeaders(request=(ALGORITHM, "x-amz-checksum-type", PART_SUM)))],
+            *(LARGE, 7, 7, {"multipart_checksum": "none"}),
+            id="checksums-ignored",
+        ),
+        pytest.param(
+            [Rule(StripHeaders(request=("x-amz-checksum-type",)), "POST", CREATE)],
+            *(LARGE, 7, 7, {"multipart_checksum": "composite"}),
+            id="full-object-ignored",
+        ),
+    ],
+)
+def test_each_store_gets_its_way_and_is_asked_once(
+    bucket_of: BucketOf,
+    desk: Desk,
+    tmp_path: Path,
+    rules: list[Rule],
+    size: int,
+    first: int,
+    later: int,
+    learned: dict[str, Any],
+) -> None:
+    place = bucket_of("versitygw")
+    with place.through(*rules) as proxy:
+        counter = Counter(place, proxy, tmp_path / "stores.json", desk)
+        assert counter.send(size) == first
+        assert counter.learned == learned
+        assert counter.send(size) == later
+        assert counter.learned == learned
+
+
+def test_a_checksum_that_is_promised_and_then_refused_costs_one_more_upload(
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path
+) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(NOT_IMPLEMENTED, "PUT", "partNumber", header=PART_SUM)) as proxy:
+        counter = Counter(place, proxy, tmp_path / "stores.json", desk)
+        counter.send(LARGE)
+        assert counter.learned == {"multipart_checksum": "none"}
+        assert counter.send(LARGE) == 7
+
+
+@pytest.mark.parametrize("size,first,later", [(SMALL, 3, 2), (LARGE, 10, 7)])
+def test_content_md5_is_sent_where_it_is_demanded(
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path, size: int, first: int, later: int
+) -> None:
+    place = bucket_of("ceph")
+    target = "partNumber" if size == LARGE else ""
+
+    def demand(seen: Any) -> tuple[Any, ...]:
+        demanded = seen.method == "PUT" and target in seen.query and "content-md5" not in seen.headers
+        return (NO_MD5,) if demanded else ()
+
+    with place.through() as proxy:
+        proxy.faults = demand
+        counter = Counter(place, proxy, tmp_path / "stores.json", desk)
+        assert counter.send(size) <= first
+        assert counter.learned["content_md5"]
+        assert counter.send(size) == later
+
+
+def test_what_no_way_helps_is_told_as_it_was_and_not_remembered(
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path
+) -> None:
+    place, path = bucket_of("versitygw"), tmp_path / "stores.json"
+    with place.through(Rule(INVALID, "PUT")) as proxy:
+        store = place.store_with(endpoint=proxy.endpoint, abilities=path)
+        with pytest.raises(UnsupportedError, match="400 InvalidArgument"):
+            retrying(store).put(KEY, oid_of(b"weights"), BytesBody(b"weights"))
+
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_store_without_checksums_still_stores_no_broken_body(
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path, size: int
+) -> None:
+    place = bucket_of("ceph")
+    with place.through(Rule(Flip("request-body"), "PUT", times=2)) as proxy:
+        counter = Counter(place, proxy, tmp_path / "stores.json", desk)
+        counter.send(size)
+        assert [seen.store_status for seen in proxy.requests if seen.fault] == [400, 400]
+
+
+def test_a_store_that_ignores_conditions_keeps_what_is_there(bucket_of: BucketOf, desk: Desk) -> None:
+    place = bucket_of("versitygw")
+    place.replace(KEY, b"first")
+    with place.through(Rule(StripHeaders(request=("if-none-match",)))) as proxy, pytest.raises(ObjectError):
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(b"second one"))
+
+    assert place.objects() == {KEY: b"first"}
