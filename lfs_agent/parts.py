@@ -61,7 +61,9 @@ def plan_parts(size: int, limits: Limits) -> Plan:
             f"{size} bytes is more than an object can have here ({most} bytes: "
             f"{limits.max_parts} parts of {limits.max_part})"
         )
-    fewest = -(-size // limits.max_parts)
-    needed = -(-fewest // MIB) * MIB  # whole MiB, so that offsets stay readable
-    part_size = min(max(limits.part_size, limits.min_part, needed), limits.max_part)
+    part_size = max(limits.part_size, limits.min_part)
+    if size > limits.max_parts * part_size:
+        fewest_bytes = -(-size // limits.max_parts)
+        part_size = -(-fewest_bytes // MIB) * MIB  # whole MiB, so that offsets stay readable
+    part_size = min(part_size, limits.max_part)
     return Plan(size, part_size)

@@ -9,7 +9,8 @@ import pytest
 from lfs_agent.errors import ObjectError, UnsupportedError
 from lfs_agent.parts import MIB
 from lfs_agent.store.s3 import S3Store
-from tests.contract.conftest import KEY, BucketOf, Desk, InBucket
+from tests.contract.conftest import BucketOf, InBucket
+from tests.contract.desk import KEY, Desk
 from tests.contract.stores import BytesBody, content, oid_of, retrying
 from tests.proxy import NOT_IMPLEMENTED, Answer, FaultProxy, Flip, Rule, StripHeaders
 

@@ -10,21 +10,18 @@ from lfs_agent.errors import (
     CredentialsError,
     DeniedError,
     ObjectError,
-    StoppedError,
     TransientError,
     UnreachableError,
 )
 from lfs_agent.parts import MIB, Limits
-from tests.contract.conftest import KEY, BucketOf, Desk
+from tests.contract.conftest import BucketOf
+from tests.contract.desk import KEY, Desk
 from tests.contract.stores import (
     BytesBody,
-    DictStore,
-    FlakyStore,
     Notices,
     content,
     crc_of,
     oid_of,
-    patience,
     put_parts,
     read,
     retrying,
@@ -260,46 +257,6 @@ def test_something_on_the_way_that_is_not_s3_is_asked_again(bucket_of: BucketOf)
     assert place.objects() == {KEY: data}
 
 
-# Over a dict
-
-
-def test_a_fetch_goes_on_where_it_broke_off() -> None:
-    store = DictStore()
-    store.objects[KEY] = content(1_000_000)
-    flaky = FlakyStore(store, [TransientError("reset"), TransientError("reset")])
-
-    found, data = read(retrying(flaky), KEY, 0, 1_000_000)
-
-    assert (found.size, data) == (1_000_000, content(1_000_000))
-    assert flaky.calls == ["fetch 0-1000000", "fetch 500000-1000000", "fetch 750000-1000000"]
-
-
-def test_every_call_is_asked_again() -> None:
-    data = content(6 * MIB)
-    again = TransientError("busy", heard=True)
-    store = DictStore()
-    flaky = FlakyStore(store, [again, None] * 6)
-    patient = retrying(flaky)
-
-    assert patient.stat(KEY) is None
-    patient.put("small", OID, BytesBody(DATA))
-    upload = patient.begin(KEY, oid_of(data), len(data))
-    upload.complete(put_parts(upload, data), crc_of(data))
-
-    assert store.objects == {"small": DATA, KEY: data}
-    calls = ["stat", "put", "begin", "part 2", "part 1", "complete"]
-    assert flaky.calls == [call for call in calls for _ in range(2)]
-
-
-def test_a_disk_that_is_full_is_no_reason_to_ask_again() -> None:
-    flaky = FlakyStore(DictStore(), [OSError(28, "No space left on device")])
-
-    with pytest.raises(OSError, match="No space left"):
-        retrying(flaky).stat(KEY)
-
-    assert flaky.calls == ["stat"]
-
-
 def test_a_disk_that_is_full_breaks_off_a_read_from_s3(bucket_of: BucketOf) -> None:
     place = bucket_of("versitygw")
     place.replace(KEY, DATA)
@@ -314,41 +271,3 @@ def test_a_disk_that_is_full_breaks_off_a_read_from_s3(bucket_of: BucketOf) -> N
             store.fetch(KEY, 0, 1000, write)
 
         assert [seen.method for seen in proxy.requests] == ["HEAD", "GET"]
-
-
-def test_who_is_told_to_stop_asks_no_more() -> None:
-    stop = threading.Event()
-    flaky = FlakyStore(DictStore(), [TransientError("busy", heard=True, retry_after_s=10)])
-    threading.Timer(0.1, stop.set).start()
-    started = time.monotonic()
-
-    with pytest.raises(StoppedError):
-        retrying(flaky, stop=stop).stat(KEY)
-    with pytest.raises(StoppedError):
-        retrying(flaky, stop=stop).stat(KEY)
-
-    assert time.monotonic() - started < 2
-    assert flaky.calls == ["stat"]
-
-
-def test_what_was_meant_for_the_end_is_raised_at_the_end() -> None:
-    unreachable = UnreachableError("nobody answers")
-    flaky = FlakyStore(DictStore(), [TransientError("refused", last=unreachable)] * 99)
-
-    with pytest.raises(UnreachableError, match="nobody answers"):
-        retrying(flaky, first_deadline_s=0.3).stat(KEY)
-
-
-def test_repetitions_are_counted() -> None:
-    patient = patience()
-    failures = [TransientError("busy", heard=True), TransientError("busy", heard=True)]
-
-    def call() -> str:
-        if failures:
-            raise failures.pop()
-        return "answer"
-
-    assert patient.call("test", call) == "answer"
-    assert patient.retries == 2
-    assert patient.call("test", call) == "answer"
-    assert patient.retries == 2

@@ -1,28 +1,26 @@
 """`upload` and `download` over each kind of store: what is published, what is not, what is sent again."""
 
-import errno
 import hashlib
 import os
-import stat
 import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
 
-from lfs_agent.errors import DamagedError, DiskError, LocalError, MissingError, ObjectError, StoppedError
+from lfs_agent.errors import DamagedError, LocalError, MissingError, ObjectError, StoppedError
 from lfs_agent.parts import MIB, Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import upload
-from tests.contract.conftest import KEY, BucketOf, Desk, Place
-from tests.contract.stores import SMALL_PARTS, DictStore, FlakyStore, content, oid_of, retrying
+from tests.contract.conftest import BucketOf, Place
+from tests.contract.desk import KEY, Desk
+from tests.contract.stores import SMALL_PARTS, FlakyStore, content, oid_of, retrying
 from tests.proxy import (
     CONFLICT,
     ERROR_IN_200,
@@ -202,84 +200,6 @@ def test_an_object_that_is_missing_is_named(place: Place, desk: Desk, size: int)
         desk.down(retrying(place.store), oid_of(b""), size)
 
     assert desk.left() == []
-
-
-# The local side, over a dict
-
-
-@by_size
-def test_a_full_disk_ends_the_session_and_leaves_its_room(desk: Desk, size: int) -> None:
-    store = DictStore()
-    store.objects[KEY] = content(size)
-    full = OSError(errno.ENOSPC, "No space left on device")
-    failures = [full] if size < MIB else [None, None, full]
-
-    with pytest.raises(DiskError, match="is full"):
-        desk.down(retrying(FlakyStore(store, failures)), oid_of(content(size)), size)
-
-    assert desk.left() == []
-
-
-@by_size
-def test_a_download_that_is_stopped_leaves_nothing(desk: Desk, size: int) -> None:
-    store = DictStore()
-    store.objects[KEY] = content(size)
-    desk.stop.set()
-
-    with pytest.raises(StoppedError):
-        desk.down(store, oid_of(content(size)), size)
-
-    assert desk.left() == []
-
-
-@pytest.mark.parametrize("mode,expected", [(None, 0o640), (0o664, 0o664), (0o660, 0o660)])
-def test_the_mode_is_the_umasks_or_the_repositorys(desk: Desk, mode: int | None, expected: int) -> None:
-    store = DictStore()
-    store.objects[KEY] = b"weights"
-    desk.mode = mode
-    umask = os.umask(0o027)
-    try:
-        path = desk.down(store, oid_of(b"weights"), 7)
-    finally:
-        os.umask(umask)
-
-    assert stat.S_IMODE(path.stat().st_mode) == expected
-
-
-def test_a_storage_that_cannot_be_written_is_a_sentence(desk: Desk) -> None:
-    desk.storage.write_text("not a folder")
-    store = DictStore()
-    store.objects[KEY] = b"weights"
-
-    with pytest.raises(DiskError, match="LFS storage must be writable"):
-        desk.down(store, oid_of(b"weights"), 7)
-
-
-def test_two_that_fetch_the_same_object_both_get_it(desk: Desk, tmp_path: Path) -> None:
-    store = DictStore()
-    store.objects[KEY] = content(12 * MIB)
-    oid = oid_of(content(12 * MIB))
-
-    def down(number: int) -> bytes:
-        meter = Meter(12 * MIB, desk.stop)
-        folders = Folders(desk.storage, None)
-        path = download(store, KEY, oid, meter, folders, limits=SMALL_PARTS, streams=2)
-        return path.rename(tmp_path / str(number)).read_bytes()
-
-    with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(down, range(2))) == [content(12 * MIB)] * 2
-    assert desk.left() == []
-
-
-def test_an_object_that_no_plan_fits_is_refused_before_a_byte_is_sent(desk: Desk) -> None:
-    store = FlakyStore(DictStore(), [])
-    oid = desk.write(content(1000))
-    limits = Limits(min_part=1, max_part=10, max_parts=10, part_size=10)
-
-    with pytest.raises(ObjectError, match="1000 bytes is more than an object can have here"):
-        upload(store, KEY, oid, desk.path, Meter(1000, desk.stop), limits=limits, streams=2)
-
-    assert store.calls == ["stat"]
 
 
 def test_a_part_is_never_in_memory(bucket_of: BucketOf, desk: Desk) -> None:

@@ -1,0 +1,82 @@
+"""What a store can do is remembered per endpoint, and never believed where it makes no sense."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lfs_agent.store.abilities import Abilities, AbilitiesFile
+
+AMAZON = Abilities()
+
+
+def test_a_store_that_nobody_knows_is_taken_for_amazons(tmp_path: Path) -> None:
+    assert AbilitiesFile(tmp_path / "stores.json", "http://one").now == AMAZON
+    assert AbilitiesFile(None, "http://one").now == AMAZON
+
+
+def test_what_is_learned_is_known_to_the_next_process(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "stores.json"
+    AbilitiesFile(path, "http://one").learn(conditional_put=False, multipart_checksum="none")
+
+    assert AbilitiesFile(path, "http://one").now == Abilities(conditional_put=False, multipart_checksum="none")
+
+
+def test_each_endpoint_is_known_apart(tmp_path: Path) -> None:
+    path = tmp_path / "stores.json"
+    AbilitiesFile(path, "http://one").learn(conditional_put=False)
+    AbilitiesFile(path, "http://two").learn(put_checksum=False)
+
+    assert AbilitiesFile(path, "http://one").now == Abilities(conditional_put=False)
+    assert AbilitiesFile(path, "http://two").now == Abilities(put_checksum=False)
+    assert AbilitiesFile(path, "http://three").now == AMAZON
+
+
+def test_without_a_file_it_is_known_until_the_end_of_the_process() -> None:
+    known = AbilitiesFile(None, "http://one")
+    known.learn(conditional_complete=False)
+
+    assert known.now == Abilities(conditional_complete=False)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b'{"http://one": 7}',
+        b'{"http://one": {"conditional_put": "no", "put_checksum": 0, "unknown": 1}}',
+        b'{"http://one": {"multipart_checksum": "some"}}',
+        b'{"http://one": {"multipart_checksum": null}}',
+    ],
+)
+def test_a_file_that_makes_no_sense_is_not_believed(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "stores.json"
+    path.write_bytes(content)
+    known = AbilitiesFile(path, "http://one")
+    assert known.now == AMAZON
+
+    known.learn(conditional_put=False)
+
+    assert AbilitiesFile(path, "http://one").now == Abilities(conditional_put=False)
+
+
+def test_a_file_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    known = AbilitiesFile(tmp_path / "file" / "stores.json", "http://one")
+    known.learn(conditional_put=False)
+
+    assert known.now == Abilities(conditional_put=False)
+
+
+def test_threads_may_learn_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "stores.json"
+    known = AbilitiesFile(path, "http://one")
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: known.learn(content_md5=True), range(50)))
+
+    assert json.loads(path.read_text())["http://one"]["content_md5"] is True
+    assert [file.name for file in tmp_path.iterdir()] == ["stores.json"]

@@ -1,0 +1,120 @@
+"""The local side of a download; the other side: tests/contract/test_transfer.py."""
+
+import errno
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from lfs_agent.errors import DamagedError, DiskError, StoppedError
+from lfs_agent.parts import MIB
+from lfs_agent.transfer.download import Folders, download
+from lfs_agent.transfer.meter import Meter
+from tests.contract.desk import KEY, Desk
+from tests.contract.stores import SMALL_PARTS, DictStore, FlakyStore, content, oid_of, retrying
+
+by_size = pytest.mark.parametrize("size", [100_000, 12 * MIB], ids=["whole", "in-parts"])
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    folder = tmp_path / "desk"
+    folder.mkdir()
+    return Desk(folder)
+
+
+@by_size
+def test_a_full_disk_ends_the_session_and_leaves_its_room(desk: Desk, size: int) -> None:
+    store = DictStore()
+    store.objects[KEY] = content(size)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    failures = [full] if size < MIB else [None, None, full]
+
+    with pytest.raises(DiskError, match="is full"):
+        desk.down(retrying(FlakyStore(store, failures)), oid_of(content(size)), size)
+
+    assert desk.left() == []
+
+
+@by_size
+def test_a_download_that_is_stopped_leaves_nothing(desk: Desk, size: int) -> None:
+    store = DictStore()
+    store.objects[KEY] = content(size)
+    desk.stop.set()
+
+    with pytest.raises(StoppedError):
+        desk.down(store, oid_of(content(size)), size)
+
+    assert desk.left() == []
+
+
+@pytest.mark.parametrize("mode,expected", [(None, 0o640), (0o664, 0o664), (0o660, 0o660)])
+def test_the_mode_is_the_umasks_or_the_repositorys(desk: Desk, mode: int | None, expected: int) -> None:
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+    desk.mode = mode
+    umask = os.umask(0o027)
+    try:
+        path = desk.down(store, oid_of(b"weights"), 7)
+    finally:
+        os.umask(umask)
+
+    assert stat.S_IMODE(path.stat().st_mode) == expected
+
+
+def test_a_storage_that_cannot_be_written_is_a_sentence(desk: Desk) -> None:
+    desk.storage.write_text("not a folder")
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+
+    with pytest.raises(DiskError, match="LFS storage must be writable"):
+        desk.down(store, oid_of(b"weights"), 7)
+
+
+def test_two_that_fetch_the_same_object_both_get_it(desk: Desk, tmp_path: Path) -> None:
+    store = DictStore()
+    store.objects[KEY] = content(12 * MIB)
+    oid = oid_of(content(12 * MIB))
+
+    def down(number: int) -> bytes:
+        meter = Meter(12 * MIB, desk.stop)
+        folders = Folders(desk.storage, None)
+        path = download(store, KEY, oid, meter, folders, limits=SMALL_PARTS, streams=2)
+        return path.rename(tmp_path / str(number)).read_bytes()
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(down, range(2))) == [content(12 * MIB)] * 2
+    assert desk.left() == []
+
+
+def test_a_damaged_object_is_fetched_twice_and_no_more(desk: Desk) -> None:
+    store = DictStore()
+    store.objects[KEY] = b"weighty"
+    flaky = FlakyStore(store, [])
+
+    with pytest.raises(DamagedError, match="damaged"):
+        desk.down(flaky, oid_of(b"weights"), 7)
+
+    assert flaky.calls == ["fetch 0-7", "fetch 0-7"]
+    assert desk.meter.done == 7
+
+
+def test_what_an_earlier_one_left_is_not_trusted(desk: Desk) -> None:
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+    partial = desk.storage / "incomplete" / "lfs-agent" / oid_of(b"weights")
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(b"something longer that was left behind")
+
+    assert desk.down(store, oid_of(b"weights"), 7).read_bytes() == b"weights"
+
+
+def test_the_file_lies_in_the_storage_under_a_name_of_its_own(desk: Desk) -> None:
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+
+    path = desk.down(store, oid_of(b"weights"), 7)
+
+    assert path == desk.storage / "tmp" / f"lfs-agent-{oid_of(b'weights')}-{os.getpid()}"

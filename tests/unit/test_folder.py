@@ -1,0 +1,134 @@
+"""What a FolderStore has beyond the contract of all stores: files, modes, kills, file systems with less."""
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lfs_agent.errors import BucketError, ConflictError, DeniedError, DiskError, ObjectError, TransientError
+from lfs_agent.parts import MIB
+from lfs_agent.store import folder
+from lfs_agent.store.folder import FolderStore
+from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read
+
+KEY = "weights/ab/cd/abcd"
+OID = oid_of(b"weights")
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+def test_an_object_is_a_plain_file_that_nobody_writes(tmp_path: Path) -> None:
+    FolderStore(tmp_path).put(KEY, OID, BytesBody(b"weights"))
+
+    assert files(tmp_path) == [KEY]
+    assert (tmp_path / KEY).read_bytes() == b"weights"
+    assert stat.S_IMODE((tmp_path / KEY).stat().st_mode) & 0o222 == 0
+
+
+def test_an_address_is_a_path(tmp_path: Path) -> None:
+    assert FolderStore(tmp_path).address("a/b") == str(tmp_path / "a" / "b")
+
+
+def test_an_unmounted_share_is_not_an_empty_store(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "share")
+
+    with pytest.raises(BucketError, match="mount it, or create it"):
+        store.connect()
+    with pytest.raises(BucketError):
+        store.stat(KEY)
+    assert not (tmp_path / "share").exists()
+
+
+def test_a_kill_publishes_nothing(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from lfs_agent.store.folder import FolderStore
+from tests.contract.stores import content, oid_of, put_parts
+
+data = content(6 << 20)
+upload = FolderStore(Path(sys.argv[1])).begin("key", oid_of(data), len(data))
+put_parts(upload, data)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program, tmp_path], check=False)
+
+    assert done.returncode == -signal.SIGKILL
+    assert FolderStore(tmp_path).stat("key") is None
+    assert [name.partition("/")[0] for name in files(tmp_path)] == ["lfs-agent-unfinished"]
+
+
+def test_what_does_not_read_back_as_it_was_written_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(TransientError, match="does not read back"):
+        FolderStore(tmp_path).put(KEY, OID, BytesBody(b"weighty"))
+
+    assert files(tmp_path) == []
+
+
+def test_a_key_whose_folder_is_a_file_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "weights").write_bytes(b"")
+
+    with pytest.raises(ObjectError, match=f"{tmp_path}/weights/ab"):
+        FolderStore(tmp_path).put(KEY, OID, BytesBody(b"weights"))
+    with pytest.raises(ObjectError, match=f"{tmp_path}/weights/ab"):
+        FolderStore(tmp_path).stat(KEY)
+
+
+@pytest.mark.parametrize(
+    "number,error,words",
+    [
+        (errno.EACCES, DeniedError, "owner can give you the right"),
+        (errno.EROFS, DeniedError, "owner can give you the right"),
+        (errno.ENOSPC, DiskError, "is full"),
+        (errno.EDQUOT, DiskError, "is full"),
+        (errno.ESTALE, TransientError, "Stale"),
+        (errno.EIO, TransientError, "error"),
+        (errno.ENAMETOOLONG, DeniedError, "too long"),
+    ],
+)
+def test_what_the_system_says_becomes_a_sentence(
+    tmp_path: Path, number: int, error: type[Exception], words: str
+) -> None:
+    translated = FolderStore(tmp_path)._translated(OSError(number, os.strerror(number)), KEY)
+
+    assert type(translated) is error
+    assert words in str(translated)
+
+
+def test_a_file_system_without_links_publishes_by_renaming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    store = FolderStore(tmp_path)
+    store.put(KEY, OID, BytesBody(b"weights"))
+    with pytest.raises(ConflictError):
+        store.put(KEY, OID, BytesBody(b"weights"))
+
+    assert files(tmp_path) == [KEY]
+    assert read(store, KEY, 0, 7)[1] == b"weights"
+
+
+def test_an_upload_may_be_aborted_twice_and_after_its_end(tmp_path: Path) -> None:
+    data = content(6 * MIB)
+    upload = FolderStore(tmp_path).begin(KEY, oid_of(data), len(data))
+    upload.complete(put_parts(upload, data), crc_of(data))
+    upload.abort()
+    upload.abort()
+
+    assert files(tmp_path) == [KEY]
+
+
+def test_large_files_are_read_in_blocks(tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(content(3 * MIB))
+    lengths: list[int] = []
+    FolderStore(tmp_path).fetch("key", 1, 3 * MIB, lambda offset, chunk: lengths.append(len(chunk)))
+
+    assert lengths == [folder._BLOCK, folder._BLOCK, MIB - 1]

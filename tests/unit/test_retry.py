@@ -1,0 +1,128 @@
+"""Who asks again, how often, how long; over a dict that fails. Over S3: tests/contract/test_patience.py."""
+
+import threading
+import time
+
+import pytest
+
+from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
+from lfs_agent.parts import MIB
+from tests.contract.desk import KEY
+from tests.contract.stores import (
+    BytesBody,
+    DictStore,
+    FlakyStore,
+    Notices,
+    content,
+    crc_of,
+    oid_of,
+    patience,
+    put_parts,
+    read,
+    retrying,
+)
+
+DATA = content(1000)
+OID = oid_of(DATA)
+
+
+def test_a_fetch_goes_on_where_it_broke_off() -> None:
+    store = DictStore()
+    store.objects[KEY] = content(1_000_000)
+    flaky = FlakyStore(store, [TransientError("reset"), TransientError("reset")])
+
+    found, data = read(retrying(flaky), KEY, 0, 1_000_000)
+
+    assert (found.size, data) == (1_000_000, content(1_000_000))
+    assert flaky.calls == ["fetch 0-1000000", "fetch 500000-1000000", "fetch 750000-1000000"]
+
+
+def test_every_call_is_asked_again() -> None:
+    data = content(6 * MIB)
+    again = TransientError("busy", heard=True)
+    store = DictStore()
+    flaky = FlakyStore(store, [again, None] * 6)
+    patient = retrying(flaky)
+
+    assert patient.stat(KEY) is None
+    patient.put("small", OID, BytesBody(DATA))
+    upload = patient.begin(KEY, oid_of(data), len(data))
+    upload.complete(put_parts(upload, data), crc_of(data))
+
+    assert store.objects == {"small": DATA, KEY: data}
+    calls = ["stat", "put", "begin", "part 2", "part 1", "complete"]
+    assert flaky.calls == [call for call in calls for _ in range(2)]
+
+
+def test_a_disk_that_is_full_is_no_reason_to_ask_again() -> None:
+    flaky = FlakyStore(DictStore(), [OSError(28, "No space left on device")])
+
+    with pytest.raises(OSError, match="No space left"):
+        retrying(flaky).stat(KEY)
+
+    assert flaky.calls == ["stat"]
+
+
+def test_who_is_told_to_stop_asks_no_more() -> None:
+    stop = threading.Event()
+    flaky = FlakyStore(DictStore(), [TransientError("busy", heard=True, retry_after_s=10)])
+    threading.Timer(0.1, stop.set).start()
+    started = time.monotonic()
+
+    with pytest.raises(StoppedError):
+        retrying(flaky, stop=stop).stat(KEY)
+    with pytest.raises(StoppedError):
+        retrying(flaky, stop=stop).stat(KEY)
+
+    assert time.monotonic() - started < 2
+    assert flaky.calls == ["stat"]
+
+
+def test_what_was_meant_for_the_end_is_raised_at_the_end() -> None:
+    unreachable = UnreachableError("nobody answers")
+    flaky = FlakyStore(DictStore(), [TransientError("refused", last=unreachable)] * 99)
+
+    with pytest.raises(UnreachableError, match="nobody answers"):
+        retrying(flaky, first_deadline_s=0.3).stat(KEY)
+
+
+def test_repetitions_are_counted() -> None:
+    patient = patience()
+    failures = [TransientError("busy", heard=True), TransientError("busy", heard=True)]
+
+    def call() -> str:
+        if failures:
+            raise failures.pop()
+        return "answer"
+
+    assert patient.call("test", call) == "answer"
+    assert patient.retries == 2
+    assert patient.call("test", call) == "answer"
+    assert patient.retries == 2
+
+
+def test_an_object_error_says_how_often_it_was_asked() -> None:
+    busy = [TransientError("503 SlowDown", heard=True)] * 99
+
+    with pytest.raises(ObjectError, match=r"^503 SlowDown \(asked [2-9] times\)$"):
+        retrying(FlakyStore(DictStore(), busy), deadline_s=0.8).stat(KEY)
+
+
+def test_waits_are_random_and_grow() -> None:
+    notices = Notices()
+    busy = [TransientError("503 SlowDown", heard=True)] * 4
+
+    assert retrying(FlakyStore(DictStore(), busy), notices=notices).stat(KEY) is None
+
+    assert len(set(notices.waits_s)) == 4
+    assert all(wait <= most for wait, most in zip(notices.waits_s, [0.25, 0.5, 1.0, 2.0], strict=True))
+
+
+def test_an_abort_is_tried_once_and_never_waited_for() -> None:
+    flaky = FlakyStore(DictStore(), [None, TransientError("reset")])
+    upload = retrying(flaky).begin(KEY, OID, 1000)
+
+    with pytest.raises(TransientError):
+        upload.abort()
+
+    assert flaky.calls == ["begin", "abort"]

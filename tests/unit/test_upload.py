@@ -1,0 +1,264 @@
+"""How a file is read while it is sent; the other side: tests/contract/test_transfer.py."""
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from google_crc32c import value
+
+from lfs_agent.errors import (
+    ConflictError,
+    DamagedError,
+    DeniedError,
+    LocalError,
+    ObjectError,
+    StoppedError,
+    TransientError,
+)
+from lfs_agent.parts import MIB, Limits, Part
+from lfs_agent.pointer import Oid
+from lfs_agent.store import Body, ObjectStat
+from lfs_agent.transfer.meter import Meter
+from lfs_agent.transfer.upload import FileBody, upload
+from tests.contract.desk import KEY, Desk
+from tests.contract.stores import DictStore, DictUpload, FlakyStore, content, crc_of, retrying
+
+DATA = content(3 * MIB)
+PART = Part(2, MIB, MIB + 5)
+PIECE = DATA[MIB : 2 * MIB + 5]
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+@pytest.fixture
+def fd(tmp_path: Path) -> Iterator[int]:
+    path = tmp_path / "object"
+    path.write_bytes(DATA)
+    fd = os.open(path, os.O_RDWR)
+    yield fd
+    os.close(fd)
+
+
+def meter() -> Meter:
+    return Meter(len(DATA), threading.Event())
+
+
+def body(fd: int, counting: Meter) -> FileBody:
+    return FileBody(fd, PART, value(PIECE), counting)
+
+
+def drained(source: Body) -> bytes:
+    return b"".join(iter(lambda: source.read(16384), b""))
+
+
+# FileBody
+
+
+def test_a_body_is_its_part_of_the_file(fd: int) -> None:
+    sent = body(fd, meter())
+
+    assert len(sent) == MIB + 5
+    assert drained(sent) == PIECE
+    assert sent.read() == b""
+
+
+def test_a_body_can_be_read_again_from_anywhere(fd: int) -> None:
+    sent = body(fd, meter())
+    drained(sent)
+
+    assert (sent.seek(0), drained(sent)) == (0, PIECE)
+    assert (sent.seek(-5, 2), sent.tell(), drained(sent)) == (MIB, MIB, PIECE[MIB:])
+    assert (sent.seek(10), sent.seek(5, 1), drained(sent)) == (10, 15, PIECE[15:])
+
+
+def test_reading_to_sign_is_not_progress_and_sending_is(fd: int) -> None:
+    counting = meter()
+    sent = body(fd, counting)
+    drained(sent)
+    assert (counting.done, counting.moved) == (0, 0)
+
+    sent.seek(0)
+    sent.sending()
+    drained(sent)
+
+    assert (counting.done, counting.moved) == (MIB + 5, MIB + 5)
+
+
+def test_sending_again_moves_bytes_and_no_progress(fd: int) -> None:
+    counting = meter()
+    sent = body(fd, counting)
+    for _ in range(2):
+        sent.seek(0)
+        sent.sending()
+        drained(sent)
+
+    assert (counting.done, counting.moved) == (MIB + 5, 2 * (MIB + 5))
+
+
+def test_the_last_block_of_a_changed_part_is_never_handed_out(fd: int) -> None:
+    sent = body(fd, meter())
+    os.pwrite(fd, b"x", MIB + 1)
+    sent.sending()
+    blocks: list[bytes] = []
+
+    with pytest.raises(LocalError, match="changed while it was read"):
+        blocks.extend(iter(lambda: sent.read(16384), b""))
+
+    assert sum(map(len, blocks)) < len(PIECE)
+
+
+def test_a_part_that_was_cut_off_is_an_error(fd: int) -> None:
+    sent = body(fd, meter())
+    os.truncate(fd, MIB + 10)
+
+    with pytest.raises(LocalError, match="truncated while it was read"):
+        drained(sent)
+
+
+def test_a_body_stops_when_it_is_told_to(fd: int) -> None:
+    counting = meter()
+    sent = body(fd, counting)
+    counting.stop.set()
+
+    with pytest.raises(StoppedError):
+        sent.read()
+
+
+# upload
+
+
+def test_an_object_that_no_plan_fits_is_refused_before_a_byte_is_sent(desk: Desk) -> None:
+    store = FlakyStore(DictStore(), [])
+    oid = desk.write(content(1000))
+    limits = Limits(min_part=1, max_part=10, max_parts=10, part_size=10)
+
+    with pytest.raises(ObjectError, match="1000 bytes is more than an object can have here"):
+        upload(store, KEY, oid, desk.path, Meter(1000, desk.stop), limits=limits, streams=2)
+
+    assert store.calls == ["stat"]
+
+
+def test_nothing_is_asked_for_an_object_that_is_there(desk: Desk) -> None:
+    oid = desk.write(b"weights")
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+    flaky = FlakyStore(store, [])
+
+    assert desk.up(flaky, oid).how == "skipped"
+    assert flaky.calls == ["stat"]
+
+
+def test_an_object_of_the_right_size_that_the_store_knows_to_be_another_is_not_present(desk: Desk) -> None:
+    oid = desk.write(b"weights")
+    store = DictStore()
+    store.objects[KEY] = b"weighty"
+
+    with pytest.raises(DamagedError, match="holds something else"):
+        desk.up(store, oid)
+
+    assert store.objects == {KEY: b"weighty"}
+
+
+def test_a_key_that_is_hidden_is_written_if_nothing_is_there(desk: Desk) -> None:
+    oid = desk.write(b"weights")
+    store = DictStore()
+    flaky = FlakyStore(store, [DeniedError("403")])
+
+    assert desk.up(flaky, oid).how == "uploaded"
+    assert flaky.calls == ["stat", "put"]
+
+
+def test_who_may_write_and_not_read_has_uploaded_without_a_proof(desk: Desk) -> None:
+    oid = desk.write(content(12 * MIB))
+    denied = DeniedError("403")
+    store = DictStore()
+    flaky = FlakyStore(store, [denied, *[None] * 5, denied])
+
+    sent = desk.up(flaky, oid)
+
+    assert (sent.how, sent.proven) == ("uploaded", False)
+    assert store.objects == {KEY: content(12 * MIB)}
+
+
+def test_a_conflict_without_a_winner_starts_from_the_beginning_once(desk: Desk) -> None:
+    oid = desk.write(b"weights")
+    store = DictStore()
+    flaky = FlakyStore(store, [None, ConflictError("409"), None, None])
+
+    assert desk.up(flaky, oid).how == "uploaded"
+    assert flaky.calls == ["stat", "put", "stat", "stat", "put"]
+
+
+def test_a_conflict_without_a_winner_ends_at_the_second(desk: Desk) -> None:
+    oid = desk.write(b"weights")
+    flaky = FlakyStore(DictStore(), [None, ConflictError("409"), None, None, ConflictError("409")])
+
+    with pytest.raises(ObjectError, match="409; and yet nothing is there: push again"):
+        desk.up(flaky, oid)
+
+
+def test_a_whole_that_the_store_sums_up_otherwise_is_damaged(desk: Desk) -> None:
+    class Liar(DictStore):
+        def stat(self, key: str) -> ObjectStat | None:
+            found = super().stat(key)
+            return found and replace(found, crc32c=crc_of(b"other"))
+
+    oid = desk.write(content(12 * MIB))
+
+    with pytest.raises(DamagedError, match="CRC-32C"):
+        desk.up(Liar(), oid)
+
+
+def test_progress_never_exceeds_the_object_when_somebody_else_was_first(desk: Desk) -> None:
+    oid = desk.write(content(12 * MIB))
+
+    class Overtaken(DictStore):
+        def begin(self, key: str, oid: Oid, size: int) -> DictUpload:
+            self.objects[key] = b""
+            upload = super().begin(key, oid, size)
+            self.objects[key] = content(12 * MIB)
+            return upload
+
+    assert desk.up(Overtaken(), oid).how == "skipped"
+    assert desk.meter.done == 12 * MIB
+
+
+def test_no_part_is_begun_after_one_that_failed(desk: Desk) -> None:
+    oid = desk.write(content(40 * MIB))
+    store = DictStore()
+    flaky = FlakyStore(store, [None, None, DeniedError("403")])
+
+    with pytest.raises(DeniedError):
+        desk.up(flaky, oid)
+
+    assert len([call for call in flaky.calls if call.startswith("part")]) <= 5
+    assert flaky.calls[-1] == "abort"
+    assert store.uploads == []
+
+
+def test_a_failed_abort_does_not_hide_the_cause(desk: Desk) -> None:
+    oid = desk.write(content(6 * MIB))
+    flaky = FlakyStore(DictStore(), [None, None, DeniedError("the cause"), None, ObjectError("abort failed")])
+
+    with pytest.raises(DeniedError, match="the cause"):
+        desk.up(flaky, oid)
+
+
+def test_a_stop_ends_a_wait_between_two_requests(desk: Desk) -> None:
+    oid = desk.write(b"weights")
+    busy = TransientError("503", heard=True, retry_after_s=10)
+    store = retrying(FlakyStore(DictStore(), [busy]), stop=desk.stop)
+    threading.Timer(0.1, desk.stop.set).start()
+    started = time.monotonic()
+
+    with pytest.raises(StoppedError):
+        desk.up(store, oid)
+
+    assert time.monotonic() - started < 2
