@@ -50,7 +50,8 @@ def describe(error: BaseException | str) -> str:
 class Lines:
     """Whole lines, appended to a file by one write each, so that several processes may share it.
 
-    `limit`: bytes after which only what must be kept is. A file that can't be written stops nobody.
+    `limit`: bytes after which only what must be kept is, up to twice as many. A file that can't be written stops
+    nobody.
     """
 
     def __init__(self, path: Path, limit: int | None = None) -> None:
@@ -64,7 +65,7 @@ class Lines:
             if self._fd < 0:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-            if self._limit and not must and os.fstat(self._fd).st_size > self._limit:
+            if self._limit and os.fstat(self._fd).st_size > self._limit * (2 if must else 1):
                 return
             os.write(self._fd, line.encode(errors="backslashreplace") + b"\n")
         except OSError:
