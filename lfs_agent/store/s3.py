@@ -36,7 +36,7 @@ from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Body, ObjectStat, SentPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
-from lfs_agent.store.s3errors import Context, translate
+from lfs_agent.store.s3errors import Context, translate, translate_login
 
 T = TypeVar("T")
 
@@ -94,6 +94,11 @@ def open_session(settings: Settings, environ: Mapping[str, str], cellar_profile:
     user's chooses an identity.
     """
     session = Session()
+    # For the servers that give credentials; the store's own client says otherwise.
+    wait_s = max(1.0, settings.first_deadline / 2)
+    session.set_default_client_config(
+        Config(connect_timeout=wait_s, read_timeout=wait_s, retries={"total_max_attempts": 2, "mode": "standard"})
+    )
     session.register_component("data_loader", _Loader())
     if environ.get("AWS_REGION"):  # which the AWS command line and the other SDKs read, and boto3 doesn't
         session.set_config_variable("region", environ["AWS_REGION"])
@@ -176,14 +181,17 @@ class S3Store:
         return f"s3://{self._bucket}/{key}"
 
     def connect(self) -> None:
+        if not self._settings.public:
+            self._log_in()
         _ = self._client
-        if self._settings.public:
-            return
+
+    def _log_in(self) -> None:
+        """Asks AWS's chain for credentials, before a client does, whose sentences are worse."""
         try:
             credentials = self._connection.session.get_credentials()
             frozen = credentials.get_frozen_credentials() if credentials else None
-        except BotoCoreError as error:
-            raise translate(error, self._context("")) from error
+        except Exception as error:
+            raise translate_login(error, self._context("")) from error
         if frozen is None or not frozen.access_key:
             raise CredentialsError(
                 f"no AWS credentials for s3://{self._bucket}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "

@@ -198,5 +198,22 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
     return ObjectError(sentence)
 
 
+def translate_login(error: Exception, context: Context) -> CredentialsError:
+    """Our error for what came of asking AWS's chain for credentials: a helper, a file, a server may have failed."""
+    if isinstance(error, BotoCoreError) and isinstance(known := _no_answer(error, context), CredentialsError):
+        return known
+    profile = f" --profile {context.profile}" if context.profile else ""
+    match error:
+        case EOFError():
+            reason = "the profile asks for a one-time password, and nobody can be asked here"
+        case ValueError():
+            reason = f"a credential_process gave no JSON ({_one_line(error)})"
+        case _:
+            reason = _one_line(error)
+    return CredentialsError(
+        f"no AWS credentials for {context.address}: {reason}; see: aws sts get-caller-identity{profile}"
+    )
+
+
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:500]
