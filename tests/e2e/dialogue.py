@@ -155,6 +155,19 @@ def processes_of_session(leader: int) -> list[str]:
     return found
 
 
+def processes_of(home: Home) -> dict[int, str]:
+    """The command lines of all living processes of a user, by number."""
+    mine = f"\0HOME={home.folder}\0".encode()
+    found = {}
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if mine in b"\0" + environ.read_bytes():
+                found[int(environ.parent.name)] = (environ.parent / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue  # it has just ended
+    return found
+
+
 def new_repository(home: Home, folder: Path, url: str) -> Path:
     """An empty repository whose `lfs.url` the user has set; nothing is registered."""
     home.git("init", "-q", folder)

@@ -332,6 +332,22 @@ def test_progress_adds_up_never_falls_and_is_bounded(
     assert 5 <= len(progress) <= 10 * seconds + 3
 
 
+def test_a_fast_transfer_does_not_flood_git_lfs(home: Home, work: Path, any_server: Server, bucket: str) -> None:
+    content = random_bytes(64_000_000, 7)
+    store(any_server, bucket, content)
+    with FaultProxy(any_server.endpoint, Faults((Rule(Throttle(down=40_000_000)),))) as proxy:
+        home.environ |= {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "LFS_AGENT_PART_SIZE": "64MiB"}
+        with Agent(home, work) as agent:
+            agent.init("download")
+            agent.download(sha256(content).hexdigest(), len(content))
+            *progress, last = agent.until_complete()
+
+    assert "error" not in last
+    seconds = agent.heard[-1][0] - agent.heard[1][0]
+    assert seconds > 1  # 61 blocks of a MiB: were each told, that would be up to 40 lines a second
+    assert len(progress) <= 10 * seconds + 3
+
+
 def test_finishing_is_not_silence(home: Home, work: Path, any_server: Server) -> None:
     """S3 may take minutes to put parts together: git-lfs and the user go on hearing from us."""
     content = random_bytes(6 * MIB, 3)
@@ -499,7 +515,13 @@ def test_two_processes_asked_for_one_upload_store_it_once(
     client = any_server.client()
     client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     mark = any_server.mark()
-    with Agent(home, work) as one, Agent(home, work) as two, ThreadPoolExecutor(2) as pool:
+    together = Rule(Stall("request-head", seconds=1), method="PUT|POST", target=oid)  # both have looked before
+    with (
+        FaultProxy(any_server.endpoint, Faults((together,))) as proxy,
+        Agent(home, work, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint}) as one,
+        Agent(home, work, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint}) as two,
+        ThreadPoolExecutor(2) as pool,
+    ):
         for agent in (one, two):
             agent.init("upload")
         for agent in (one, two):
@@ -518,16 +540,22 @@ def test_two_processes_asked_for_one_upload_store_it_once(
     assert client.get_object(Bucket=bucket, Key=published[0].key)["Body"].read() == content
 
 
-def test_two_processes_asked_for_one_download_both_get_it(home: Home, work: Path, stored: str) -> None:
+def test_two_processes_asked_for_one_download_both_get_it(
+    home: Home, work: Path, any_server: Server, bucket: str, slow_link: FaultProxy
+) -> None:
+    content = random_bytes(4_000_000, 8)
+    oid = sha256(content).hexdigest()
+    store(any_server, bucket, content)
+    home.environ["AWS_ENDPOINT_URL_S3"] = slow_link.endpoint
     with Agent(home, work) as one, Agent(home, work) as two, ThreadPoolExecutor(2) as pool:
         for agent in (one, two):
             agent.init("download")
         for agent in (one, two):
-            agent.download(OID, 300_000)
+            agent.download(oid, len(content))
         paths = [Path(answer[-1]["path"]) for answer in pool.map(Agent.until_complete, (one, two))]
 
     assert paths[0] != paths[1]
-    assert [path.read_bytes() for path in paths] == [CONTENT, CONTENT]
+    assert [path.read_bytes() for path in paths] == [content, content]
 
 
 def test_the_worker_file_runs_alone() -> None:

@@ -1,5 +1,8 @@
 """Set-ups that cannot work, and links and servers that fail: what git push and clone make of them."""
 
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Callable
 from hashlib import sha1, sha256
@@ -9,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cellar import Cellar
+from tests.e2e.dialogue import processes_of
 from tests.machine import Home
 from tests.proxy import (
     ACCESS_DENIED,
@@ -96,6 +100,61 @@ def no_such_profile(cellar: Cellar, _: Any) -> None:
     cellar.home.environ["AWS_PROFILE"] = "nobody"
 
 
+def one_time_password(cellar: Cellar, _: Any) -> None:
+    """A login that asks a person: there is nobody to ask, and the agent's input is not theirs."""
+    no_credentials(cellar, _)
+    (cellar.home.folder / ".aws").mkdir()
+    (cellar.home.folder / ".aws" / "config").write_text(
+        "[default]\nrole_arn = arn:aws:iam::123456789012:role/keeper\nsource_profile = source\n"
+        "mfa_serial = arn:aws:iam::123456789012:mfa/vera\n"
+        "[profile source]\naws_access_key_id = first\naws_secret_access_key = second\n"
+    )
+
+
+def profile(cellar: Cellar, *lines: str) -> None:
+    no_credentials(cellar, None)
+    (cellar.home.folder / ".aws").mkdir()
+    (cellar.home.folder / ".aws" / "config").write_text("[default]\n" + "\n".join(lines) + "\n")
+
+
+def no_helper(cellar: Cellar, _: Any) -> None:
+    profile(cellar, "credential_process = /opt/no-such-helper")
+
+
+def nonsense_helper(cellar: Cellar, _: Any) -> None:
+    profile(cellar, "credential_process = echo nonsense")
+
+
+def failing_helper(cellar: Cellar, _: Any) -> None:
+    profile(cellar, "credential_process = false")
+
+
+def no_token_file(cellar: Cellar, _: Any) -> None:
+    profile(cellar, "role_arn = arn:aws:iam::123456789012:role/ci", "web_identity_token_file = /run/no-such-token")
+
+
+def refused_role(cellar: Cellar, cleanup: list[Any]) -> None:
+    refusal = b"<ErrorResponse><Error><Code>AccessDenied</Code><Message>not for you</Message></Error></ErrorResponse>"
+    cleanup.append(FaultProxy(cellar.server.endpoint, Faults((Rule(Answer(403, body=refusal)),))).__enter__())
+    role(cellar, cleanup[-1].endpoint)
+
+
+def silent_role(cellar: Cellar, cleanup: list[Any]) -> None:
+    cleanup.append(BlackHole())
+    role(cellar, cleanup[-1].endpoint)
+
+
+def unreachable_role(cellar: Cellar, cleanup: list[Any]) -> None:
+    cleanup.append(BlackHole(accept=False))
+    role(cellar, cleanup[-1].endpoint)
+
+
+def role(cellar: Cellar, endpoint: str) -> None:
+    keys = ("[profile source]", "aws_access_key_id = first", "aws_secret_access_key = second")
+    profile(cellar, "role_arn = arn:aws:iam::123456789012:role/keeper", "source_profile = source", *keys)
+    cellar.home.environ["AWS_ENDPOINT_URL_STS"] = endpoint
+
+
 def refused_port(cellar: Cellar, cleanup: list[Any]) -> None:
     cleanup.append(BlackHole(accept=False))
     use(cellar, cleanup[-1])
@@ -126,8 +185,16 @@ CANNOT_WORK: list[tuple[Callable[[Cellar, list[Any]], None], str]] = [
     (expired_keys, "log in again: aws sso login"),
     (expired_login, "aws sso login --profile weights"),
     (no_such_profile, "see: aws configure list-profiles"),
+    (one_time_password, "one-time password"),
+    (no_helper, "no-such-helper"),
+    (nonsense_helper, "see: aws sts get-caller-identity"),
+    (failing_helper, "see: aws sts get-caller-identity"),
+    (no_token_file, "no-such-token"),
+    (refused_role, "not for you"),
+    (silent_role, "see: aws sts get-caller-identity"),
+    (unreachable_role, "see: aws sts get-caller-identity"),
     (refused_port, " cannot be reached "),
-    (silent_port, "has not answered for 8 s"),
+    (silent_port, "has not answered for 6 s"),
     (plain_http, "git config --global lfs-agent.allowHttp true"),
     (unknown_setting, "did you mean LFS_AGENT_PART_SIZE?"),
     (no_store, "not a bucket name: 'Not_A_Bucket'"),
@@ -214,6 +281,52 @@ def test_many_objects_fail_as_fast_as_one(
     assert len(told) == count
     assert len(full) == 1
     assert len(pushed.stderr.splitlines()) <= count + 10
+
+
+def whole_group(process: subprocess.Popen[bytes], _: Home) -> None:
+    """Ctrl-C."""
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def git_lfs_alone(_: subprocess.Popen[bytes], home: Home) -> None:
+    """What the kernel does where memory is short."""
+    for number, line in processes_of(home).items():
+        if line.partition(" ")[0].endswith("git-lfs"):
+            os.kill(number, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("end", [whole_group, git_lfs_alone])
+def test_no_process_is_left_of_a_push_that_is_broken_off(
+    cellar: Cellar, any_server: Server, end: Callable[[subprocess.Popen[bytes], Home], None]
+) -> None:
+    oid = cellar.add("weights.bin", 16_000_000)
+    with through(cellar, any_server, Rule(Throttle(up=2_000_000))) as proxy:
+        use(cellar, proxy)
+        process = subprocess.Popen(
+            ["git", "push", "-q", "origin", "HEAD"],
+            cwd=cellar.work,
+            env=cellar.home.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_for(lambda: any(seen.request_bytes > 1_000_000 for seen in about(proxy, oid, "PUT")), 20)
+        end(process, cellar.home)
+        assert process.wait(10) != 0
+        wait_for(lambda: processes_of(cellar.home) == {}, 3)
+
+    assert cellar.keys() == []
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = any_server.endpoint
+    cellar.push()
+    assert cellar.keys() == [cellar.key(oid)]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 # Links and servers that fail

@@ -17,7 +17,7 @@ import pytest
 
 from tests.cellar import Cellar
 from tests.conftest import absent
-from tests.e2e.dialogue import files_below, seen_by_spy, watch_agent
+from tests.e2e.dialogue import files_below, processes_of, seen_by_spy, watch_agent
 from tests.machine import Home
 from tests.servers import Server, Tls, Versitygw
 
@@ -291,19 +291,6 @@ def test_an_object_gets_the_mode_that_git_lfs_would_give(
 # Workers
 
 
-def running(home: Home) -> list[str]:
-    """The processes that live in this user's home."""
-    mine = f"\0HOME={home.folder}\0".encode()
-    found = []
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if mine in b"\0" + environ.read_bytes():
-                found.append((environ.parent / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
-
-
 def test_seven_of_eight_workers_load_no_client_for_one_object(
     cellar: Cellar, any_server: Server, tmp_path: Path
 ) -> None:
@@ -315,7 +302,7 @@ def test_seven_of_eight_workers_load_no_client_for_one_object(
     assert len({note["pid"] for note in imports}) == 8
     assert len({note["pid"] for note in imports if note["module"].startswith("botocore")}) == 1
     assert len({note["pid"] for note in imports if note["module"].startswith("lfs_agent")}) == 1
-    assert running(cellar.home) == []
+    assert processes_of(cellar.home) == {}
 
 
 @pytest.mark.parametrize("concurrent, workers", [("true", 8), ("false", 1)])
