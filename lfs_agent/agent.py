@@ -229,6 +229,7 @@ class Worker:
                 self._ready = self._opened()
             except UsageError as error:
                 raise SessionError(str(error)) from error
+            gc.freeze()  # what is loaded stays: the first collection need not look through it for 20 ms
             gc.enable()  # the light door turned it off
         return self._ready
 

@@ -99,6 +99,7 @@ class Cellar:
             deadline_s=self.settings.deadline,
             stop=stop or threading.Event(),
             notice=notice,
+            store=f"{self.claim.endpoint} ({self.target})" if self.claim.endpoint else str(self.target),
         )
         target = self.target
         store = self._folder(target) if isinstance(target, FolderTarget) else self._s3(target, connections)

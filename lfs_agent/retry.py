@@ -32,11 +32,13 @@ class Patience:
         deadline_s: float,
         stop: threading.Event,
         notice: Notice | None = None,
+        store: str = "the store",
     ) -> None:
         self._first_deadline_s = first_deadline_s
         self._deadline_s = deadline_s
         self._stop = stop
         self._notice = notice
+        self._store = store
         self._began_s: float | None = None
         self._contact = threading.Lock()  # of the two below: an answer comes in time or too late, not both
         self._answered = False
@@ -93,7 +95,10 @@ class Patience:
             if self._stop.is_set():
                 raise StoppedError("stopped")
             if self._left_s(0.0) <= 0 and self._give_up():
-                raise UnreachableError(f"the store has not answered for {self._first_deadline_s:g} s")
+                raise UnreachableError(
+                    f"{self._store} has not answered for {self._first_deadline_s:g} s; check the network, the proxy, "
+                    "and the endpoint: lfs-agent config --show-origin"
+                )
         over.wait()
         if failures:
             raise failures[0]
