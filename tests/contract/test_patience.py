@@ -233,10 +233,10 @@ def test_an_answer_that_comes_too_late_writes_nothing(bucket_of: BucketOf) -> No
 
 
 def test_a_request_may_take_longer_than_a_silence(bucket_of: BucketOf, desk: Desk) -> None:
-    place, size = bucket_of("versitygw"), 14 * MIB
+    place, size = bucket_of("versitygw"), 8 * MIB
     oid = desk.write(content(size))
     with place.through(Rule(Throttle(up=3 * MIB, down=3 * MIB))) as proxy:
-        store = retrying(place.store_with(endpoint=proxy.endpoint, read_timeout=3.0))
+        store = retrying(place.store_with(endpoint=proxy.endpoint, read_timeout=2.0))
         desk.up(store, oid, limits=Limits())
         assert desk.meter.moved == size
         path = desk.down(store, oid, size, limits=Limits())

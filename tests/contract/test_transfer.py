@@ -262,28 +262,35 @@ def test_a_lost_answer_does_not_publish_twice(
         assert len(place.client.list_object_versions(Bucket=place.bucket)["Versions"]) == 1
 
 
+ANSWERS = [
+    CONFLICT,
+    Answer(412, "PreconditionFailed"),
+    Answer(412, "PreconditionFailed", forward=True),
+    INTERNAL_ERROR,
+    Answer(500, "InternalError", forward=True),
+]
+ANSWERS_TO_COMPLETE = [
+    ERROR_IN_200,
+    Answer(200, "InternalError", forward=True),
+    Answer(404, "NoSuchUpload"),
+    Answer(404, "NoSuchUpload", forward=True),
+]
+
+
 @by_kind
-@by_publication
 @pytest.mark.parametrize(
-    "answer",
-    [
-        CONFLICT,
-        Answer(412, "PreconditionFailed"),
-        Answer(412, "PreconditionFailed", forward=True),
-        INTERNAL_ERROR,
-        Answer(500, "InternalError", forward=True),
-        ERROR_IN_200,
-        Answer(200, "InternalError", forward=True),
-        Answer(404, "NoSuchUpload"),
-        Answer(404, "NoSuchUpload", forward=True),
-    ],
-    ids=lambda answer: f"{answer.status}{answer.code}{'-done' if answer.forward else ''}",
+    "size,publication,answer",
+    [(SIZES["whole"], PUT, answer) for answer in ANSWERS]
+    + [(SIZES["in parts"], COMPLETE, answer) for answer in ANSWERS + ANSWERS_TO_COMPLETE],
+    ids=lambda value: (
+        f"{value.status}{value.code}{'-done' if value.forward else ''}"
+        if isinstance(value, Answer)
+        else str(value[0] if isinstance(value, tuple) else value)
+    ),
 )
 def test_what_a_publication_answers_is_decided_by_a_look(
     bucket_of: BucketOf, desk: Desk, kind: str, size: int, publication: Publication, answer: Answer
 ) -> None:
-    if publication is PUT and (answer.status == 200 or answer.code == "NoSuchUpload"):
-        pytest.skip("no answer to a put")
     place = bucket_of(kind)
     oid = desk.write(content(size))
 
