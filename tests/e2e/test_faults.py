@@ -297,7 +297,7 @@ def git_lfs_alone(_: subprocess.Popen[bytes], home: Home) -> None:
 
 @pytest.mark.parametrize("end", [whole_group, git_lfs_alone])
 def test_no_process_is_left_of_a_push_that_is_broken_off(
-    cellar: Cellar, any_server: Server, end: Callable[[subprocess.Popen[bytes], Home], None]
+    git_lfs: Path | None, cellar: Cellar, any_server: Server, end: Callable[[subprocess.Popen[bytes], Home], None]
 ) -> None:
     oid = cellar.add("weights.bin", 16_000_000)
     with through(cellar, any_server, Rule(Throttle(up=2_000_000))) as proxy:

@@ -230,7 +230,7 @@ def test_a_damaged_local_object_is_never_published(cellar: Cellar, any_server: S
 
 
 def test_one_missing_object_does_not_stop_the_others(
-    cellar: Cellar, any_server: Server, second_home: Home, tmp_path: Path
+    git_lfs: Path | None, cellar: Cellar, any_server: Server, second_home: Home, tmp_path: Path
 ) -> None:
     oids = fill(cellar, {f"{number}.bin": 10_000 + number for number in range(10)})
     cellar.push()
