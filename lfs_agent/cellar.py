@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lfs_agent import log
 from lfs_agent.config import Settings, Value, from_environ, from_git, from_query, resolve
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from lfs_agent.store.s3 import Connection
 
-TRUSTED_KEY = "lfs-agent.trusted"
+TRUSTED_KEY: Final = "lfs-agent.trusted"
+_MAX_CELLAR_FILE: Final = 1 << 16
+"""Bytes of a `.mlcellar.toml`; nobody writes a larger one in earnest."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,10 @@ class Cellar:
 
     @cached_property
     def claim(self) -> Claim:
-        """What is about to be used, and who says so."""
+        """What is about to be used, and who says so.
+
+        Raises TargetError, UsageError, CredentialsError.
+        """
         if isinstance(self.target, FolderTarget):
             return Claim(self.target, "", self.named.committed, endpoint_committed=False)
         session = self._session
@@ -145,6 +150,8 @@ class Cellar:
 
         settings, chosen = self.resolved
         own = own_endpoint(session, self.environ).rstrip("/")
+        if own and not settings.endpoint:
+            resolve({"endpoint": Value(own, "AWS's own settings")})  # UsageError for one that is none
         endpoint = (settings.endpoint or own).rstrip("/")
         said_by_url = "endpoint" in chosen and chosen["endpoint"].origin == self.named.origin
         foreign = said_by_url and self.named.committed and endpoint != own
@@ -165,10 +172,14 @@ class Cellar:
             check_scheme(self.claim.endpoint, allow_http=self.settings.allow_http)
 
     def _last_push(self) -> str:
-        try:
-            return self._last_push_file.read_text().strip()
-        except OSError:
-            return ""
+        """What this clone's last push to the remote said, or else its last one to any other; "" where nothing changed.
+
+        A first push to a remote is compared, too: another remote's name must not lead the objects elsewhere unasked.
+        """
+        if said := _read(self._last_push_file):
+            return said
+        others = [said for file in _newest_first(self._last_push_file.parent) if (said := _read(file))]
+        return others[0] if others and self.claim.said not in others else ""
 
     @property
     def _last_push_file(self) -> Path:
@@ -178,7 +189,7 @@ class Cellar:
     def remember_push(self) -> None:
         """Keeps where this clone's objects went, so that a later push elsewhere is asked about."""
         said = self.claim.said
-        if self._last_push() != said:
+        if _read(self._last_push_file) != said:
             self._last_push_file.parent.mkdir(parents=True, exist_ok=True)
             temporary = self._last_push_file.with_name(f"{self._last_push_file.name}.{os.getpid()}")
             temporary.write_text(said + "\n")
@@ -197,8 +208,36 @@ class Cellar:
         if self.repo.worktree is None:
             return ""
         try:
-            text = (self.repo.worktree / ".mlcellar.toml").read_text()
+            text = _committed_text(self.repo.worktree / ".mlcellar.toml")
             profile = tomllib.loads(text).get("aws", {}).get("profile", "")
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             return ""
         return profile if isinstance(profile, str) and profile.isprintable() else ""
+
+
+def _committed_text(path: Path) -> str:
+    """A small file of the repository; a link could lead to a device that never ends.
+
+    Raises OSError, ValueError.
+    """
+    if path.is_symlink():
+        raise ValueError("a link")
+    with path.open("rb") as file:
+        content = file.read(_MAX_CELLAR_FILE + 1)
+    if len(content) > _MAX_CELLAR_FILE:
+        raise ValueError("too long")
+    return content.decode()
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    try:
+        return sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime_ns, reverse=True)
+    except OSError:
+        return []

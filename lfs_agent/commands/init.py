@@ -14,6 +14,7 @@ from typing import Final
 from lfs_agent import log
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
 from lfs_agent.commands.install import SECTION
+from lfs_agent.commands.wording import plain
 from lfs_agent.config import from_query, resolve
 from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, run_git
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     replaced = conflicts(repo, file, url, arguments.remote)
     if replaced and not arguments.force:
         raise UsageError(f"{'; '.join(replaced)}; to go ahead all the same: --force")
-    identity = trusted_by_this(cellar, target, replaced=bool(replaced))
+    identity = trusted_by_this(cellar, target, elsewhere=bool(replaced or arguments.remote))
     tracked_before = tracks(repo)
 
     if arguments.remote:
@@ -115,14 +116,16 @@ def name_for_remote(repo: Repository, file: ConfigFile, remote: str, url: str) -
         for other in others:
             if other != remote and not file.values(f"remote.{other}.lfsurl"):
                 file.set(f"remote.{other}.lfsurl", common)
-                print(f".lfsconfig: remote.{other}.lfsurl = {common}, which was lfs.url for all remotes")
+                print(f".lfsconfig: remote.{other}.lfsurl = {plain(common)}, which was lfs.url for all remotes")
         file.unset("lfs.url", common)
     file.set(f"remote.{remote}.lfsurl", url)
     print(f".lfsconfig: remote.{remote}.lfsurl = {url}")
 
 
-def trusted_by_this(cellar: Cellar, target: Target, *, replaced: bool) -> str:
+def trusted_by_this(cellar: Cellar, target: Target, *, elsewhere: bool) -> str:
     """The identity that the user says yes to by naming this store; "" where none is needed.
+
+    `elsewhere`: pushes of this clone may have gone, or go, to another store as well.
 
     Raises TargetError for a plain http endpoint that the user's settings don't allow.
     """
@@ -132,8 +135,8 @@ def trusted_by_this(cellar: Cellar, target: Target, *, replaced: bool) -> str:
     if endpoint or isinstance(target, FolderTarget):
         text = endpoint.text if endpoint else ""
         return Claim(target, text, url_committed=True, endpoint_committed=bool(text)).identity
-    # A clone that has pushed elsewhere would ask: has the target changed behind the user's back?
-    return cellar.claim.identity if replaced else ""
+    # A push would ask: has the target changed behind the user's back?
+    return cellar.claim.identity if elsewhere else ""
 
 
 def tracks(repo: Repository) -> bool:

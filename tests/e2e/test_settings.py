@@ -210,6 +210,8 @@ def test_a_second_remote_gets_a_store_of_its_own(home: Home, work: Path) -> None
     assert said(home, work, "remote.backup.lfsurl") == "s3::backup"
     assert "remote.origin.lfsurl = s3::cellar/weights, which was lfs.url" in done.stdout
 
+    assert trusted(home) == ["amazonaws.com/backup"]  # no push to it asks: the user has named it
+
     before = (work / ".lfsconfig").read_bytes()
     agent(home, "init", "s3::backup", "--remote", "backup", cwd=work)
     assert (work / ".lfsconfig").read_bytes() == before
@@ -225,6 +227,15 @@ def test_the_only_remote_s_store_is_not_replaced_unasked(home: Home, work: Path)
     agent(home, "init", "s3::cellar", "--remote", "origin", cwd=work)
 
     assert (work / ".lfsconfig").read_text() == '[remote "origin"]\n\tlfsurl = s3::cellar\n'
+
+
+def test_what_the_repository_says_cannot_paint_the_terminal(home: Home, work: Path) -> None:
+    (work / ".lfsconfig").write_text('[lfs]\n\turl = "s3::cellar\x1b[2J"\n')
+
+    done = agent(home, "init", "dir::/srv/share", "--remote", "backup", cwd=work)
+
+    assert "remote.origin.lfsurl = s3::cellar?[2J" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
 
 
 # config
@@ -342,9 +353,26 @@ def test_no_secret_is_shown(home: Home, work: Path) -> None:
         assert "AKIA" not in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("committed", ["link", "long"])
+def test_a_cellar_s_file_without_an_end_is_not_read(home: Home, work: Path, committed: str) -> None:
+    agent(home, "init", "s3::cellar", cwd=work)
+    (home.folder / ".aws").mkdir()
+    (home.folder / ".aws" / "config").write_text("[profile team]\n")
+    text = '[aws]\nprofile = "team"\n'
+    if committed == "link":
+        (home.folder / "file.toml").write_text(text)
+        (work / ".mlcellar.toml").symlink_to(home.folder / "file.toml")
+    else:
+        (work / ".mlcellar.toml").write_text(text + "#" * (1 << 16))
+
+    assert origins(home, cwd=work)["profile"] == (None, "default")
+
+
 @pytest.mark.parametrize(
     "environ, git, committed, words",
     [
+        ({"AWS_ENDPOINT_URL": "localhost:9000"}, {}, "", ["AWS's own settings", "localhost:9000", "https://"]),
+        ({"AWS_ENDPOINT_URL_S3": "http://host:99999"}, {}, "", ["AWS's own settings", "http://host:99999"]),
         ({"LFS_AGENT_REGOIN": "x"}, {}, "", ["LFS_AGENT_REGOIN", "LFS_AGENT_REGION"]),
         ({"LFS_AGENT_REGION": "a.b/"}, {}, "", ["environment: LFS_AGENT_REGION", "a.b/"]),
         ({}, {"lfs-agent.storagClass": "x"}, "", [".gitconfig", "lfs-agent.storagclass", "lfs-agent.storageClass"]),
@@ -609,6 +637,27 @@ def test_a_push_elsewhere_than_before_asks_first(cellar: Cellar, any_server: Ser
     allow(cellar.home, refused.stderr)
     cellar.push()
     assert len(any_server.keys(elsewhere)) == 1
+
+
+def test_another_remote_s_name_leads_no_push_elsewhere_unasked(
+    cellar: Cellar, any_server: Server, tmp_path: Path
+) -> None:
+    elsewhere = f"{cellar.bucket[:50]}-e"
+    any_server.client().create_bucket(Bucket=elsewhere)
+    for remote in ("fork", "third"):
+        cellar.home.git("init", "-q", "--bare", tmp_path / f"{remote}.git")
+        cellar.git("remote", "add", remote, tmp_path / f"{remote}.git")
+    oid = cellar.add("first.bin", 1000, seed=1)
+    cellar.push()
+    cellar.push("fork", "HEAD")  # the same store by another remote: nothing has changed
+    name_store(cellar, f"s3::{elsewhere}/cellar")
+
+    refused = cellar.push("third", "HEAD", check=False)
+
+    assert refused.returncode != 0
+    assert f"this clone's last push went to {cellar.bucket}" in refused.stderr
+    assert any_server.keys(elsewhere) == []
+    assert cellar.keys() == [cellar.key(oid)]
 
 
 def test_a_push_elsewhere_by_the_user_s_own_word_does_not_ask(cellar: Cellar, any_server: Server) -> None:
