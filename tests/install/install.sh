@@ -122,7 +122,8 @@ make_venv() {
     logged "$name" venv_without_ensurepip "$python" "$dir" 2>/dev/null ||
       fail "$name: $python makes no virtual environments: run \`apt-get install python3-venv\`, or install uv" || return
   else
-    fail "$name needs a Python from 3.11 to 3.$newest (such as python3.13 on PATH), or uv" || return
+    if [ "$newest" = 99 ]; then newest="or newer"; else newest="to 3.$newest"; fi
+    fail "$name needs Python 3.11 $newest (such as python3.13 on PATH), or uv" || return
   fi
   logged "$name" "$dir/bin/python" -m pip install -q --disable-pip-version-check --require-hashes -r "$lock"
 }
@@ -190,7 +191,7 @@ install_nss_wrapper() {
 
 # The development environment, made again when the lock or the project file has changed.
 install_venv() {
-  local dir=${1:?venv DIR} stamp
+  local dir=$1 stamp
   stamp=$(cat "$root/packaging/dev.lock" "$root/pyproject.toml" | cksum)
   if [ "$(cat "$dir/.stamp" 2>/dev/null)" = "$stamp" ] && "$dir/bin/python" -c '' 2>/dev/null; then return; fi
   say "Setting up $dir (half a minute, once) …"
@@ -215,12 +216,12 @@ install_all_ci() {
 
 [ $# -gt 0 ] || { sed -n '2,/^set/{/^#/s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; exit 2; }
 case $1 in
-  venv) install_venv "${2:?usage: install.sh venv DIR}" ;;
+  venv) [ $# = 2 ] || fail "usage: install.sh venv DIR" || exit 2; install_venv "$2" ;;
   *)
     for name in "$@"; do
       case $name in
         git-lfs|git-lfs-newest|versitygw|localstack|ml-cellar|ceph|nss-wrapper|all-ci) "install_${name//-/_}" ;;
-        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, versitygw, localstack, ml-cellar, ceph, nss-wrapper, all-ci"; exit 2 ;;
+        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, versitygw, localstack, ml-cellar, ceph, nss-wrapper, all-ci" || exit 2 ;;
       esac
     done ;;
 esac
