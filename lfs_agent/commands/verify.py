@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     repo = Repository(Path.cwd())
+    _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
     revisions = arguments.revisions or ["HEAD"]
     threads = READ_THREADS if arguments.deep else STAT_THREADS
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)

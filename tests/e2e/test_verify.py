@@ -208,7 +208,10 @@ def test_what_is_not_there_is_a_usage_error(cellar: Cellar, arguments: list[str]
 
 
 def test_outside_of_a_repository_is_a_usage_error(home: Home) -> None:
-    assert verify(home, home.folder).returncode == 2
+    done = verify(home, home.folder)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "not a git repository" in done.stderr
 
 
 def test_nobody_answers_is_not_missing(cellar: Cellar) -> None:
