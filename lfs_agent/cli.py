@@ -10,7 +10,7 @@ from lfs_agent import __version__
 from lfs_agent.errors import AgentError
 
 COMMANDS = {
-    "install": "let git-lfs start this agent for s3:: and dir:: stores on this machine",
+    "install": "let git-lfs start this agent for s3:: and dir:: URLs",
     "uninstall": "undo install",
     "init": "name the store of this repository, in .lfsconfig",
     "config": "show the settings in force, and where each comes from",
@@ -19,6 +19,12 @@ COMMANDS = {
     "log": "show what the last push or pull did",
 }
 """Each is a module of `lfs_agent.commands`: `add_arguments(parser)`, `run(arguments, environ) -> int`."""
+
+EXAMPLES = """\
+examples:
+  lfs-agent init s3::BUCKET/PREFIX      in a repository, once
+  lfs-agent verify --deep               is all that HEAD needs in the store, and whole?
+"""
 
 EXIT_STATUSES = """\
 exit status:
@@ -35,7 +41,8 @@ def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     parser = argparse.ArgumentParser(
         prog="lfs-agent",
         description="Git LFS objects in S3, or in a shared folder.",
-        epilog=EXIT_STATUSES,
+        epilog=f"{EXAMPLES}\n{EXIT_STATUSES}",
+        allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"lfs-agent {__version__}")
@@ -48,6 +55,7 @@ def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
             description=module.__doc__,
             epilog=f"{module.EXAMPLES}\n{EXIT_STATUSES}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         module.add_arguments(command)
     return parser

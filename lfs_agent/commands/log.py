@@ -29,7 +29,9 @@ _MOVED: Final = ("uploaded", "downloaded")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-n", type=_positive, default=1, metavar="N", dest="count", help="the last N sessions")
+    parser.add_argument(
+        "-n", type=_positive, default=1, metavar="N", dest="count", help="the last N sessions (default: 1)"
+    )
     parser.add_argument("--json", action="store_true", help="print each session as one JSON object on a line")
 
 
