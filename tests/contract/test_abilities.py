@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from lfs_agent.errors import ObjectError, UnsupportedError
+from lfs_agent.errors import DamagedError, UnsupportedError
 from lfs_agent.parts import MIB
 from lfs_agent.store.s3 import S3Store
 from tests.contract.conftest import BucketOf, InBucket
@@ -188,7 +188,9 @@ def test_a_store_without_checksums_still_stores_no_broken_body(
 def test_a_store_that_ignores_conditions_keeps_what_is_there(bucket_of: BucketOf, desk: Desk) -> None:
     place = bucket_of("versitygw")
     place.replace(KEY, b"first")
-    with place.through(Rule(StripHeaders(request=("if-none-match",)))) as proxy, pytest.raises(ObjectError):
-        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(b"second one"))
+    with place.through(Rule(StripHeaders(request=("if-none-match",)))) as proxy:
+        with pytest.raises(DamagedError, match="was not replaced"):
+            desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(b"second one"))
+        assert [seen.method for seen in proxy.requests] == ["HEAD"]
 
     assert place.objects() == {KEY: b"first"}
