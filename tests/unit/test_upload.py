@@ -1,11 +1,13 @@
 """How a file is read while it is sent; the other side: tests/contract/test_transfer.py."""
 
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from google_crc32c import value
@@ -204,15 +206,25 @@ def test_a_conflict_without_a_winner_ends_at_the_second(desk: Desk) -> None:
         desk.up(flaky, oid)
 
 
-def test_a_whole_that_the_store_sums_up_otherwise_is_damaged(desk: Desk) -> None:
+@pytest.mark.parametrize(
+    "other, words",
+    [
+        ({"crc32c": crc_of(b"other")}, f"{12 * MIB} bytes with the CRC-32C {crc_of(b'other')}"),
+        ({"size": 5 * MIB, "crc32c": ""}, f"the store has {5 * MIB} bytes"),
+        (None, "the store has nothing"),
+    ],
+)
+def test_a_whole_that_the_store_sums_up_otherwise_is_damaged(
+    desk: Desk, other: dict[str, Any] | None, words: str
+) -> None:
     class Liar(DictStore):
         def stat(self, key: str) -> ObjectStat | None:
             found = super().stat(key)
-            return found and replace(found, crc32c=crc_of(b"other"))
+            return replace(found, **other) if found and other else None
 
     oid = desk.write(content(12 * MIB))
 
-    with pytest.raises(DamagedError, match="CRC-32C"):
+    with pytest.raises(DamagedError, match=re.escape(words)):
         desk.up(Liar(), oid)
 
 
