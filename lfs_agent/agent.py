@@ -31,6 +31,7 @@ from lfs_agent.retry import Patience
 from lfs_agent.session import RECORD_LIMIT, Breaker, name_session, sweep
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
+from lfs_agent.transfer.journal import sweep_stale
 from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import Sent, upload
 
@@ -261,11 +262,16 @@ class Worker:
         limits = Limits(part_size=settings.part_size)
         streams = settings.streams or max(1, _BUDGET_STREAMS // self._init.concurrent_transfers)
         key = ready.cellar.key(request.oid)
+        folders = self._folders
         if isinstance(request, Download):
-            folders = Folders(self._repo.storage, self._repo.file_mode)
             return download(ready.store, key, request.oid, meter, folders, limits=limits, streams=streams)
         path = self._local(request)
-        return upload(ready.store, key, request.oid, path, meter, limits=limits, streams=streams)
+        state = folders.incomplete
+        return upload(ready.store, key, request.oid, path, meter, state=state, limits=limits, streams=streams)
+
+    @property
+    def _folders(self) -> Folders:
+        return Folders(self._repo.storage, self._repo.file_mode)
 
     def _local(self, request: Upload) -> Path:
         """The file to send; git-lfs can't spell a path that is not UTF-8, but it is where it always is."""
@@ -348,6 +354,7 @@ class Worker:
         level = settings.log_level or ("info" if settings.log_file else None)
         opened = log.Log(record, level, settings.log_file, store=str(cellar.target), **bound)
         sweep(cellar.state_dir)
+        sweep_stale(self._folders.incomplete)
         opened.info("started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers)
         return opened
 

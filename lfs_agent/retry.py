@@ -8,7 +8,7 @@ from typing import TypeVar
 from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
-from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, Write
+from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, StoredPart, Write
 
 T = TypeVar("T")
 
@@ -178,6 +178,9 @@ class RetryingStore:
     def address(self, key: str) -> str:
         return self._store.address(key)
 
+    def identity(self, key: str) -> str:
+        return self._store.identity(key)
+
     def connect(self) -> None:
         self._store.connect()
 
@@ -190,6 +193,10 @@ class RetryingStore:
     def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
         upload = self._patience.call("begin", lambda: self._store.begin(key, oid, size))
         return _RetryingUpload(upload, self._patience)
+
+    def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
+        found = self._patience.call("resume", lambda: self._store.resume(key, size, token))
+        return (_RetryingUpload(found[0], self._patience), found[1]) if found else None
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         """Goes on where the store broke off; what was written once is not asked for again."""
@@ -210,6 +217,10 @@ class _RetryingUpload:
     def __init__(self, upload: MultipartUpload, patience: Patience) -> None:
         self._upload = upload
         self._patience = patience
+
+    @property
+    def token(self) -> str:
+        return self._upload.token
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
         return self._patience.call(f"part {part.number}", lambda: self._upload.put_part(part, body, crc32c))

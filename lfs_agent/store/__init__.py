@@ -42,6 +42,16 @@ class Body(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class StoredPart:
+    """A part that a store has, of an upload that was broken off. `length` in bytes, `crc32c` in base64 or ""."""
+
+    number: int
+    length: int
+    etag: str
+    crc32c: str
+
+
+@dataclass(frozen=True, slots=True)
 class SentPart:
     """A part that the store has: `etag` as it gave it, `crc32c` in base64 as we computed it."""
 
@@ -52,6 +62,10 @@ class SentPart:
 
 class MultipartUpload(Protocol):
     """An object on its way in parts; nothing shows at the key before `complete`."""
+
+    @property
+    def token(self) -> str:
+        """By which `Store.resume` finds it again; "" where it can't."""
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
         """Sends one part. Parts may be sent in any order, from several threads."""
@@ -75,6 +89,9 @@ class Store(Protocol):
     def address(self, key: str) -> str:
         """The key as people write it, for messages: `s3://bucket/key`."""
 
+    def identity(self, key: str) -> str:
+        """The key with all that decides which object it is: whose store, and as whom it is used."""
+
     def connect(self) -> None:
         """Makes ready what the first request needs (credentials, mostly), without a request to the store."""
 
@@ -89,6 +106,9 @@ class Store(Protocol):
 
     def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
         """Starts an object of `size` bytes in parts."""
+
+    def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
+        """An upload that was begun before, and its parts; None where it is gone, or can't be asked for."""
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         """Hands bytes `start` to `stop` of the object to `write`, in order; its size and etag come back.

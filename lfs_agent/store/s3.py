@@ -3,12 +3,12 @@
 import base64
 import hashlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast, get_args
 
 from botocore import UNSIGNED
 from botocore.auth import AUTH_TYPE_MAPS, UNSIGNED_PAYLOAD, S3SigV4Auth
@@ -34,7 +34,7 @@ from lfs_agent.errors import (
 )
 from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.pointer import Oid
-from lfs_agent.store import Body, ObjectStat, SentPart, Write
+from lfs_agent.store import Body, ObjectStat, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
 from lfs_agent.store.s3errors import Context, translate, translate_login
 
@@ -179,6 +179,10 @@ class S3Store:
 
     def address(self, key: str) -> str:
         return f"s3://{self._bucket}/{key}"
+
+    def identity(self, key: str) -> str:
+        connection = self._connection
+        return f"{connection.endpoint or 'amazonaws.com'} {connection.profile} {self.address(key)}"
 
     def connect(self) -> None:
         if not self._settings.public:
@@ -379,6 +383,16 @@ class S3Store:
             self.abilities.learn(multipart_checksum=upload.checksum)
         return upload
 
+    def resume(self, key: str, size: int, token: str) -> tuple["S3Upload", list[StoredPart]] | None:
+        checksum, _, upload_id = token.partition(" ")
+        if checksum not in get_args(MultipartChecksum):
+            return None
+        upload = S3Upload(self, key, size, upload_id, cast(MultipartChecksum, checksum))
+        try:
+            return upload, list(upload.listed())
+        except (MissingError, UnsupportedError, DeniedError):
+            return None
+
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         span = f"bytes={start}-{stop - 1}" if stop > start else None  # of nothing there is no range
         got = self.ask("reading", "get_object", key, Range=span, IfMatch=etag or None)
@@ -414,6 +428,23 @@ class S3Upload:
         self._upload_id = upload_id
         self.checksum: Final = checksum
         """What the store has promised to check."""
+        self.token: Final = f"{checksum} {upload_id}"
+
+    def listed(self) -> Iterator[StoredPart]:
+        """The parts that the store has, asked for a thousand at a time.
+
+        Raises MissingError where the upload is gone, UnsupportedError where the store can't tell.
+        """
+        after: int | None = None
+        while True:
+            page = self._store.ask(
+                "listing the parts of", "list_parts", self._key, UploadId=self._upload_id, PartNumberMarker=after
+            )
+            for part in page.get("Parts", []):
+                yield StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumCRC32C", ""))
+            if not page.get("IsTruncated"):
+                return
+            after = page["NextPartNumberMarker"]
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
         def put(can: Abilities) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +12,7 @@ from lfs_agent.errors import AgentError, DamagedError, DiskError, MissingError, 
 from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
+from lfs_agent.transfer.journal import Journal
 from lfs_agent.transfer.lease import lease
 from lfs_agent.transfer.meter import Meter
 
@@ -26,8 +28,17 @@ class Folders:
     mode: int | None
     """Of the finished file; None: as the umask has it."""
 
+    @property
+    def incomplete(self) -> Path:
+        """For what survives a kill, of both directions."""
+        return self.storage / "incomplete" / "lfs-agent"
+
     def partial(self, oid: Oid) -> Path:
-        return self.storage / "incomplete" / "lfs-agent" / oid
+        return self.incomplete / oid
+
+    def ranges(self, oid: Oid) -> Path:
+        """Beside the partial file: which of its ranges are done."""
+        return self.incomplete / f"{oid}.ranges"
 
     def finished(self, oid: Oid) -> Path:
         return self.storage / "tmp" / f"lfs-agent-{oid}-{os.getpid()}"
@@ -38,12 +49,13 @@ def download(store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *
 
     Raises DamagedError where what the store has is not the object, DiskError; and what the store raises.
     """
-    with lease(folders.partial(oid), meter.stop) as fd:
+    with lease(folders.partial(oid), meter.stop) as (fd, _):
         try:
             for last in range(_TRIES):  # twice: it may have been damaged on the way only
-                found = _fetch(store, key, fd, meter, limits, streams)
+                found = _fetch(store, key, fd, meter, folders.ranges(oid), limits, streams)
                 if found == oid:
                     return _hand_over(fd, folders, oid)
+                folders.ranges(oid).unlink(missing_ok=True)
                 if last == _TRIES - 1:
                     raise DamagedError(
                         f"{store.address(key)} is damaged: its SHA-256 is {found}, which is not its name; nothing was "
@@ -51,23 +63,33 @@ def download(store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *
                         "lfs-agent verify --deep"
                     )
         except BaseException as error:
-            folders.partial(oid).unlink(missing_ok=True)
+            if isinstance(error, _FINAL) or not folders.ranges(oid).exists():
+                folders.partial(oid).unlink(missing_ok=True)
+                folders.ranges(oid).unlink(missing_ok=True)
             if isinstance(error, OSError):
                 raise _disk(error, folders) from error
             raise
     raise AssertionError("unreachable")
 
 
-def _fetch(store: Store, key: str, fd: int, meter: Meter, limits: Limits, streams: int) -> str:
+_FINAL: Final = (DamagedError, MissingError, OSError)
+"""After these what was fetched is of no use, or in the way; after anything else the next pull goes on with it."""
+
+
+def _fetch(store: Store, key: str, fd: int, meter: Meter, ranges: Path, limits: Limits, streams: int) -> str:
     """Reads the whole object into the file; its SHA-256."""
-    os.ftruncate(fd, 0)
     try:
         plan = plan_parts(meter.size, limits)
     except ValueError as error:
         raise DamagedError(f"{store.address(key)}: {error}") from None
     if plan.count == 1:
+        os.ftruncate(fd, 0)
         return _fetch_whole(store, key, fd, meter)
-    return _fetch_ranges(store, key, fd, meter, plan, streams)
+    journal = os.open(ranges, os.O_RDWR | os.O_CREAT, 0o666)  # the partial file's lease holds for it, too
+    try:
+        return _fetch_ranges(store, key, fd, meter, plan, Journal(journal), streams)
+    finally:
+        os.close(journal)
 
 
 def _fetch_whole(store: Store, key: str, fd: int, meter: Meter) -> str:
@@ -83,26 +105,36 @@ def _fetch_whole(store: Store, key: str, fd: int, meter: Meter) -> str:
     return digest.hexdigest()
 
 
-def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, streams: int) -> str:
+def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, journal: Journal, streams: int) -> str:
     from concurrent.futures import ThreadPoolExecutor  # 15 ms that small objects do not pay
 
     found = store.stat(key)
     if found is None:
         raise MissingError(f"404: there is no {store.address(key)}; nobody has pushed it here, or it was deleted")
     _check_size(store, key, found.size, meter.size)
-    etag = found.etag
+    heading = {"of": store.identity(key), "etag": found.etag, "part_size": plan.part_size}
+    if journal.heading != heading or not found.etag:
+        os.ftruncate(fd, 0)
+        journal.begin(heading)
+    done = set(journal.notes)
+    noting = threading.Lock()  # of the journal: ranges end in several threads
 
     def fetch(part: Part) -> None:
         end = part.offset + part.length
-        store.fetch(key, part.offset, end, lambda at, chunk: _write(fd, at, chunk, part, meter), etag)
+        if part.number in done and os.fstat(fd).st_size >= end:
+            meter.reached(part.offset, end, 0)
+            return
+        store.fetch(key, part.offset, end, lambda at, chunk: _write(fd, at, chunk, part, meter), found.etag)
         meter.finished_part()
+        with noting:
+            journal.note(part.number)
 
     digest = hashlib.sha256()
     with ThreadPoolExecutor(streams) as pool:
         ranges = [(part, pool.submit(fetch, part)) for part in plan.parts()]
         try:
-            for part, done in ranges:
-                done.result()
+            for part, fetched in ranges:
+                fetched.result()
                 _hash(fd, part, digest)
         except BaseException:
             for _, waiting in ranges:
@@ -143,6 +175,7 @@ def _hand_over(fd: int, folders: Folders, oid: Oid) -> Path:
     finished = folders.finished(oid)
     finished.parent.mkdir(parents=True, exist_ok=True)
     os.rename(folders.partial(oid), finished)
+    folders.ranges(oid).unlink(missing_ok=True)
     return finished
 
 

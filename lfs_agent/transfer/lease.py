@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lfs_agent.errors import DiskError, StoppedError
 
@@ -34,25 +34,33 @@ else:
         return True
 
 
+class Held(NamedTuple):
+    """An open file that nobody else holds; `waited`: somebody did before."""
+
+    fd: int
+    waited: bool
+
+
 @contextmanager
-def lease(path: Path, stop: threading.Event) -> Iterator[int]:
-    """A descriptor of the file at `path`, made where it is missing, held by nobody else until the end of the block.
+def lease(path: Path, stop: threading.Event) -> Iterator[Held]:
+    """The file at `path`, made where it is missing, held by nobody else until the end of the block.
 
     The kernel lets go of it when the process ends, however it ends. Waits for another holder.
 
     Raises StoppedError while waiting, DiskError where the file can't be made.
     """
-    fd = -1
+    fd, waited = -1, False
     try:
         while fd < 0:
             fd = _open(path)
             while not _try_lock(fd):
+                waited = True
                 if stop.wait(_POLL_S):
                     raise StoppedError("stopped while another process works on the same object")
             if not _is_at(fd, path):  # its last holder has moved it away, and is done
                 os.close(fd)
                 fd = -1
-        yield fd
+        yield Held(fd, waited)
     finally:
         if fd >= 0:
             os.close(fd)

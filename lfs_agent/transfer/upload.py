@@ -19,10 +19,13 @@ from lfs_agent.errors import (
     LocalError,
     ObjectError,
     StoppedError,
+    TransientError,
 )
 from lfs_agent.parts import KIB, MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
-from lfs_agent.store import ObjectStat, SentPart, Store
+from lfs_agent.store import MultipartUpload, ObjectStat, SentPart, Store, StoredPart
+from lfs_agent.transfer.journal import Journal
+from lfs_agent.transfer.lease import lease
 from lfs_agent.transfer.meter import Meter
 
 _BLOCK: Final = MIB
@@ -39,8 +42,12 @@ class Sent:
     proven: bool
 
 
-def upload(store: Store, key: str, oid: Oid, path: Path, meter: Meter, *, limits: Limits, streams: int) -> Sent:
-    """Brings the object to the store, where it isn't there already. `streams`: parts in flight at once.
+def upload(
+    store: Store, key: str, oid: Oid, path: Path, meter: Meter, *, state: Path, limits: Limits, streams: int
+) -> Sent:
+    """Brings the object to the store, where it isn't there already.
+
+    `state`: a folder for what has to survive a kill. `streams`: parts in flight at once.
 
     Raises LocalError where the file is not the object: then nothing was published; DamagedError where something else
     is at the key: it is not replaced; and what the store raises.
@@ -50,7 +57,7 @@ def upload(store: Store, key: str, oid: Oid, path: Path, meter: Meter, *, limits
             if (found := _look(store, key)) is not None:
                 return _skip(store, found, oid, meter)
             try:
-                crc32c = _send(store, key, oid, fd, meter, limits, streams)
+                crc32c = _send(store, key, oid, fd, meter, state, limits, streams)
             except ConflictError as conflict:
                 if (found := store.stat(key)) is not None:
                     return _skip(store, found, oid, meter)
@@ -118,7 +125,7 @@ def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str) -> Sent:
     return Sent("uploaded", found.proves(oid) or bool(found.crc32c))
 
 
-def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, limits: Limits, streams: int) -> str:
+def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, limits: Limits, streams: int) -> str:
     """Sends the object whole or in parts; its CRC-32C in base64."""
     try:
         plan = plan_parts(meter.size, limits)
@@ -126,7 +133,17 @@ def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, limits: Limit
         raise ObjectError(f"{store.address(key)}: {error}") from None
     if plan.count == 1:
         return _send_whole(store, key, oid, fd, meter)
-    return _send_parts(store, key, oid, fd, meter, plan, streams)
+    of_whom = hashlib.sha256(store.identity(key).encode()).hexdigest()[:16]
+    notes = state / f"{oid}.{of_whom}.upload"
+    with lease(notes, meter.stop) as held:
+        journal = Journal(held.fd)
+        try:
+            if held.waited and _look(store, key) is not None:
+                raise ConflictError(f"{store.address(key)} was stored meanwhile")
+            return _send_parts(store, key, oid, fd, meter, plan, streams, journal)
+        finally:
+            if not journal.heading:
+                notes.unlink(missing_ok=True)
 
 
 def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> str:
@@ -139,9 +156,21 @@ def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> str:
     return _base64(crc)
 
 
-def _send_parts(store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: Plan, streams: int) -> str:
-    upload_ = store.begin(key, oid, meter.size)
+def _send_parts(
+    store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: Plan, streams: int, journal: Journal
+) -> str:
+    upload_, plan, stored = _begun(store, key, oid, plan, journal)
     hashing = _Hashing(fd, meter)
+    sent: list[SentPart] = []
+
+    def missing() -> Iterator[tuple[Part, int]]:
+        for part in plan.parts():
+            crc = hashing.take(part)
+            if (there := stored.get(part.number)) and _is_same(there, part, crc, fd, meter):
+                sent.append(SentPart(part, there.etag, _base64(crc)))
+                meter.reached(part.offset, part.offset + part.length, 0)
+            else:
+                yield part, crc
 
     def send(part: Part, crc: int) -> SentPart:
         sent = upload_.put_part(part, FileBody(fd, part, crc, meter), _base64(crc))
@@ -149,15 +178,56 @@ def _send_parts(store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: P
         return sent
 
     try:
-        sent = _in_parallel(send, ((part, hashing.take(part)) for part in plan.parts()), streams)
+        sent += _in_parallel(send, missing(), streams)
         hashing.check(oid)  # until here nothing shows at the key
         upload_.complete(sent, _base64(hashing.crc))
-    except BaseException:
-        # What led here is what the user has to know; if this fails, a lifecycle rule sweeps the parts.
-        with suppress(AgentError):
-            upload_.abort()
+    except BaseException as error:
+        if not upload_.token or _is_final(error):
+            _give_up(upload_, journal)
         raise
+    journal.forget()
     return _base64(hashing.crc)
+
+
+def _is_final(error: BaseException) -> bool:
+    """Whether the parts are of no use after this; after anything else the next push goes on with them."""
+    out_of_time = isinstance(error.__cause__, TransientError)
+    return isinstance(error, ConflictError) or (isinstance(error, ObjectError) and not out_of_time)
+
+
+def _begun(
+    store: Store, key: str, oid: Oid, plan: Plan, journal: Journal
+) -> tuple[MultipartUpload, Plan, dict[int, StoredPart]]:
+    """The upload that was broken off, as it was planned, with its parts; a new one where there is none."""
+    match journal.heading:
+        case {"size": plan.size, "part_size": int(part_size), "token": str(token)} if part_size > 0:
+            if (found := store.resume(key, plan.size, token)) is not None:
+                return found[0], Plan(plan.size, part_size), {part.number: part for part in found[1]}
+    upload_ = store.begin(key, oid, plan.size)
+    if upload_.token:
+        journal.begin({"size": plan.size, "part_size": plan.part_size, "token": upload_.token})
+    return upload_, plan, {}
+
+
+def _give_up(upload_: MultipartUpload, journal: Journal) -> None:
+    # What led here is what the user has to know; if this fails, a lifecycle rule sweeps the parts.
+    with suppress(AgentError):
+        upload_.abort()
+    journal.forget()
+
+
+def _is_same(there: StoredPart, part: Part, crc: int, fd: int, meter: Meter) -> bool:
+    """Whether the store's own checksum says that it has this part: its CRC, or its MD5 where it knows no CRC."""
+    if there.length != part.length:
+        return False
+    if there.crc32c:
+        return there.crc32c == _base64(crc)
+    digest, position, end = hashlib.md5(usedforsecurity=False), part.offset, part.offset + part.length
+    while position < end:
+        block = _read(fd, min(_BLOCK, end - position), position, meter)
+        digest.update(block)
+        position += len(block)
+    return there.etag.strip('"') == digest.hexdigest()
 
 
 def _in_parallel(

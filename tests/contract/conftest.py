@@ -1,6 +1,7 @@
 """Each kind of store in turn, with another way to look into it."""
 
 import re
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import count
@@ -41,6 +42,10 @@ class Place(ABC):
     def unfinished(self) -> int:
         """How many objects are on their way."""
 
+    @abstractmethod
+    def forget_uploads(self) -> None:
+        """Drops them, as a lifecycle rule does."""
+
 
 class InDict(Place):
     def __init__(self) -> None:
@@ -57,6 +62,9 @@ class InDict(Place):
 
     def unfinished(self) -> int:
         return len(self._store.uploads)
+
+    def forget_uploads(self) -> None:
+        self._store.uploads.clear()
 
 
 class InFolder(Place):
@@ -80,6 +88,9 @@ class InFolder(Place):
 
     def unfinished(self) -> int:
         return len(list(self._files())) - len(self.objects())
+
+    def forget_uploads(self) -> None:
+        shutil.rmtree(self._root / "lfs-agent-unfinished", ignore_errors=True)
 
     def _files(self) -> list[tuple[str, Path]]:
         return [(str(path.relative_to(self._root)), path) for path in self._root.rglob("*") if path.is_file()]
@@ -112,7 +123,14 @@ class InBucket(Place):
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
 
     def unfinished(self) -> int:
-        return len(self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", []))
+        return len(self._uploads())
+
+    def forget_uploads(self) -> None:
+        for upload in self._uploads():
+            self.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _uploads(self) -> list[Any]:
+        return list(self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", []))
 
 
 _numbers = count(1)

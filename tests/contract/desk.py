@@ -31,7 +31,12 @@ class Desk:
 
     def up(self, store: Store, oid: Oid, size: int = -1, *, key: str = KEY, limits: Limits = SMALL_PARTS) -> Sent:
         self.meter = Meter(self.path.stat().st_size if size < 0 else size, self.stop)
-        return upload(store, key, oid, self.path, self.meter, limits=limits, streams=2)
+        return upload(store, key, oid, self.path, self.meter, state=self.state, limits=limits, streams=2)
+
+    @property
+    def state(self) -> Path:
+        """For what survives a kill."""
+        return Folders(self.storage, self.mode).incomplete
 
     def down(self, store: Store, oid: Oid, size: int, *, key: str = KEY, limits: Limits = SMALL_PARTS) -> Path:
         self.meter = Meter(size, self.stop)

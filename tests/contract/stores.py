@@ -4,6 +4,7 @@ import base64
 import hashlib
 import random
 import threading
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +19,7 @@ from lfs_agent.errors import AgentError, BucketError, ConflictError, DamagedErro
 from lfs_agent.parts import MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.retry import Patience, RetryingStore
-from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, Write
+from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, StoredPart, Write
 from lfs_agent.store.s3 import Connection, S3Store
 from tests.servers import Server
 
@@ -106,6 +107,9 @@ class DictStore:
     def address(self, key: str) -> str:
         return f"dict://{key}"
 
+    def identity(self, key: str) -> str:
+        return self.address(key)
+
     def connect(self) -> None:
         if self.missing:
             raise BucketError("there is no dict")
@@ -127,6 +131,10 @@ class DictStore:
         upload = DictUpload(self, key, size)
         self.uploads.append(upload)
         return upload
+
+    def resume(self, key: str, size: int, token: str) -> "tuple[DictUpload, list[StoredPart]] | None":
+        upload = next((upload for upload in self.uploads if upload.token == token), None)
+        return (upload, upload.stored()) if upload else None
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         if (found := self.stat(key)) is None:
@@ -159,6 +167,10 @@ class DictUpload:
         self._key = key
         self._size = size
         self._parts: dict[int, bytes] = {}
+        self.token = uuid.uuid4().hex
+
+    def stored(self) -> list[StoredPart]:
+        return [StoredPart(n, len(data), oid_of(data), crc_of(data)) for n, data in self._parts.items()]
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
         data = self._store._received(body)
@@ -200,6 +212,9 @@ class FlakyStore:
     def address(self, key: str) -> str:
         return self._store.address(key)
 
+    def identity(self, key: str) -> str:
+        return self._store.identity(key)
+
     def connect(self) -> None:
         self._store.connect()
 
@@ -215,6 +230,11 @@ class FlakyStore:
         self._next("begin")
         return _FlakyUpload(self, self._store.begin(key, oid, size))
 
+    def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
+        self._next("resume")
+        found = self._store.resume(key, size, token)
+        return (_FlakyUpload(self, found[0]), found[1]) if found else None
+
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         """Breaks off in the middle, where it fails."""
         self.calls.append(f"fetch {start}-{stop}")
@@ -228,6 +248,10 @@ class FlakyStore:
 class _FlakyUpload:
     flaky: FlakyStore
     upload: MultipartUpload
+
+    @property
+    def token(self) -> str:
+        return self.upload.token
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
         self.flaky._next(f"part {part.number}")

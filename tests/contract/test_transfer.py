@@ -99,7 +99,9 @@ def test_a_file_of_another_size_is_not_read(place: Place, desk: Desk) -> None:
         desk.up(place.store, oid, 1001)
     desk.path.unlink()
     with pytest.raises(LocalError, match="cannot read"):
-        upload(place.store, KEY, oid, desk.path, Meter(1000, desk.stop), limits=SMALL_PARTS, streams=2)
+        upload(
+            place.store, KEY, oid, desk.path, Meter(1000, desk.stop), state=desk.state, limits=SMALL_PARTS, streams=2
+        )
 
     assert place.objects() == {}
 
@@ -137,14 +139,94 @@ def test_a_file_that_changes_while_it_is_sent_never_shows(place: Place, desk: De
 
 
 @by_size
-def test_an_upload_that_is_stopped_leaves_nothing(place: Place, desk: Desk, size: int) -> None:
+def test_an_upload_that_is_stopped_shows_nothing_and_goes_on_later(place: Place, desk: Desk, size: int) -> None:
     oid = desk.write(content(size))
 
     with pytest.raises(StoppedError):
         desk.up(retrying(Meddling(place.store, lambda call: desk.stop.set()), stop=desk.stop), oid)
 
     assert place.objects() == {}
-    assert place.unfinished() == 0
+    kept = place.unfinished()
+    assert kept == len([name for name in desk.left() if name.endswith(".upload")])
+    assert kept <= 1
+    desk.stop.clear()
+    again = FlakyStore(place.store, [])
+    assert desk.up(retrying(again), oid).how == "uploaded"
+    assert ("resume" in again.calls, "begin" in again.calls) == (kept == 1, size > MIB and kept == 0)
+    assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(size)}, 0, [])
+
+
+def test_an_upload_that_broke_off_sends_only_what_is_missing(place: Place, desk: Desk) -> None:
+    oid = desk.write(content(26 * MIB))
+    failures = [None, None, None, None, None, StoppedError("killed")]  # stat, begin, and three parts get there
+    with pytest.raises(StoppedError):
+        desk.up(FlakyStore(place.store, failures), oid)
+    resumes = place.unfinished() == 1  # a folder gives no upload back, and keeps none
+
+    again = FlakyStore(place.store, [])
+    sent = desk.up(again, oid)
+
+    parts = [call for call in again.calls if call.startswith("part")]
+    assert sent.how == "uploaded"
+    assert again.calls[1] == ("resume" if resumes else "begin")
+    assert (len(parts) <= 3) if resumes else (len(parts) == 6)
+    assert again.calls.count("complete") == 1
+    assert desk.meter.done == 26 * MIB
+    assert (desk.meter.moved < 26 * MIB) == resumes
+    assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(26 * MIB)}, 0, [])
+
+
+def test_a_file_that_has_changed_since_sends_the_changed_parts_again_and_publishes_nothing(
+    place: Place, desk: Desk
+) -> None:
+    oid = desk.write(content(26 * MIB))
+    with pytest.raises(StoppedError):
+        desk.up(FlakyStore(place.store, [None, None, None, None, None, StoppedError("killed")]), oid)
+    with desk.path.open("r+b") as file:
+        file.write(b"changed")
+
+    with pytest.raises(LocalError, match="holds something else"):
+        desk.up(place.store, oid)
+
+    assert (place.objects(), place.unfinished(), desk.left()) == ({}, 0, [])
+
+
+def test_an_upload_that_is_gone_meanwhile_is_begun_anew(place: Place, desk: Desk) -> None:
+    oid = desk.write(content(12 * MIB))
+    with pytest.raises(StoppedError):
+        desk.up(FlakyStore(place.store, [None, None, None, StoppedError("killed")]), oid)
+    place.forget_uploads()
+
+    assert desk.up(place.store, oid).how == "uploaded"
+    assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(12 * MIB)}, 0, [])
+
+
+def test_a_pull_that_broke_off_asks_only_for_what_is_missing(place: Place, desk: Desk) -> None:
+    size = 26 * MIB
+    oid = oid_of(content(size))
+    place.replace(KEY, content(size))
+    with pytest.raises(StoppedError):
+        desk.down(FlakyStore(place.store, [None, None, None, StoppedError("killed")]), oid, size)
+
+    again = FlakyStore(place.store, [])
+    path = desk.down(again, oid, size)
+
+    assert path.read_bytes() == content(size)
+    assert 1 <= len([call for call in again.calls if call.startswith("fetch")]) <= 4
+    assert (desk.meter.done, desk.meter.moved < size) == (size, True)
+    assert desk.left() == [f"tmp/{path.name}"]
+
+
+def test_what_is_damaged_in_a_pull_that_broke_off_is_fetched_anew(place: Place, desk: Desk) -> None:
+    size = 26 * MIB
+    oid = oid_of(content(size))
+    place.replace(KEY, content(size))
+    with pytest.raises(StoppedError):
+        desk.down(FlakyStore(place.store, [None, None, None, StoppedError("killed")]), oid, size)
+    with (desk.state / oid).open("r+b") as file:
+        file.write(b"damaged")
+
+    assert desk.down(place.store, oid, size).read_bytes() == content(size)
 
 
 @by_size
@@ -158,8 +240,9 @@ def test_two_that_send_the_same_object_both_end_well(place: Place, desk: Desk, s
 
     def up(number: int) -> tuple[str, int]:
         meter = Meter(size, desk.stop)
-        store = Meddling(place.store, meet)
-        sent = upload(retrying(store), KEY, oid, desk.path, meter, limits=SMALL_PARTS, streams=2)
+        store = retrying(Meddling(place.store, meet))
+        clone = desk.state / str(number)
+        sent = upload(store, KEY, oid, desk.path, meter, state=clone, limits=SMALL_PARTS, streams=2)
         return sent.how, meter.done
 
     with ThreadPoolExecutor(2) as pool:
@@ -169,6 +252,21 @@ def test_two_that_send_the_same_object_both_end_well(place: Place, desk: Desk, s
     assert "uploaded" in [how for how, _ in results]
     assert place.objects() == {KEY: content(size)}
     assert place.unfinished() == 0
+
+
+def test_two_of_one_clone_send_an_object_once(place: Place, desk: Desk) -> None:
+    oid = desk.write(content(12 * MIB))
+    stores = [FlakyStore(place.store, []) for _ in range(2)]
+
+    def up(store: FlakyStore) -> str:
+        meter = Meter(12 * MIB, desk.stop)
+        return upload(store, KEY, oid, desk.path, meter, state=desk.state, limits=SMALL_PARTS, streams=2).how
+
+    with ThreadPoolExecutor(2) as pool:
+        results = sorted(pool.map(up, stores))
+
+    assert results == ["skipped", "uploaded"]
+    assert [store.calls.count("begin") for store in stores].count(1) == 1
 
 
 @by_size
@@ -212,7 +310,7 @@ def test_a_part_is_never_in_memory(bucket_of: BucketOf, desk: Desk) -> None:
     place.store.stat(KEY)  # boto3 is loaded
     tracemalloc.start()
     try:
-        upload(place.store, KEY, oid, desk.path, Meter(size, desk.stop), limits=limits, streams=2)
+        upload(place.store, KEY, oid, desk.path, Meter(size, desk.stop), state=desk.state, limits=limits, streams=2)
         folders = Folders(desk.storage, None)
         download(place.store, KEY, oid, Meter(size, desk.stop), folders, limits=limits, streams=2)
         _, peak = tracemalloc.get_traced_memory()

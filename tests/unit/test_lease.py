@@ -24,7 +24,7 @@ def stopped() -> threading.Event:
 
 
 def test_the_file_is_made_with_its_folders(tmp_path: Path) -> None:
-    with lease(tmp_path / "a" / "b" / "file", never()) as fd:
+    with lease(tmp_path / "a" / "b" / "file", never()) as (fd, _):
         os.write(fd, b"weights")
 
     assert (tmp_path / "a" / "b" / "file").read_bytes() == b"weights"
@@ -33,7 +33,7 @@ def test_the_file_is_made_with_its_folders(tmp_path: Path) -> None:
 def test_what_is_there_is_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"weights")
 
-    with lease(tmp_path / "file", never()) as fd:
+    with lease(tmp_path / "file", never()) as (fd, _):
         assert os.read(fd, 100) == b"weights"
 
 
@@ -63,10 +63,10 @@ def test_a_second_one_gets_a_file_of_its_own_when_the_first_is_moved_away(tmp_pa
     inodes: list[int] = []
 
     def second() -> None:
-        with lease(tmp_path / "file", never()) as fd:
+        with lease(tmp_path / "file", never()) as (fd, _):
             inodes.append(os.fstat(fd).st_ino)
 
-    with lease(tmp_path / "file", never()) as fd:
+    with lease(tmp_path / "file", never()) as (fd, _):
         inodes.append(os.fstat(fd).st_ino)
         thread = threading.Thread(target=second)
         thread.start()

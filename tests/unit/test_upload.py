@@ -142,7 +142,7 @@ def test_an_object_that_no_plan_fits_is_refused_before_a_byte_is_sent(desk: Desk
     limits = Limits(min_part=1, max_part=10, max_parts=10, part_size=10)
 
     with pytest.raises(ObjectError, match="1000 bytes is more than an object can have here"):
-        upload(store, KEY, oid, desk.path, Meter(1000, desk.stop), limits=limits, streams=2)
+        upload(store, KEY, oid, desk.path, Meter(1000, desk.stop), state=desk.state, limits=limits, streams=2)
 
     assert store.calls == ["stat"]
 

@@ -20,7 +20,7 @@ from lfs_agent.errors import (
     UsageError,
 )
 from lfs_agent.pointer import Oid, Pointer
-from lfs_agent.store import Body, MultipartUpload, ObjectStat, Store, Write
+from lfs_agent.store import Body, MultipartUpload, ObjectStat, Store, StoredPart, Write
 from lfs_agent.verify import NOT_ASKED, Finding, Judge, Wanted
 
 
@@ -39,6 +39,9 @@ class DictStore:
     def address(self, key: str) -> str:
         return f"dict://{key}"
 
+    def identity(self, key: str) -> str:
+        return self.address(key)
+
     def connect(self) -> None:
         self._fail("")
 
@@ -56,6 +59,9 @@ class DictStore:
             raise self.failures[key]
 
     def put(self, key: str, oid: Oid, body: Body) -> None:
+        raise AssertionError("verify only reads")
+
+    def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
         raise AssertionError("verify only reads")
 
     def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:

@@ -1,0 +1,70 @@
+"""`Journal`: what survives a kill, in a file of lines: a heading, then what is done."""
+
+import json
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+KEPT_S: Final = 14 * 24 * 3600
+"""Seconds for which the state of a transfer that nobody took up again is kept."""
+
+
+class Journal:
+    """The notes of one transfer, in the open file `fd`, which its holder has a lease of.
+
+    The heading says what the notes are about; notes about anything else are worth nothing.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lines = list(self._read())
+
+    @property
+    def heading(self) -> dict[str, Any]:
+        """What the notes are about; {} where there are none."""
+        head = self._lines[0] if self._lines else {}
+        return head if isinstance(head, dict) else {}
+
+    @property
+    def notes(self) -> list[Any]:
+        """What was noted, in order."""
+        return self._lines[1:]
+
+    def begin(self, heading: dict[str, Any]) -> None:
+        """Forgets everything, and says what the next notes are about."""
+        self.forget()
+        self.note(heading)
+
+    def forget(self) -> None:
+        """Nothing is left to go on with."""
+        os.ftruncate(self._fd, 0)
+        self._lines = []
+
+    def note(self, line: Any) -> None:
+        """Adds a note, by one write: after a kill it is there, or it is not."""
+        self._lines.append(line)
+        text = json.dumps(line).encode() + b"\n"
+        os.pwrite(self._fd, text, os.fstat(self._fd).st_size)
+
+    def _read(self) -> list[Any]:
+        content = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+        lines = content.split(b"\n")
+        whole, rest = lines[:-1], lines[-1]
+        try:
+            read = [json.loads(line) for line in whole]
+        except ValueError:
+            return []
+        if rest:  # a line that was not finished
+            os.ftruncate(self._fd, len(content) - len(rest))
+        return read
+
+
+def sweep_stale(folder: Path) -> None:
+    """Lets go of what transfers left in `folder` so long ago that nobody will take it up again."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            with suppress(OSError):
+                if time.time() - path.stat().st_mtime > KEPT_S:
+                    path.unlink()
