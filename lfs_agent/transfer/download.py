@@ -116,7 +116,7 @@ def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, jou
     if journal.heading != heading or not found.etag:
         os.ftruncate(fd, 0)
         journal.begin(heading)
-    done = set(journal.notes)
+    done = {number for number in journal.notes if isinstance(number, int)}
     noting = threading.Lock()  # of the journal: ranges end in several threads
 
     def fetch(part: Part) -> None:

@@ -225,6 +225,7 @@ def test_the_policies_allow_what_the_agent_asks_and_no_more() -> None:
         "upload_part": "s3:PutObject",
         "complete_multipart_upload": "s3:PutObject",
         "abort_multipart_upload": "s3:AbortMultipartUpload",
+        "list_parts": "s3:ListMultipartUploadParts",
     }
     asked = set(
         re.findall(
