@@ -228,7 +228,10 @@ class Server(ABC):
             return log.read().decode(errors="replace")
 
     def _settle(self) -> None:
-        """Logs are written after the answer: asks for a bucket that is not there and waits for that line."""
+        """Logs are written after the answer: asks for a bucket that is not there, waits for that line, and for quiet.
+
+        A request on another connection may be answered before that line and written after it.
+        """
         sentinel = f"{_SENTINEL}{uuid.uuid4().hex[:20]}"
         since = self._access_log().stat().st_size if self._access_log().exists() else 0
         self._ask("HEAD", f"/{sentinel}")
@@ -237,6 +240,9 @@ class Server(ABC):
             if time.monotonic() > deadline:
                 raise ServerError(f"{self.name} wrote nothing to {self._access_log()} for 10 s")
             time.sleep(0.005)
+        size = -1
+        while size != (size := self._access_log().stat().st_size):
+            time.sleep(0.1)
 
     # For the kinds of servers
 
