@@ -306,11 +306,11 @@ def test_only_head_and_get_are_asked(cellar: Cellar) -> None:
     before = cellar.server.mark()
     verify(cellar.home, cellar.work, "--deep")
     operations = {(request.operation, request.key) for request in cellar.server.requests(before)}
-    assert operations == {
+    # Whether the bucket is there at all is asked by a GET, unless the other object has answered that first.
+    assert operations - {("GetObject", cellar.key(gone))} == {
         ("HeadObject", cellar.key(good)),
         ("HeadObject", cellar.key(gone)),
         ("GetObject", cellar.key(good)),
-        ("GetObject", cellar.key(gone)),
     }
 
 
