@@ -187,8 +187,8 @@ class RetryingStore:
     def stat(self, key: str) -> ObjectStat | None:
         return self._patience.call("stat", lambda: self._store.stat(key))
 
-    def put(self, key: str, oid: Oid, body: Body) -> None:
-        self._patience.call("put", lambda: self._store.put(key, oid, body))
+    def put(self, key: str, oid: Oid, body: Body) -> bool:
+        return self._patience.call("put", lambda: self._store.put(key, oid, body))
 
     def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
         upload = self._patience.call("begin", lambda: self._store.begin(key, oid, size))

@@ -98,10 +98,11 @@ class Store(Protocol):
     def stat(self, key: str) -> ObjectStat | None:
         """What is at `key`; None where nothing is."""
 
-    def put(self, key: str, oid: Oid, body: Body) -> None:
-        """Stores `body` at `key`, if its SHA-256 is `oid` and nothing is there.
+    def put(self, key: str, oid: Oid, body: Body) -> bool:
+        """Stores `body` at `key`, if its SHA-256 is `oid` and nothing is there; whether the store has proven that.
 
-        Raises ConflictError where something is, or may be: only `stat` can tell.
+        Raises ConflictError where something is, or may be: only `stat` can tell; DamagedError where the store took
+        something else than was sent.
         """
 
     def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:

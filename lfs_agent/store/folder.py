@@ -51,14 +51,15 @@ class FolderStore:
             raise self._translated(error, key) from error
         return ObjectStat(key, found.st_size, _etag(found))
 
-    def put(self, key: str, oid: Oid, body: Body) -> None:
+    def put(self, key: str, oid: Oid, body: Body) -> bool:
         upload = self.begin(key, oid, len(body))
         try:
-            sent = upload.put_part(Part(1, 0, len(body)), body, "")
-            upload.check(oid)
-            upload.complete([sent], "")
+            upload.complete([upload.put_part(Part(1, 0, len(body)), body, "")], "")
+        except DamagedError as error:
+            raise TransientError(str(error), heard=True, last=error) from error
         finally:
             upload.abort()
+        return True
 
     def begin(self, key: str, oid: Oid, size: int) -> "FolderUpload":
         self.connect()
@@ -69,7 +70,7 @@ class FolderStore:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o444)
         except OSError as error:
             raise self._translated(error, key) from error
-        return FolderUpload(self, key, temporary, fd)
+        return FolderUpload(self, key, oid, temporary, fd)
 
     def resume(self, key: str, size: int, token: str) -> "tuple[FolderUpload, list[StoredPart]] | None":
         return None  # its parts are in a file that nobody vouches for: to send it again costs a copy
@@ -79,7 +80,10 @@ class FolderStore:
             fd = os.open(self._root / key, os.O_RDONLY)
         except FileNotFoundError:
             self.connect()
-            raise MissingError(f"404: there is no {self.address(key)}") from None
+            raise MissingError(
+                f"404: there is no {self.address(key)}; nobody has pushed it here, or it was deleted: "
+                "see lfs-agent verify"
+            ) from None
         except OSError as error:
             raise self._translated(error, key) from error
         try:
@@ -114,9 +118,10 @@ class FolderStore:
 class FolderUpload:
     """A file with a name of its own, linked to the key when it is whole: a kill publishes nothing."""
 
-    def __init__(self, store: FolderStore, key: str, temporary: Path, fd: int) -> None:
+    def __init__(self, store: FolderStore, key: str, oid: Oid, temporary: Path, fd: int) -> None:
         self._store = store
         self._key = key
+        self._oid = oid
         self._temporary = temporary
         self._fd = fd
 
@@ -128,27 +133,33 @@ class FolderUpload:
         offset = part.offset
         try:
             while block := body.read(_BLOCK):
-                offset += os.pwrite(self._fd, block, offset)
+                offset = _write(self._fd, block, offset)
         except OSError as error:
             raise self._store._translated(error, self._key) from error
         return SentPart(part, "", crc32c)
 
-    def check(self, oid: Oid) -> None:
-        """Reads back what was written.
+    def _prove(self) -> None:
+        """Sees to it that the disk has what was sent, and reads it back.
 
-        Raises TransientError where it is not the object.
+        Raises DamagedError where it is not the object. A failed fsync is final: a second one would hide it.
         """
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise DamagedError(f"{self._temporary} was not written: {error.strerror}; push again") from error
         digest, offset = hashlib.sha256(), 0
         while block := self._store._read(self._fd, self._key, _BLOCK, offset):
             digest.update(block)
             offset += len(block)
-        if digest.hexdigest() != oid:
-            raise TransientError(f"{self._temporary} does not read back as it was written", heard=True)
+        if digest.hexdigest() != self._oid:
+            raise DamagedError(
+                f"{self._temporary} does not read back as it was written; nothing was stored: push again"
+            )
 
     def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
         path = self._store._root / self._key
+        self._prove()
         try:
-            os.fsync(self._fd)
             _publish(self._temporary, path)
             _sync_folder(path.parent)
         except FileExistsError:
@@ -180,9 +191,21 @@ def _publish(temporary: Path, path: Path) -> None:
         os.rename(temporary, path)
 
 
+def _write(fd: int, block: bytes, offset: int) -> int:
+    """Writes all of the block, in as many calls as it takes; the offset behind it."""
+    left = memoryview(block)
+    while left:
+        written = os.pwrite(fd, left, offset)
+        left, offset = left[written:], offset + written
+    return offset
+
+
 def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folders
+            raise
     finally:
         os.close(fd)

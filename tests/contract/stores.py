@@ -120,11 +120,12 @@ class DictStore:
             return None
         return ObjectStat(key, len(data), etag=oid_of(data), sha256=oid_of(data), crc32c=crc_of(data))
 
-    def put(self, key: str, oid: Oid, body: Body) -> None:
+    def put(self, key: str, oid: Oid, body: Body) -> bool:
         data = self._received(body)
         if oid_of(data) != oid:
             raise TransientError("400 BadDigest", heard=True)
         self._publish(key, data)
+        return True
 
     def begin(self, key: str, oid: Oid, size: int) -> "DictUpload":
         self.connect()
@@ -222,9 +223,9 @@ class FlakyStore:
         self._next("stat")
         return self._store.stat(key)
 
-    def put(self, key: str, oid: Oid, body: Body) -> None:
+    def put(self, key: str, oid: Oid, body: Body) -> bool:
         self._next("put")
-        self._store.put(key, oid, body)
+        return self._store.put(key, oid, body)
 
     def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
         self._next("begin")

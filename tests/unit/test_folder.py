@@ -10,11 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from lfs_agent.errors import BucketError, ConflictError, DeniedError, DiskError, ObjectError, TransientError
+from lfs_agent.errors import (
+    BucketError,
+    ConflictError,
+    DamagedError,
+    DeniedError,
+    DiskError,
+    ObjectError,
+    TransientError,
+)
 from lfs_agent.parts import MIB
 from lfs_agent.store import folder
 from lfs_agent.store.folder import FolderStore
-from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read
+from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying
 
 KEY = "weights/ab/cd/abcd"
 OID = oid_of(b"weights")
@@ -114,6 +122,50 @@ def test_a_file_system_without_links_publishes_by_renaming(tmp_path: Path, monke
 
     assert files(tmp_path) == [KEY]
     assert read(store, KEY, 0, 7)[1] == b"weights"
+
+
+def test_a_short_write_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = os.pwrite
+
+    def short(fd: int, data: memoryview, offset: int) -> int:
+        return whole(fd, data[: max(1, len(data) // 2)], offset)
+
+    monkeypatch.setattr(os, "pwrite", short)
+    data = content(3 * MIB)
+    upload = FolderStore(tmp_path).begin(KEY, oid_of(data), len(data))
+    upload.complete(put_parts(upload, data), crc_of(data))
+
+    assert (tmp_path / KEY).read_bytes() == data
+
+
+def test_a_failed_sync_is_final_and_publishes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system tells of lost data once: a second sync would succeed."""
+    failures = [OSError(errno.EIO, "Input/output error")]
+    whole = os.fsync
+
+    def once(fd: int) -> None:
+        if failures:
+            raise failures.pop()
+        whole(fd)
+
+    monkeypatch.setattr(os, "fsync", once)
+    data = content(6 * MIB)
+    upload = retrying(FolderStore(tmp_path)).begin(KEY, oid_of(data), len(data))
+    with pytest.raises(DamagedError, match="was not written: Input/output error; push again"):
+        upload.complete(put_parts(upload, data), crc_of(data))
+    upload.abort()
+
+    assert files(tmp_path) == []
+
+
+def test_parts_that_do_not_read_back_are_not_published(tmp_path: Path) -> None:
+    data = content(6 * MIB)
+    upload = FolderStore(tmp_path).begin(KEY, oid_of(b"another object"), len(data))
+    with pytest.raises(DamagedError, match="does not read back"):
+        upload.complete(put_parts(upload, data), crc_of(data))
+    upload.abort()
+
+    assert files(tmp_path) == []
 
 
 def test_an_upload_may_be_aborted_twice_and_after_its_end(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ class DictStore:
         if key in self.failures:
             raise self.failures[key]
 
-    def put(self, key: str, oid: Oid, body: Body) -> None:
+    def put(self, key: str, oid: Oid, body: Body) -> bool:
         raise AssertionError("verify only reads")
 
     def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
