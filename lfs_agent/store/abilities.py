@@ -20,10 +20,10 @@ class Abilities:
     """CompleteMultipartUpload with If-None-Match."""
     put_checksum: bool = True
     """PutObject with x-amz-checksum-sha256."""
+    put_confirmed: bool = False
+    """An answer to PutObject has shown that checksum; until then Content-MD5 guards the body, too."""
     multipart_checksum: MultipartChecksum = "full"
     """CRC-32C of a multipart upload: of the whole object, of its parts, or none."""
-    content_md5: bool = False
-    """Content-MD5 is demanded (Object Lock on stores without the newer checksums)."""
 
 
 class AbilitiesFile:

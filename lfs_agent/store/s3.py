@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, suppress
@@ -25,6 +26,7 @@ from lfs_agent.errors import (
     AgentError,
     ConflictError,
     CredentialsError,
+    DamagedError,
     DeniedError,
     MissingError,
     ObjectError,
@@ -301,8 +303,9 @@ class S3Store:
             return ask(now)
         except UnsupportedError as error:
             refusal = error
-        ways = ({"content_md5": True},) if "md5" in str(refusal).lower() else simpler
-        for way in ways:
+        if not self._connection.endpoint:  # Amazon knows all of it: it refuses something else
+            raise refusal
+        for way in simpler:
             if (can := replace(now, **way)) != now:
                 with suppress(UnsupportedError):
                     answer = ask(can)
@@ -335,33 +338,48 @@ class S3Store:
             return
         try:
             self.ask("looking at", "get_object", key, Range="bytes=0-0")["Body"].close()
+        except MissingError:
+            return
         except DeniedError:
             self._hides_missing = True
             raise
 
-    def put(self, key: str, oid: Oid, body: Body) -> None:
-        def put(can: Abilities) -> None:
-            content_md5 = _md5(body) if can.content_md5 else None
+    def put(self, key: str, oid: Oid, body: Body) -> bool:
+        digest = base64.b64encode(bytes.fromhex(oid)).decode()
+
+        def put(can: Abilities) -> tuple[dict[str, Any], str | None]:
+            md5 = None if can.put_confirmed else _md5(body)
             body.seek(0)
-            self.ask(
+            answer = self.ask(
                 "storing",
                 "put_object",
                 key,
                 Body=body,
                 ContentLength=len(body),
-                ContentMD5=content_md5,
+                ContentMD5=md5,
                 Metadata=_metadata(oid, len(body)),
-                ChecksumSHA256=base64.b64encode(bytes.fromhex(oid)).decode() if can.put_checksum else None,
+                ChecksumSHA256=digest if can.put_checksum else None,
                 IfNoneMatch="*" if can.conditional_put else None,
                 **self.new_object,
             )
+            return answer, md5
 
-        self.asked(
+        answer, md5 = self.asked(
             put,
             {"conditional_put": False},
             {"put_checksum": False},
             {"conditional_put": False, "put_checksum": False},
         )
+        if answer.get("ChecksumSHA256") == digest:
+            if not self.abilities.now.put_confirmed:
+                self.abilities.learn(put_confirmed=True)
+            return True
+        if md5 and _is_other_md5(answer.get("ETag", ""), md5):
+            raise DamagedError(
+                f"{self.address(key)}: the store took something else than was sent, and checks nothing; "
+                "look at it, delete it, and push again"
+            )
+        return False
 
     def begin(self, key: str, oid: Oid, size: int) -> "S3Upload":
         def begin(can: Abilities) -> S3Upload:
@@ -447,10 +465,10 @@ class S3Upload:
             after = page["NextPartNumberMarker"]
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
-        def put(can: Abilities) -> dict[str, Any]:
-            content_md5 = _md5(body) if can.content_md5 else None
+        def put(can: Abilities) -> tuple[dict[str, Any], str | None]:
+            md5 = _md5(body) if self.checksum == "none" else None
             body.seek(0)
-            return self._store.ask(
+            answer = self._store.ask(
                 f"storing part {part.number} of",
                 "upload_part",
                 self._key,
@@ -458,12 +476,16 @@ class S3Upload:
                 PartNumber=part.number,
                 Body=body,
                 ContentLength=part.length,
-                ContentMD5=content_md5,
+                ContentMD5=md5,
                 ChecksumCRC32C=crc32c if self.checksum != "none" else None,
             )
+            return answer, md5
 
         try:
-            return SentPart(part, self._store.asked(put)["ETag"], crc32c)
+            answer, md5 = self._store.asked(put)
+            if md5 and _is_other_md5(answer["ETag"], md5):
+                raise TransientError(f"part {part.number} did not arrive as it was sent", heard=True)
+            return SentPart(part, answer["ETag"], crc32c)
         except MissingError as error:  # NoSuchUpload: somebody has cleaned up
             raise ConflictError(str(error)) from error
         except UnsupportedError as error:
@@ -494,8 +516,9 @@ class S3Upload:
         except MissingError as error:  # NoSuchUpload: perhaps a first Complete whose answer was lost
             raise ConflictError(str(error)) from error
         except TransientError as error:
-            if self._store.stat(self._key):  # perhaps the answer alone was lost: asking again would not tell
-                raise ConflictError(str(error)) from error
+            with suppress(DeniedError):
+                if self._store.stat(self._key):  # perhaps the answer alone was lost: asking again would not tell
+                    raise ConflictError(str(error)) from error
             raise
 
     def _listed(self, sent: SentPart) -> dict[str, Any]:
@@ -557,6 +580,12 @@ def _md5(body: Body) -> str:
     return base64.b64encode(digest.digest()).decode()
 
 
+def _is_other_md5(etag: str, md5: str) -> bool:
+    """Whether the ETag is an MD5, and not that one (in base64). Under KMS, and at some stores, it is something else."""
+    text = etag.strip('"').lower()
+    return bool(re.fullmatch(r"[0-9a-f]{32}", text)) and text != base64.b64decode(md5).hex()
+
+
 def _range(got: Mapping[str, Any]) -> tuple[int, int]:
     """The first byte and the size of the whole object, from Content-Range; a store may ignore the range."""
     answered = got.get("ContentRange") or ""
@@ -569,6 +598,7 @@ def _range(got: Mapping[str, Any]) -> tuple[int, int]:
 def _stat(key: str, got: Mapping[str, Any], size: int) -> ObjectStat:
     whole = got.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
     sha256 = got.get("ChecksumSHA256", "") if whole else ""
+    crc32c = got.get("ChecksumCRC32C", "")
     archived = got.get("StorageClass", "")
     restored = 'ongoing-request="false"' in got.get("Restore", "")
     return ObjectStat(
@@ -576,6 +606,6 @@ def _stat(key: str, got: Mapping[str, Any], size: int) -> ObjectStat:
         size,
         etag=got.get("ETag", ""),
         sha256=base64.b64decode(sha256).hex() if sha256 and "-" not in sha256 else "",
-        crc32c=got.get("ChecksumCRC32C", "") if whole else "",
+        crc32c=crc32c if whole and "-" not in crc32c else "",
         archived=archived if archived in _ARCHIVES and not restored else "",
     )

@@ -118,7 +118,6 @@ def _by_status(status: int, code: str, message: str, sentence: str, context: Con
             "InvalidArgument",
             "InvalidRequest",
             "MalformedXML",
-            "BadRequest",
         ):
             return UnsupportedError(sentence)
     return ObjectError(sentence)

@@ -57,14 +57,14 @@ def upload(
             if (found := _look(store, key)) is not None:
                 return _skip(store, found, oid, meter)
             try:
-                crc32c = _send(store, key, oid, fd, meter, state, limits, streams)
+                sent = _send(store, key, oid, fd, meter, state, limits, streams)
             except ConflictError as conflict:
-                if (found := store.stat(key)) is not None:
+                if (found := _look(store, key) if last < _TRIES - 1 else store.stat(key)) is not None:
                     return _skip(store, found, oid, meter)
                 if last == _TRIES - 1:  # else a race without a winner, or an upload that is gone: from the start
                     raise ObjectError(f"{conflict}; and yet nothing is there: push again") from conflict
             else:
-                return _sent(store, key, oid, meter, crc32c)
+                return sent
     raise AssertionError("unreachable")
 
 
@@ -110,9 +110,7 @@ def _skip(store: Store, found: ObjectStat, oid: Oid, meter: Meter) -> Sent:
 
 
 def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str) -> Sent:
-    """The upload was answered with success; large objects are looked at once more, since parts were put together."""
-    if meter.parts == 1:
-        return Sent("uploaded", True)
+    """An upload in parts was answered with success; it is looked at once more, since parts were put together."""
     try:
         found = store.stat(key)
     except DeniedError:  # there is a right to write, and none to read
@@ -120,13 +118,14 @@ def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str) -> Sent:
     if found is None or found.size != meter.size or found.crc32c not in ("", crc32c):
         has = f"{found.size} bytes with the CRC-32C {found.crc32c or 'unknown'}" if found else "nothing"
         raise DamagedError(
-            f"{store.address(key)}: stored {meter.size} bytes with the CRC-32C {crc32c}, but the store has {has}"
+            f"{store.address(key)}: stored {meter.size} bytes with the CRC-32C {crc32c}, but the store has {has}; "
+            "look at it, delete it, and push again"
         )
     return Sent("uploaded", found.proves(oid) or bool(found.crc32c))
 
 
-def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, limits: Limits, streams: int) -> str:
-    """Sends the object whole or in parts; its CRC-32C in base64."""
+def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, limits: Limits, streams: int) -> Sent:
+    """Sends the object whole or in parts."""
     try:
         plan = plan_parts(meter.size, limits)
     except ValueError as error:
@@ -140,20 +139,21 @@ def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, 
         try:
             if held.waited and _look(store, key) is not None:
                 raise ConflictError(f"{store.address(key)} was stored meanwhile")
-            return _send_parts(store, key, oid, fd, meter, plan, streams, journal)
+            crc32c = _send_parts(store, key, oid, fd, meter, plan, streams, journal)
+            return _sent(store, key, oid, meter, crc32c)
         finally:
             if not journal.heading:
                 notes.unlink(missing_ok=True)
 
 
-def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> str:
+def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> Sent:
     hashing = _Hashing(fd, meter)
     part = Part(1, 0, meter.size)
     crc = hashing.take(part)
     hashing.check(oid)
-    store.put(key, oid, FileBody(fd, part, crc, meter))
+    proven = store.put(key, oid, FileBody(fd, part, crc, meter))
     meter.finished_part()
-    return _base64(crc)
+    return Sent("uploaded", proven)
 
 
 def _send_parts(

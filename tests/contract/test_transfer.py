@@ -22,9 +22,11 @@ from tests.contract.conftest import BucketOf, Place
 from tests.contract.desk import KEY, Desk
 from tests.contract.stores import SMALL_PARTS, FlakyStore, content, oid_of, retrying
 from tests.proxy import (
+    ACCESS_DENIED,
     CONFLICT,
     ERROR_IN_200,
     INTERNAL_ERROR,
+    SLOW_DOWN,
     Answer,
     FaultProxy,
     Flip,
@@ -485,6 +487,26 @@ def test_without_the_right_to_list_a_push_goes_on(bucket_of: BucketOf, desk: Des
         assert desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid).how == "uploaded"
 
     assert place.objects() == {KEY: content(size)}
+
+
+@pytest.mark.parametrize(
+    "size,busy",
+    [
+        pytest.param(1000, Rule(CONFLICT, "PUT", times=1), id="whole"),
+        pytest.param(12 * MIB, Rule(SLOW_DOWN, "POST", r"\?uploadId=", times=1), id="in parts"),
+    ],
+)
+def test_who_may_write_and_not_look_survives_a_busy_store(
+    bucket_of: BucketOf, desk: Desk, size: int, busy: Rule
+) -> None:
+    place = bucket_of("versitygw")
+    oid = desk.write(content(size))
+
+    with place.through(Rule(ACCESS_DENIED, "HEAD"), Rule(ACCESS_DENIED, "GET"), busy) as proxy:
+        sent = desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), oid)
+
+    assert sent.how == "uploaded"
+    assert (place.objects(), place.unfinished()) == ({KEY: content(size)}, 0)
 
 
 def test_an_upload_that_fails_is_aborted(bucket_of: BucketOf, desk: Desk) -> None:

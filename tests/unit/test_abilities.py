@@ -76,7 +76,7 @@ def test_threads_may_learn_at_once(tmp_path: Path) -> None:
     path = tmp_path / "stores.json"
     known = AbilitiesFile(path, "http://one")
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda _: known.learn(content_md5=True), range(50)))
+        list(pool.map(lambda _: known.learn(put_confirmed=True), range(50)))
 
-    assert json.loads(path.read_text())["http://one"]["content_md5"] is True
+    assert json.loads(path.read_text())["http://one"]["put_confirmed"] is True
     assert [file.name for file in tmp_path.iterdir()] == ["stores.json"]
