@@ -319,10 +319,10 @@ class Worker:
             told = SessionError(_NOT_TRIED)
         if isinstance(error, SessionError) and not self._cause_met:
             self._cause_met = True
-            if self._breaker and not self._breaker.trip(log.redact(str(error))):
+            if self._breaker and not self._breaker.trip(log.describe(error)):
                 told = SessionError(_NOT_TRIED)
         self._logger().error("failed", **self._object(request), code=error.code, **error.details())
-        return type(told)(log.redact(str(told))) if not isinstance(told, StoppedError) else told
+        return type(told)(log.describe(told)) if not isinstance(told, StoppedError) else told
 
     def _object(self, request: Upload | Download | Unusable) -> dict[str, Any]:
         """What the record says of an object."""
@@ -360,7 +360,7 @@ class Worker:
 
 
 def _unexpected(error: BaseException) -> ObjectError:
-    return ObjectError(f"unexpected {type(error).__name__}: {error}; nothing was published; please report it")
+    return ObjectError(f"unexpected {type(error).__name__}: {error}; please report it")
 
 
 class _InThread:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -101,7 +102,10 @@ def records_in(state_dir: Path) -> list[Path]:
 
 def sweep(state_dir: Path) -> None:
     """Lets go of all but the last sessions."""
-    names = sorted({path.stem for path in (state_dir / "sessions").glob("*.*")})
-    for name in names[:-KEPT_SESSIONS]:
+    changed: dict[str, float] = {}
+    with suppress(OSError):  # swept by another worker meanwhile
+        for path in (state_dir / "sessions").glob("*.*"):
+            changed[path.stem] = max(changed.get(path.stem, 0.0), path.stat().st_mtime)
+    for name in sorted(changed, key=lambda name: changed[name])[:-KEPT_SESSIONS]:
         for suffix in (".jsonl", ".stop"):
             (state_dir / "sessions" / f"{name}{suffix}").unlink(missing_ok=True)

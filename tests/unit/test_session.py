@@ -1,5 +1,6 @@
 """What the workers of one git-lfs process share."""
 
+import os
 import subprocess
 import sys
 import time
@@ -67,15 +68,30 @@ def test_records_are_in_order_and_only_the_last_ones_are_kept(tmp_path: Path) ->
     sessions = tmp_path / "sessions"
     sessions.mkdir()
     names = [f"20260101T0000{number:02}Z-1" for number in range(KEPT_SESSIONS + 5)]
-    for name in reversed(names):
+    for number, name in reversed(list(enumerate(names))):
         (sessions / f"{name}.jsonl").write_bytes(b"")
+        os.utime(sessions / f"{name}.jsonl", (number, number))
     (sessions / f"{names[0]}.stop").write_bytes(b"")
+    os.utime(sessions / f"{names[0]}.stop", (0, 0))
     (sessions / f"{names[-1]}.stop").write_bytes(b"")
 
     sweep(tmp_path)
 
     assert [path.stem for path in records_in(tmp_path)] == names[5:]
     assert [path.name for path in sessions.glob("*.stop")] == [f"{names[-1]}.stop"]
+
+
+def test_a_long_session_that_still_writes_is_kept(tmp_path: Path) -> None:
+    sessions = tmp_path / "sessions"
+    sessions.mkdir()
+    (sessions / "20250101T000000Z-1.jsonl").write_bytes(b"")
+    for number in range(KEPT_SESSIONS):
+        (sessions / f"20260101T0000{number:02}Z-1.jsonl").write_bytes(b"")
+        os.utime(sessions / f"20260101T0000{number:02}Z-1.jsonl", (number, number))
+
+    sweep(tmp_path)
+
+    assert records_in(tmp_path)[0].stem == "20250101T000000Z-1"
 
 
 def test_without_records_there_is_nothing_to_sweep(tmp_path: Path) -> None:
