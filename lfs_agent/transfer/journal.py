@@ -14,12 +14,13 @@ KEPT_S: Final = 14 * 24 * 3600
 class Journal:
     """The notes of one transfer, in the open file `fd`, which its holder has a lease of.
 
-    The heading says what the notes are about; notes about anything else are worth nothing.
+    The heading says what the notes are about; notes about anything else are worth nothing. Where the disk takes no
+    notes (`fd` None: not even the file), the transfer goes on, and nothing of it survives a kill.
     """
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int | None) -> None:
         self._fd = fd
-        self._lines = list(self._read())
+        self._lines = self._read(fd) if fd is not None else []
 
     @property
     def heading(self) -> dict[str, Any]:
@@ -39,17 +40,20 @@ class Journal:
 
     def forget(self) -> None:
         """Nothing is left to go on with."""
-        os.ftruncate(self._fd, 0)
+        if self._fd is not None:
+            os.ftruncate(self._fd, 0)
         self._lines = []
 
     def note(self, line: Any) -> None:
         """Adds a note, by one write: after a kill it is there, or it is not."""
         self._lines.append(line)
-        text = json.dumps(line).encode() + b"\n"
-        os.pwrite(self._fd, text, os.fstat(self._fd).st_size)
+        if self._fd is not None:
+            with suppress(OSError):
+                os.pwrite(self._fd, json.dumps(line).encode() + b"\n", os.fstat(self._fd).st_size)
 
-    def _read(self) -> list[Any]:
-        content = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
+    @staticmethod
+    def _read(fd: int) -> list[Any]:
+        content = os.pread(fd, os.fstat(fd).st_size, 0)
         lines = content.split(b"\n")
         whole, rest = lines[:-1], lines[-1]
         try:
@@ -57,7 +61,7 @@ class Journal:
         except ValueError:
             return []
         if rest:  # a line that was not finished
-            os.ftruncate(self._fd, len(content) - len(rest))
+            os.ftruncate(fd, len(content) - len(rest))
         return read
 
 

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -16,6 +16,7 @@ from lfs_agent.errors import (
     ConflictError,
     DamagedError,
     DeniedError,
+    DiskError,
     LocalError,
     ObjectError,
     StoppedError,
@@ -134,15 +135,18 @@ def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, 
         return _send_whole(store, key, oid, fd, meter)
     of_whom = hashlib.sha256(store.identity(key).encode()).hexdigest()[:16]
     notes = state / f"{oid}.{of_whom}.upload"
-    with lease(notes, meter.stop) as held:
-        journal = Journal(held.fd)
+    with ExitStack() as stack:
+        held = None
+        with suppress(DiskError):  # an upload needs no room: without a lease it is just not resumed
+            held = stack.enter_context(lease(notes, meter.stop))
+        journal = Journal(held.fd if held else None)
         try:
-            if held.waited and _look(store, key) is not None:
+            if held and held.waited and _look(store, key) is not None:
                 raise ConflictError(f"{store.address(key)} was stored meanwhile")
             crc32c = _send_parts(store, key, oid, fd, meter, plan, streams, journal)
             return _sent(store, key, oid, meter, crc32c)
         finally:
-            if not journal.heading:
+            if held and not journal.heading:
                 notes.unlink(missing_ok=True)
 
 

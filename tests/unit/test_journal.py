@@ -75,6 +75,15 @@ def test_what_is_no_journal_has_no_heading(path: Path, content: bytes) -> None:
         assert journal.heading == {"etag": "a"}
 
 
+def test_a_journal_without_a_file_keeps_its_notes_to_itself() -> None:
+    journal = Journal(None)
+    journal.begin({"etag": "a"})
+    journal.note(3)
+    assert (journal.heading, journal.notes) == ({"etag": "a"}, [3])
+    journal.forget()
+    assert journal.heading == {}
+
+
 def test_only_what_nobody_took_up_for_long_is_swept(tmp_path: Path) -> None:
     (tmp_path / "old").touch()
     (tmp_path / "young").touch()

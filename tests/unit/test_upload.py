@@ -255,6 +255,15 @@ def test_no_part_is_begun_after_one_that_failed(desk: Desk) -> None:
     assert store.uploads == []
 
 
+def test_an_upload_needs_no_room_on_the_disk(desk: Desk) -> None:
+    desk.storage.write_bytes(b"a file where the LFS storage would be")
+    oid = desk.write(content(12 * MIB))
+    store = DictStore()
+
+    assert desk.up(store, oid).how == "uploaded"
+    assert store.objects == {KEY: content(12 * MIB)}
+
+
 def test_a_failed_abort_does_not_hide_the_cause(desk: Desk) -> None:
     oid = desk.write(content(6 * MIB))
     flaky = FlakyStore(DictStore(), [None, None, DeniedError("the cause"), None, ObjectError("abort failed")])
