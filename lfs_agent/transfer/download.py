@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from lfs_agent.errors import AgentError, DamagedError, DiskError, MissingError, StoppedError
+from lfs_agent.lease import lease
 from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
 from lfs_agent.transfer.journal import Journal
-from lfs_agent.transfer.lease import lease
 from lfs_agent.transfer.meter import Meter
 
 _BLOCK: Final = MIB

@@ -22,11 +22,11 @@ from lfs_agent.errors import (
     StoppedError,
     TransientError,
 )
+from lfs_agent.lease import lease
 from lfs_agent.parts import KIB, MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import MultipartUpload, ObjectStat, SentPart, Store, StoredPart
 from lfs_agent.transfer.journal import Journal
-from lfs_agent.transfer.lease import lease
 from lfs_agent.transfer.meter import Meter
 
 _BLOCK: Final = MIB

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lfs_agent.errors import DiskError, StoppedError
-from lfs_agent.transfer.lease import lease
+from lfs_agent.lease import lease
 
 
 def never() -> threading.Event:
@@ -82,7 +82,7 @@ def test_another_process_waits_and_a_killed_one_lets_go(tmp_path: Path) -> None:
     program = """
 import sys, threading, time
 from pathlib import Path
-from lfs_agent.transfer.lease import lease
+from lfs_agent.lease import lease
 
 with lease(Path(sys.argv[1]), threading.Event()):
     print("held", flush=True)
