@@ -38,7 +38,7 @@ from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Body, ObjectStat, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
-from lfs_agent.store.s3errors import Context, translate, translate_login
+from lfs_agent.store.s3errors import Context, named_action, translate, translate_login
 
 T = TypeVar("T")
 
@@ -177,6 +177,8 @@ class S3Store:
         self._made: Any = None
         self._hides_missing = False
         """A missing key is forbidden here, not missing: there is no right to list the bucket."""
+        self._would_tell = ""
+        """The right that is lacking for that, where the store has named it."""
         self.abilities = AbilitiesFile(abilities, connection.endpoint or "amazonaws.com")
 
     def address(self, key: str) -> str:
@@ -274,6 +276,7 @@ class S3Store:
             endpoint=connection.endpoint,
             profile=connection.profile,
             public=self._settings.public,
+            would_tell=self._would_tell,
         )
 
     def ask(self, doing: str, operation: str, key: str, **parameters: Any) -> dict[str, Any]:
@@ -340,8 +343,8 @@ class S3Store:
             self.ask("looking at", "get_object", key, Range="bytes=0-0")["Body"].close()
         except MissingError:
             return
-        except DeniedError:
-            self._hides_missing = True
+        except DeniedError as error:
+            self._hides_missing, self._would_tell = True, named_action(str(error))
             raise
 
     def put(self, key: str, oid: Oid, body: Body) -> bool:
@@ -408,7 +411,11 @@ class S3Store:
         upload = S3Upload(self, key, size, upload_id, cast(MultipartChecksum, checksum))
         try:
             return upload, list(upload.listed())
-        except (MissingError, UnsupportedError, DeniedError):
+        except MissingError:
+            return None
+        except (UnsupportedError, DeniedError):
+            with suppress(AgentError):  # nobody can go on with its parts, which would be billed
+                upload.abort()
             return None
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:

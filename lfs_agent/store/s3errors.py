@@ -1,5 +1,6 @@
 """What boto3 raises, as our errors: one place that says in a sentence what S3 said, and what to do next."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -37,6 +38,8 @@ class Context:
     endpoint: str
     profile: str
     public: bool
+    would_tell: str = ""
+    """The right without which the store does not say whether a key is there, where it has named it."""
 
     @property
     def address(self) -> str:
@@ -61,6 +64,14 @@ _TRY_AGAIN: Final = frozenset({
 _CORRUPTED: Final = frozenset({
     "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "ChecksumMismatch",
 })  # fmt: skip
+
+_NAMED_ACTION: Final = re.compile(r"is not authorized to perform: ([a-z0-9-]{2,30}:[A-Za-z]{2,60})\b")
+_RIGHTS: Final = {
+    "reading": "s3:GetObject is needed (and kms:Decrypt where the bucket uses KMS)",
+    "listing the parts of": "s3:ListMultipartUploadParts is needed",
+    "giving up": "s3:AbortMultipartUpload is needed",
+}
+"""What a request needs, by its verb; all others store."""
 
 
 def translate(error: BotoCoreError | ClientError | Exception, context: Context) -> AgentError:
@@ -110,7 +121,7 @@ def _by_status(status: int, code: str, message: str, sentence: str, context: Con
         case 416:
             return DamagedError(f"{sentence}; the store has fewer bytes than the object")
         case 401 | 403:
-            return DeniedError(f"{sentence}; {_right(context)}")
+            return DeniedError(f"{sentence}; {_right(message, context)}")
         case 501 | 405:
             return UnsupportedError(sentence)
         case 400 if code in (
@@ -123,15 +134,30 @@ def _by_status(status: int, code: str, message: str, sentence: str, context: Con
     return ObjectError(sentence)
 
 
-def _right(context: Context) -> str:
-    """Which right is missing, as far as the request tells."""
+def named_action(said: str) -> str:
+    """The action that a store's refusal names as the missing one; "" where it names none.
+
+    >>> named_action("User: arn:aws:iam::1:user/v is not authorized to perform: s3:PutObject on resource: …")
+    's3:PutObject'
+    """
+    found = _NAMED_ACTION.search(said)
+    return found[1] if found else ""
+
+
+def _right(said: str, context: Context) -> str:
+    """Which right is missing: the one that the store `said`, else as far as the request tells."""
     if context.public:
         return "nothing is there, or the bucket does not let everybody read it; unset public to use your credentials"
+    action = named_action(said)
     if context.doing == "looking at":
-        return "missing or forbidden: s3:GetObject on the key, with s3:ListBucket on the bucket, would tell"
-    if context.doing == "reading":
-        return "s3:GetObject is needed (and kms:Decrypt where the bucket uses KMS)"
-    return "s3:PutObject is needed (and kms:GenerateDataKey, kms:Decrypt where the bucket uses KMS)"
+        action = action or context.would_tell or "s3:GetObject on the key, with s3:ListBucket on the bucket,"
+        return f"missing or forbidden: {action} would tell"
+    if action:
+        denied = ", and a policy denies it, whatever another one allows" if "explicit deny" in said else ""
+        return f"{action} is needed{denied}"
+    return _RIGHTS.get(
+        context.doing, "s3:PutObject is needed (and kms:GenerateDataKey, kms:Decrypt where the bucket uses KMS)"
+    )
 
 
 def _renew(code: str, context: Context) -> str:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import lfs_agent
 from lfs_agent.config import Settings
 from lfs_agent.errors import CredentialsError, DeniedError, MissingError, SessionError, UnreachableError
 from lfs_agent.parts import MIB
-from lfs_agent.store.s3 import Connection, S3Store
+from lfs_agent.store.s3 import Connection, S3Store, S3Upload
 from tests.conftest import absent
 from tests.contract.conftest import BucketOf
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying, s3_store
@@ -223,6 +224,44 @@ def test_what_hides_missing_keys_is_asked_why_only_once(bucket_of: BucketOf) -> 
         assert [seen.method for seen in proxy.requests] == ["HEAD", "GET", "HEAD", "HEAD"]
 
 
+NAMED = (
+    "User: arn:aws:iam::123456789012:user/vera is not authorized to perform: kms:GenerateDataKey on resource: "
+    "arn:aws:kms:eu-central-1:123456789012:key/1 because no resource-based policy allows the kms:GenerateDataKey action"
+)
+EXPLICIT = "User: vera is not authorized to perform: s3:PutObject with an explicit deny in a service control policy"
+
+
+@pytest.mark.parametrize(
+    "ask, said, told",
+    [
+        (put, "Access Denied", "; s3:PutObject is needed (and kms:GenerateDataKey, kms:Decrypt where"),
+        (put, NAMED, "; kms:GenerateDataKey is needed"),
+        (put, EXPLICIT, "; s3:PutObject is needed, and a policy denies it, whatever another one allows"),
+        (put, "is not authorized to perform: \x1b[2J", "; s3:PutObject is needed (and"),
+        (lambda store: read(store, KEY, 0, 10), "Access Denied", "; s3:GetObject is needed (and kms:Decrypt where"),
+        (lambda store: read(store, KEY, 0, 10), NAMED, "; kms:GenerateDataKey is needed"),
+        (lambda store: store.stat(KEY), NAMED, "; missing or forbidden: kms:GenerateDataKey would tell"),
+        (lambda store: begun(store).abort(), "Access Denied", "; s3:AbortMultipartUpload is needed"),
+        (lambda store: list(begun(store).listed()), "", "; s3:ListMultipartUploadParts is needed"),
+    ],
+)
+def test_a_denial_names_the_missing_action(
+    bucket_of: BucketOf, ask: Callable[[S3Store], object], said: str, told: str
+) -> None:
+    place = bucket_of("versitygw")
+    body = f"<Error><Code>AccessDenied</Code><Message>{said}</Message></Error>".encode()
+    rule = Rule(Answer(403, body=body), method="PUT|GET|HEAD|DELETE")
+    with FaultProxy(place.server.endpoint, Faults((rule,))) as proxy, pytest.raises(DeniedError) as denied:
+        ask(place.store_with(endpoint=proxy.endpoint))
+
+    assert told in str(denied.value)
+    assert str(denied.value).count(" is needed") + str(denied.value).count(" would tell") == 1
+
+
+def begun(store: S3Store) -> S3Upload:
+    return store.begin(KEY, OID, 12 * MIB)
+
+
 # Ways to a bucket
 
 
@@ -284,7 +323,7 @@ VIRTUAL = """
 import sys
 from botocore.session import Session
 from lfs_agent.config import Settings
-from lfs_agent.store.s3 import Connection, S3Store
+from lfs_agent.store.s3 import Connection, S3Store, S3Upload
 from tests.contract.stores import BytesBody, oid_of, read
 
 to = Connection(Session(), sys.argv[1], "us-east-1", path_style=False, profile="", ca="", proxy="")

@@ -7,20 +7,16 @@ import json
 import re
 import shutil
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.cellar import Cellar, random_bytes
-from tests.conftest import absent
 from tests.e2e.conftest import HomeOf
 from tests.machine import Home
 from tests.servers import Server
-from tests.servers.server import free_port
-from tests.servers.versitygw import Versitygw
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -246,85 +242,6 @@ def test_the_documented_lifecycle_rule_is_one(server: Server) -> None:
     client.put_bucket_lifecycle_configuration(Bucket="with-a-rule", LifecycleConfiguration=rule)
     kept = client.get_bucket_lifecycle_configuration(Bucket="with-a-rule")["Rules"][0]
     assert kept["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
-
-
-class VersitygwWithUsers(Versitygw):
-    """versitygw beside its IAM service, which keeps users, keys and policies."""
-
-    def _launch(self) -> None:
-        self._iam_port = free_port()
-        self._socket = self.folder / "iam.sock"
-        self._socket.unlink(missing_ok=True)
-        (self.folder / "iam").mkdir(exist_ok=True)
-        super()._launch()
-
-    def _spawn(self, argv: Sequence[str | Path], *, environ: Mapping[str, str] | None = None, log: str) -> None:
-        program, *options = argv
-        listen = ["--port", f"127.0.0.1:{self._iam_port}", "iam", "--dir", str(self.folder / "iam")]
-        super()._spawn([program, *listen, "--private-ports", str(self._socket)], environ=environ, log="iam.log")
-        while not self._socket.exists():
-            assert self.running, (self.folder / "iam.log").read_text()
-            time.sleep(0.05)
-        at = options.index("posix")
-        of_iam = ["--iam-standalone-endpoint", str(self._socket)]
-        super()._spawn([program, *options[:at], *of_iam, *options[at:]], environ=environ, log=log)
-
-    def environ_of(self, name: str, policy: str) -> dict[str, str]:
-        """The environment of a new user with this policy and no other right."""
-        import boto3
-
-        iam = boto3.client(
-            "iam",
-            endpoint_url=f"http://127.0.0.1:{self._iam_port}",
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
-            region_name=self.region,
-        )
-        iam.create_user(UserName=name)
-        iam.put_user_policy(UserName=name, PolicyName="documented", PolicyDocument=policy)
-        key = iam.create_access_key(UserName=name)["AccessKey"]
-        keys = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
-        return {**self.environ(), **keys}
-
-
-@pytest.fixture(scope="module")
-def server_with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersitygwWithUsers]:
-    if reason := VersitygwWithUsers.missing():
-        absent(reason)
-    with VersitygwWithUsers(tmp_path_factory.mktemp("users")) as server:
-        yield server
-
-
-def test_with_the_documented_policies_a_writer_pushes_and_a_reader_reads_and_no_more(
-    server_with_users: VersitygwWithUsers, home: Home, second_home: Home, tmp_path: Path
-) -> None:
-    server = server_with_users
-    make_bucket(server, "my-cellar")
-    for user, name in ((home, "writer"), (second_home, "reader")):
-        user.environ.update(server.environ_of(name, (DOCS / "how-to" / "policies" / f"{name}.json").read_text()))
-        user.install()
-    cellar = Cellar(home, server, "my-cellar", "weights", tmp_path / "origin.git", tmp_path / "work")
-    cellar.build()
-    (cellar.work / "large.safetensors").write_bytes(MODEL)
-    small = cellar.add("small.bin", 1000)
-    cellar.push()
-    assert len(server.keys("my-cellar")) == 2
-
-    clone = cellar.clone(tmp_path / "clone", home=second_home)
-    assert (clone / "large.safetensors").read_bytes() == MODEL
-    second_home.run("lfs-agent", "verify", "--deep", cwd=clone)
-
-    (clone / "other.bin").write_bytes(b"other")
-    second_home.git("add", "other.bin", cwd=clone)
-    second_home.git("commit", "-q", "-m", "Add other.bin", cwd=clone)
-    refused = second_home.git("push", "origin", "HEAD", cwd=clone, check=False)
-    assert refused.returncode
-    assert "s3:PutObject is needed" in refused.stderr
-
-    server.client().delete_object(Bucket="my-cellar", Key=cellar.key(small))
-    missing = second_home.run("lfs-agent", "verify", cwd=clone, check=False)
-    assert missing.returncode == 1
-    assert "missing" in missing.stdout
 
 
 def _allowed(name: str) -> set[str]:

@@ -8,7 +8,7 @@ from tests.servers.access import Request
 from tests.servers.ceph import Ceph
 from tests.servers.localstack import LocalStack
 from tests.servers.server import Server, ServerError, Tls, cache, make_certificate
-from tests.servers.versitygw import Versitygw
+from tests.servers.versitygw import Versitygw, VersitygwWithUsers
 
 KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (LocalStack, Versitygw, Ceph)}
 
@@ -21,6 +21,7 @@ __all__ = [
     "ServerError",
     "Tls",
     "Versitygw",
+    "VersitygwWithUsers",
     "cache",
     "make_certificate",
 ]

@@ -4,11 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from tests.servers.access import Request, parse_aws_line
-from tests.servers.server import Server, Tls, cache
+from tests.servers.server import Server, Tls, cache, free_port
 
 NSS_WRAPPER = "libnss_wrapper.so"
 
@@ -110,6 +112,45 @@ class Versitygw(Server):
     @staticmethod
     def _parse_line(line: str) -> Request | None:
         return parse_aws_line(line)
+
+
+class VersitygwWithUsers(Versitygw):
+    """versitygw beside its IAM service, which keeps users, keys and policies."""
+
+    def _launch(self) -> None:
+        self._iam_port = free_port()
+        self._socket = self.folder / "iam.sock"
+        self._socket.unlink(missing_ok=True)
+        (self.folder / "iam").mkdir(exist_ok=True)
+        super()._launch()
+
+    def _spawn(self, argv: Sequence[str | Path], *, environ: Mapping[str, str] | None = None, log: str) -> None:
+        program, *options = argv
+        listen = ["--port", f"127.0.0.1:{self._iam_port}", "iam", "--dir", str(self.folder / "iam")]
+        super()._spawn([program, *listen, "--private-ports", str(self._socket)], environ=environ, log="iam.log")
+        while not self._socket.exists():
+            assert self.running, (self.folder / "iam.log").read_text()
+            time.sleep(0.05)
+        at = options.index("posix")
+        of_iam = ["--iam-standalone-endpoint", str(self._socket)]
+        super()._spawn([program, *options[:at], *of_iam, *options[at:]], environ=environ, log=log)
+
+    def environ_of(self, name: str, policy: str) -> dict[str, str]:
+        """The environment of a new user with this policy and no other right."""
+        import boto3
+
+        iam = boto3.client(
+            "iam",
+            endpoint_url=f"http://127.0.0.1:{self._iam_port}",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            region_name=self.region,
+        )
+        iam.create_user(UserName=name)
+        iam.put_user_policy(UserName=name, PolicyName="documented", PolicyDocument=policy)
+        key = iam.create_access_key(UserName=name)["AccessKey"]
+        keys = {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+        return {**self.environ(), **keys}
 
 
 def _binary() -> Path:

@@ -1,0 +1,288 @@
+"""The documented policies, enforced by versitygw's IAM service: what each right is for, and what is said without it."""
+
+import itertools
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from lfs_agent.parts import MIB
+from tests.cellar import Cellar, random_bytes
+from tests.conftest import absent
+from tests.machine import Home
+from tests.proxy import SLOW_DOWN, Answer, FaultProxy, Faults, Rule, Seen
+from tests.proxy.faults import Action
+from tests.servers import Server, VersitygwWithUsers
+
+POLICIES = Path(__file__).parents[2] / "docs" / "how-to" / "policies"
+LARGE = 20 * MIB
+Done = subprocess.CompletedProcess[str]
+How = Literal["not allowed", "denied"]
+
+_users = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def server_with_users(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VersitygwWithUsers]:
+    if reason := VersitygwWithUsers.missing():
+        absent(reason)
+    with VersitygwWithUsers(tmp_path_factory.mktemp("users")) as server:
+        yield server
+
+
+@pytest.fixture
+def this_server(server_with_users: VersitygwWithUsers) -> Server:
+    return server_with_users
+
+
+def policy(name: str, cellar: Cellar, *, without: str = "", how: How = "not allowed") -> str:
+    """A documented policy for this cellar, with one action not allowed, or denied besides."""
+    text = (POLICIES / f"{name}.json").read_text()
+    document: dict[str, Any] = json.loads(text.replace("my-cellar/weights", f"{cellar.bucket}/{cellar.prefix}"))
+    document = json.loads(json.dumps(document).replace("my-cellar", cellar.bucket))
+    if how == "denied":
+        document["Statement"].append({"Effect": "Deny", "Action": without, "Resource": "*"})
+        return json.dumps(document)
+    for statement in document["Statement"]:
+        actions = statement["Action"]
+        allowed = [actions] if isinstance(actions, str) else actions
+        statement["Action"] = [action for action in allowed if action != without]
+    document["Statement"] = [statement for statement in document["Statement"] if statement["Action"]]
+    return json.dumps(document)
+
+
+def become(home: Home, cellar: Cellar, name: str, *, without: str = "", how: How = "not allowed") -> None:
+    """The user of `home` has this documented policy, less one action, and no other right."""
+    assert isinstance(cellar.server, VersitygwWithUsers)
+    document = policy(name, cellar, without=without, how=how)
+    home.environ.update(cellar.server.environ_of(f"{name}-{next(_users)}", document))
+
+
+def fill(cellar: Cellar) -> tuple[str, str]:
+    """A small and a large object, committed; gives their oids."""
+    small, large = cellar.write("small.bin", 1000, seed=1), cellar.write("large.bin", LARGE, seed=2)
+    cellar.commit("Fill the cellar")
+    return small, large
+
+
+def needed(said: str) -> set[str]:
+    """The actions that the agent itself names as the missing ones."""
+    return set(re.findall(r"; (?:missing or forbidden: )?(\S+:\S+) (?:is needed|would tell)", said))
+
+
+def asked(cellar: Cellar, mark: int) -> Counter[str]:
+    requests = cellar.server.requests(mark)
+    return Counter(request.operation for request in requests if request.bucket == cellar.bucket)
+
+
+def stored(cellar: Cellar, oid: str) -> bytes:
+    answer = cellar.server.client().get_object(Bucket=cellar.bucket, Key=cellar.key(oid))
+    return answer["Body"].read()
+
+
+def unfinished(cellar: Cellar) -> int:
+    return len(cellar.server.client().list_multipart_uploads(Bucket=cellar.bucket).get("Uploads", []))
+
+
+def push_twice(cellar: Cellar) -> Counter[str]:
+    """A push whose store is busy for one part until the deadline, then one that succeeds: what that one asked."""
+    faults = Faults((Rule(SLOW_DOWN, "PUT", r"partNumber=2\b"),))
+    with FaultProxy(cellar.server.endpoint, faults) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        broken = cellar.home.git(
+            "push", "origin", "HEAD", cwd=cellar.work, check=False, env={"LFS_AGENT_DEADLINE": "1"}
+        )
+        assert "503 SlowDown" in broken.stderr
+        assert unfinished(cellar) == 1
+        proxy.faults = Faults()
+        mark = cellar.server.mark()
+        cellar.push()
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = cellar.server.endpoint
+    return asked(cellar, mark)
+
+
+# A writer
+
+
+def test_a_writer_pushes_goes_on_and_gives_up_with_five_rights(cellar: Cellar) -> None:
+    become(cellar.home, cellar, "writer")
+    small, large = fill(cellar)
+    again = push_twice(cellar)
+
+    assert again["ListParts"] == 1
+    assert again["CreateMultipartUpload"] == 0
+    assert sorted(cellar.keys()) == sorted([cellar.key(small), cellar.key(large)])
+    assert (stored(cellar, small), stored(cellar, large)) == (random_bytes(1000, 1), random_bytes(LARGE, 2))
+    assert unfinished(cellar) == 0
+    cellar.home.run("lfs-agent", "verify", "--deep", cwd=cellar.work)
+    refusals = [request for request in cellar.server.requests(0) if request.status == 403]
+    assert [request for request in refusals if request.bucket == cellar.bucket] == []
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+def test_a_writer_without_put_is_told_so(cellar: Cellar, how: How) -> None:
+    become(cellar.home, cellar, "writer", without="s3:PutObject", how=how)
+    fill(cellar)
+    refused = cellar.push(check=False)
+
+    assert refused.returncode != 0
+    assert needed(refused.stderr) == {"s3:PutObject"}
+    assert refused.stderr.count("s3:PutObject is needed") == 2
+    assert ("a policy denies it, whatever another one allows" in refused.stderr) is (how == "denied")
+    assert (cellar.keys(), unfinished(cellar)) == ([], 0)
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+def test_a_writer_who_may_not_read_writes_and_replaces_nothing(cellar: Cellar, how: How) -> None:
+    become(cellar.home, cellar, "writer", without="s3:GetObject", how=how)
+    small, large = fill(cellar)
+    cellar.push()
+    before = [stored(cellar, small), stored(cellar, large)]
+    again = cellar.git("lfs", "push", "--all", "origin", check=False)
+
+    assert before == [random_bytes(1000, 1), random_bytes(LARGE, 2)]
+    assert [stored(cellar, small), stored(cellar, large)] == before
+    assert again.returncode != 0  # something is there, and nobody can say what
+    assert needed(again.stderr) == {"s3:GetObject"}
+    assert unfinished(cellar) == 0
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+def test_without_the_right_to_list_parts_a_push_begins_anew_and_leaves_none_behind(cellar: Cellar, how: How) -> None:
+    become(cellar.home, cellar, "writer", without="s3:ListMultipartUploadParts", how=how)
+    _, large = fill(cellar)
+    again = push_twice(cellar)
+
+    assert again["CreateMultipartUpload"] == 1
+    assert again["AbortMultipartUpload"] == 1
+    assert stored(cellar, large) == random_bytes(LARGE, 2)
+    assert unfinished(cellar) == 0
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+def test_without_the_right_to_give_up_the_cause_is_told_and_the_next_push_succeeds(cellar: Cellar, how: How) -> None:
+    become(cellar.home, cellar, "writer", without="s3:AbortMultipartUpload", how=how)
+    _, large = fill(cellar)
+    denied = Answer(403, "AccessDenied")
+    with FaultProxy(cellar.server.endpoint, Faults((Rule(denied, "PUT", r"partNumber=2\b"),))) as proxy:
+        environ = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        refused = cellar.home.git("push", "origin", "HEAD", cwd=cellar.work, check=False, env=environ)
+
+    assert refused.returncode != 0
+    assert needed(refused.stderr) == {"s3:PutObject"}
+    assert "storing part 2 of" in refused.stderr
+    assert unfinished(cellar) == 1  # which the lifecycle rule takes
+    cellar.push()
+    assert stored(cellar, large) == random_bytes(LARGE, 2)
+
+
+# A reader
+
+
+def test_a_reader_clones_and_verifies_and_cannot_push(cellar: Cellar, second_home: Home, tmp_path: Path) -> None:
+    small, _ = fill(cellar)
+    cellar.push()
+    second_home.install()
+    become(second_home, cellar, "reader")
+    clone = cellar.clone(tmp_path / "clone", home=second_home)
+
+    assert (clone / "large.bin").read_bytes() == random_bytes(LARGE, 2)
+    second_home.run("lfs-agent", "verify", cwd=clone)
+    deep = second_home.run("lfs-agent", "verify", "--deep", cwd=clone)
+    assert "2 present (2 proven)" in deep.stdout
+
+    (clone / "other.bin").write_bytes(b"other")
+    second_home.git("add", "other.bin", cwd=clone)
+    second_home.git("commit", "-q", "-m", "Add other.bin", cwd=clone)
+    refused = second_home.git("push", "origin", "HEAD", cwd=clone, check=False)
+    assert refused.returncode != 0
+    assert needed(refused.stderr) == {"s3:PutObject"}
+    assert len(cellar.keys()) == 2
+
+    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(small))
+    missing = second_home.run("lfs-agent", "verify", "HEAD~1", cwd=clone, check=False)
+    assert missing.returncode == 1
+    assert "missing" in missing.stdout
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+def test_a_reader_without_get_is_told_so(cellar: Cellar, second_home: Home, tmp_path: Path, how: How) -> None:
+    fill(cellar)
+    cellar.push()
+    second_home.install()
+    become(second_home, cellar, "reader", without="s3:GetObject", how=how)
+    refused = second_home.git("clone", "-q", cellar.origin, tmp_path / "clone", check=False)
+    second_home.git("reset", "-q", "--hard", cwd=tmp_path / "clone", check=False, env={"GIT_LFS_SKIP_SMUDGE": "1"})
+
+    assert refused.returncode != 0
+    assert needed(refused.stderr) == {"s3:GetObject"}
+    for deep in ([], ["--deep"]):
+        verified = second_home.run("lfs-agent", "verify", *deep, cwd=tmp_path / "clone", check=False)
+        assert verified.returncode == 3
+        assert "2 unknown" in verified.stdout
+        assert "missing or forbidden: s3:GetObject" in verified.stdout
+
+
+# Without the right to list, S3 says of a missing key that it is forbidden; versitygw does not
+
+
+def hiding(cellar: Cellar) -> FaultProxy:
+    """The server as S3 is for who may not list the bucket."""
+    server = cellar.server
+    assert isinstance(server, VersitygwWithUsers)
+    message = (
+        'User: arn:aws:iam::123456789012:user/vera is not authorized to perform: s3:ListBucket on resource: "arn:aws'
+        f':s3:::{cellar.bucket}" because no identity-based policy allows the s3:ListBucket action'
+    )
+    body = f"<Error><Code>AccessDenied</Code><Message>{message}</Message></Error>".encode()
+
+    def plan(seen: Seen) -> tuple[Action, ...]:
+        _, bucket, key = seen.path.split("/", 2)
+        hidden = seen.method in ("HEAD", "GET") and not server.object_file(bucket, key).exists()
+        return (Answer(403, body=body),) if hidden and "uploadId" not in seen.query else ()
+
+    return FaultProxy(server.endpoint, plan)
+
+
+def test_without_the_right_to_list_a_push_goes_on_and_verify_says_which_right_would_tell(cellar: Cellar) -> None:
+    become(cellar.home, cellar, "writer", without="s3:ListBucket")
+    small, large = fill(cellar)
+    with hiding(cellar) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        unknown = cellar.home.run("lfs-agent", "verify", cwd=cellar.work, check=False)
+        cellar.push()
+        puts = [seen for seen in proxy.requests if seen.method == "PUT" and "partNumber" not in seen.query]
+        present = cellar.home.run("lfs-agent", "verify", cwd=cellar.work)
+        mark = cellar.server.mark()
+        cellar.git("lfs", "push", "--all", "origin")
+        again = asked(cellar, mark)
+
+    assert unknown.returncode == 3
+    assert "2 unknown" in unknown.stdout
+    assert needed(unknown.stdout) == {"s3:ListBucket"}
+    assert "missing" not in unknown.stdout.replace("missing or forbidden", "")
+    assert [seen.headers["if-none-match"] for seen in puts] == ["*"]
+    assert (stored(cellar, small), stored(cellar, large)) == (random_bytes(1000, 1), random_bytes(LARGE, 2))
+    assert "2 present" in present.stdout
+    assert again == {"HeadObject": 2}
+
+
+def test_without_the_right_to_list_a_pull_of_what_is_missing_says_which_right_would_tell(
+    cellar: Cellar, second_home: Home, tmp_path: Path
+) -> None:
+    small, _ = fill(cellar)
+    cellar.push()
+    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(small))
+    second_home.install()
+    become(second_home, cellar, "reader", without="s3:ListBucket")
+    with hiding(cellar) as proxy:
+        second_home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        refused = second_home.git("clone", "-q", cellar.origin, tmp_path / "clone", check=False)
+
+    assert refused.returncode != 0
+    assert needed(refused.stderr) == {"s3:ListBucket"}
