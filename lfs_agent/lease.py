@@ -1,5 +1,6 @@
 """`lease`: one process at a time may work on a file, and it is the file that is at the path now."""
 
+import errno
 import os
 import sys
 import threading
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lfs_agent.errors import DiskError, StoppedError
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk without room says, and a user's quota."""
 
 _POLL_S: Final = 0.1
 
@@ -71,7 +75,17 @@ def _open(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
-        raise DiskError(f"cannot write {path}: {error.strerror}; the LFS storage must be writable") from error
+        raise disk_error(error, path.parent) from error
+
+
+def disk_error(error: OSError, folder: Path) -> DiskError:
+    """What the user can do where nothing can be written in `folder`."""
+    if error.errno in FULL:
+        return DiskError(
+            f"the disk of {folder} is full: make room (git lfs prune needs care), and pull again; "
+            "what has arrived of large objects is kept"
+        )
+    return DiskError(f"cannot write in {folder}: {error.strerror}; the LFS storage must be writable")
 
 
 def _is_at(fd: int, path: Path) -> bool:

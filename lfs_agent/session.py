@@ -75,7 +75,7 @@ class Breaker:
             return False
         except OSError:
             return True
-        with os.fdopen(fd, "w") as file:
+        with suppress(OSError), os.fdopen(fd, "w") as file:  # a full disk: that there is a cause is enough
             json.dump({"message": message, "at": time.time()}, file)
         return True
 
@@ -108,4 +108,5 @@ def sweep(state_dir: Path) -> None:
             changed[path.stem] = max(changed.get(path.stem, 0.0), path.stat().st_mtime)
     for name in sorted(changed, key=lambda name: changed[name])[:-KEPT_SESSIONS]:
         for suffix in (".jsonl", ".stop"):
-            (state_dir / "sessions" / f"{name}{suffix}").unlink(missing_ok=True)
+            with suppress(OSError):
+                (state_dir / "sessions" / f"{name}{suffix}").unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,13 +44,14 @@ class AbilitiesFile:
                 self._keep(self._path)
 
     def _keep(self, path: Path) -> None:
-        try:
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        with suppress(OSError):  # it is asked again next time
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f"{path.name}.{os.getpid()}")
-            temporary.write_text(json.dumps(self._read() | {self._endpoint: asdict(self.now)}, indent=1))
-            temporary.replace(path)
-        except OSError:
-            pass  # it is asked again next time
+            try:
+                temporary.write_text(json.dumps(self._read() | {self._endpoint: asdict(self.now)}, indent=1))
+                temporary.replace(path)
+            except OSError:
+                temporary.unlink()
 
     def _load(self) -> Abilities:
         known = self._read().get(self._endpoint)

@@ -1,15 +1,15 @@
 """One object from the store to a file: ranges in parallel, hashed in order, handed over when the hash is its name."""
 
-import errno
 import hashlib
 import os
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from lfs_agent.errors import AgentError, DamagedError, DiskError, MissingError, StoppedError
-from lfs_agent.lease import lease
+from lfs_agent.errors import DamagedError, MissingError, StoppedError
+from lfs_agent.lease import FULL, disk_error, lease
 from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
@@ -63,17 +63,20 @@ def download(store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *
                         "lfs-agent verify --deep"
                     )
         except BaseException as error:
-            if isinstance(error, _FINAL) or not folders.ranges(oid).exists():
-                folders.partial(oid).unlink(missing_ok=True)
-                folders.ranges(oid).unlink(missing_ok=True)
+            if _is_final(error) or not folders.ranges(oid).exists():
+                with suppress(OSError):  # what led here is what the user has to know
+                    folders.partial(oid).unlink(missing_ok=True)
+                    folders.ranges(oid).unlink(missing_ok=True)
             if isinstance(error, OSError):
-                raise _disk(error, folders) from error
+                raise disk_error(error, folders.storage) from error
             raise
     raise AssertionError("unreachable")
 
 
-_FINAL: Final = (DamagedError, MissingError, OSError)
-"""After these what was fetched is of no use, or in the way; after anything else the next pull goes on with it."""
+def _is_final(error: BaseException) -> bool:
+    """Whether what was fetched is of no use after this; after anything else the next pull goes on with it."""
+    broken_disk = isinstance(error, OSError) and error.errno not in FULL
+    return broken_disk or isinstance(error, DamagedError | MissingError)
 
 
 def _fetch(store: Store, key: str, fd: int, meter: Meter, ranges: Path, limits: Limits, streams: int) -> str:
@@ -177,9 +180,3 @@ def _hand_over(fd: int, folders: Folders, oid: Oid) -> Path:
     os.rename(folders.partial(oid), finished)
     folders.ranges(oid).unlink(missing_ok=True)
     return finished
-
-
-def _disk(error: OSError, folders: Folders) -> AgentError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskError(f"the disk of {folders.storage} is full: make room (git lfs prune needs care), and pull again")
-    return DiskError(f"cannot write in {folders.storage}: {error.strerror}; the LFS storage must be writable")

@@ -20,7 +20,7 @@ class Journal:
 
     def __init__(self, fd: int | None) -> None:
         self._fd = fd
-        self._lines = self._read(fd) if fd is not None else []
+        self._lines = self._read() if fd is not None else []
 
     @property
     def heading(self) -> dict[str, Any]:
@@ -40,20 +40,31 @@ class Journal:
 
     def forget(self) -> None:
         """Nothing is left to go on with."""
-        if self._fd is not None:
-            os.ftruncate(self._fd, 0)
         self._lines = []
+        self._cut(0)
 
     def note(self, line: Any) -> None:
         """Adds a note, by one write: after a kill it is there, or it is not."""
         self._lines.append(line)
-        if self._fd is not None:
-            with suppress(OSError):
-                os.pwrite(self._fd, json.dumps(line).encode() + b"\n", os.fstat(self._fd).st_size)
+        if self._fd is None:
+            return
+        text = json.dumps(line).encode() + b"\n"
+        with suppress(OSError):
+            end = os.fstat(self._fd).st_size
+            if os.pwrite(self._fd, text, end) < len(text):  # the disk is full
+                self._cut(end)
 
-    @staticmethod
-    def _read(fd: int) -> list[Any]:
-        content = os.pread(fd, os.fstat(fd).st_size, 0)
+    def _cut(self, length: int) -> None:
+        """Leaves the first `length` bytes; where that can't be done, nothing is added to what else is there."""
+        if self._fd is not None:
+            try:
+                os.ftruncate(self._fd, length)
+            except OSError:
+                self._fd = None
+
+    def _read(self) -> list[Any]:
+        assert self._fd is not None
+        content = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
         lines = content.split(b"\n")
         whole, rest = lines[:-1], lines[-1]
         try:
@@ -61,7 +72,7 @@ class Journal:
         except ValueError:
             return []
         if rest:  # a line that was not finished
-            os.ftruncate(fd, len(content) - len(rest))
+            self._cut(len(content) - len(rest))
         return read
 
 

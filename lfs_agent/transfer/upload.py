@@ -147,7 +147,8 @@ def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, 
             return _sent(store, key, oid, meter, crc32c)
         finally:
             if held and not journal.heading:
-                notes.unlink(missing_ok=True)
+                with suppress(OSError):
+                    notes.unlink(missing_ok=True)
 
 
 def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> Sent:

@@ -25,15 +25,32 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(folder)
 
 
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT], ids=["full", "quota"])
 @by_size
-def test_a_full_disk_ends_the_session_and_leaves_its_room(desk: Desk, size: int) -> None:
+def test_a_full_disk_ends_the_session_and_keeps_only_what_can_be_gone_on_with(desk: Desk, size: int, code: int) -> None:
     store = DictStore()
     store.objects[KEY] = content(size)
-    full = OSError(errno.ENOSPC, "No space left on device")
+    oid = oid_of(content(size))
+    full = OSError(code, os.strerror(code))
     failures = [full] if size < MIB else [None, None, full]
 
     with pytest.raises(DiskError, match="is full"):
-        desk.down(retrying(FlakyStore(store, failures)), oid_of(content(size)), size)
+        desk.down(retrying(FlakyStore(store, failures)), oid, size)
+
+    assert desk.left() == ([] if size < MIB else [f"incomplete/lfs-agent/{oid}", f"incomplete/lfs-agent/{oid}.ranges"])
+
+
+def test_a_disk_that_fails_keeps_nothing(desk: Desk) -> None:
+    """What can't be read back would stop every later pull, too."""
+    store = DictStore()
+    store.objects[KEY] = content(12 * MIB)
+
+    with pytest.raises(DiskError, match="Input/output error"):
+        desk.down(
+            FlakyStore(store, [None, None, OSError(errno.EIO, "Input/output error")]),
+            oid_of(content(12 * MIB)),
+            12 * MIB,
+        )
 
     assert desk.left() == []
 

@@ -1,6 +1,7 @@
 """What a journal gives back after a kill."""
 
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,33 @@ def test_a_journal_without_a_file_keeps_its_notes_to_itself() -> None:
     assert (journal.heading, journal.notes) == ({"etag": "a"}, [3])
     journal.forget()
     assert journal.heading == {}
+
+
+def test_a_full_disk_leaves_no_half_note_before_the_next(path: Path) -> None:
+    with opened(path) as journal:
+        journal.begin({"etag": "a"})
+        no_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 1, no_limit[1]))  # room for a byte
+        try:
+            journal.note(12)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
+        journal.note(34)
+
+    with opened(path) as journal:
+        assert (journal.heading, journal.notes) == ({"etag": "a"}, [34])
+
+
+def test_what_cannot_be_forgotten_gets_no_further_notes(path: Path) -> None:
+    path.write_bytes(b'{"etag": "a"}\n3\n')
+    fd = os.open(path, os.O_RDONLY)
+    journal = Journal(fd)
+    journal.begin({"etag": "b"})
+    journal.note(4)
+    os.close(fd)
+
+    assert (journal.heading, journal.notes) == ({"etag": "b"}, [4])
+    assert path.read_bytes() == b'{"etag": "a"}\n3\n'
 
 
 def test_only_what_nobody_took_up_for_long_is_swept(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""A file system that a test may fill, enlarge and make read-only: `Disk(folder, "16m")`, seen by `disk.run` alone."""
+
+import itertools
+import os
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.machine import Home
+
+
+class Disk:
+    """A tmpfs at `at`, in a mount namespace of its own: nothing of it is left when the test ends, however it ends."""
+
+    def __init__(self, at: Path, size: str) -> None:
+        """`size`: as tmpfs wants it, "16m"; skips the test where nobody lets us mount anything."""
+        at.mkdir(parents=True, exist_ok=True)
+        self.at = at
+        self._user = [] if os.geteuid() == 0 else ["--user"]
+        script = 'mount -t tmpfs -o "size=$1" lfs-agent-test "$2" && echo mounted && read -r _'
+        self._holder = subprocess.Popen(
+            ["unshare", "--mount", *self._user, *(["--map-root-user"] if self._user else [])]
+            + ["sh", "-c", script, "sh", size, str(at)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self._holder.stdout
+        if (said := self._holder.stdout.readline()) != "mounted\n":
+            self.__exit__()
+            pytest.skip(f"no file system can be mounted here, neither as root nor in a user namespace: {said.strip()}")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holder.communicate("")
+
+    @property
+    def content(self) -> Path:
+        """What is on it, for who stands outside."""
+        return Path(f"/proc/{self._holder.pid}/root{self.at}")
+
+    def inside(self, cwd: Path, *argv: str | Path) -> list[str]:
+        """The words that run a command in `cwd` where the disk is mounted."""
+        keep = ["--preserve-credentials"] if self._user else []
+        enter = ["nsenter", f"--target={self._holder.pid}", "--mount", *self._user, *keep]
+        return [*enter, "env", "-C", str(cwd), *map(str, argv)]
+
+    def run(
+        self, home: Home, *argv: str | Path, cwd: Path, check: bool = True, env: Mapping[str, str] = {}
+    ) -> subprocess.CompletedProcess[str]:
+        """`home.run` with the disk mounted."""
+        return home.run(*self.inside(cwd, *argv), check=check, env=env)
+
+    def remount(self, options: str) -> None:
+        """With other options: "ro", or a larger "size=64m"."""
+        subprocess.run(self.inside(Path("/"), "mount", "-o", f"remount,{options}", self.at), check=True)
+
+    def fill(self, leave: int = 0) -> None:
+        """Leaves room for `leave` bytes, about; where that is nothing, for not a byte."""
+        keeps = self.content / "ballast-leave"
+        keeps.write_bytes(b"\0" * leave)
+        for size in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                for number in itertools.count():
+                    (self.content / f"ballast-{size}-{number}").write_bytes(b"\0" * size)
+        keeps.unlink()
