@@ -28,7 +28,7 @@ from lfs_agent.layout import sharded
 from lfs_agent.parts import Limits
 from lfs_agent.protocol import Download, Init, Terminate, Unusable, Upload
 from lfs_agent.retry import Patience
-from lfs_agent.session import RECORD_LIMIT, Breaker, name_session, sweep
+from lfs_agent.session import RECORD_LIMIT, Breaker, SessionFiles, name_session, sweep
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
@@ -164,6 +164,7 @@ class Worker:
         """The transfer at hand is to end: we are told to stop, or another worker has met a cause that ends all."""
         self._counts = Counts()
         self._repo = Repository(Path.cwd())
+        self._shared: SessionFiles | None = None
         self._breaker: Breaker | None = None
         self._started = started
         self._cause_met = False
@@ -250,7 +251,7 @@ class Worker:
 
     def _opened(self) -> Ready:
         cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ)
-        store, patience = cellar.open(stop=self._halt, notice=self._note_retry)
+        store, patience = cellar.open(stop=self._halt, notice=self._note_retry, shared=self._shared)
         self._log = self._open_log(cellar)
         if profile := cellar.profile_passed_over:
             self._log.info("profile passed over", profile=profile, source=".mlcellar.toml")
@@ -345,9 +346,9 @@ class Worker:
         bound = {"session": session, "operation": self._init.operation, "remote": self._init.remote}
         record = None
         with suppress(AgentError):
-            sessions = self._repo.storage / "lfs-agent" / "sessions"
-            self._breaker = Breaker(sessions / f"{session}.stop")
-            record = log.Lines(sessions / f"{session}.jsonl", RECORD_LIMIT)
+            self._shared = SessionFiles(self._repo.storage / "lfs-agent" / "sessions", session)
+            self._breaker = Breaker(self._shared.cause)
+            record = log.Lines(self._shared.record, RECORD_LIMIT)
         if cellar is None:
             return log.Log(record, None, None, **bound)
         settings = cellar.settings

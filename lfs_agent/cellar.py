@@ -17,6 +17,7 @@ from lfs_agent.layout import key_of
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
 from lfs_agent.retry import Notice, Patience, RetryingStore
+from lfs_agent.session import Budget, Handover, SessionFiles
 from lfs_agent.store import Store
 from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_target
 from lfs_agent.trust import Claim, check, check_scheme
@@ -90,21 +91,31 @@ class Cellar:
         return self.repo.storage / "lfs-agent"
 
     def open(
-        self, *, stop: threading.Event | None = None, notice: Notice | None = None, connections: int = 16
+        self,
+        *,
+        stop: threading.Event | None = None,
+        notice: Notice | None = None,
+        shared: SessionFiles | None = None,
+        connections: int = 16,
     ) -> tuple[Store, Patience]:
         """The store, retrying, checked against what the user trusts; nothing has been sent to it.
 
+        `shared`: where the workers of a session meet; None where there is one process only.
+
         Raises TargetError, UsageError, CredentialsError.
         """
+        stop = stop or threading.Event()
         patience = Patience(
             first_deadline_s=self.settings.first_deadline,
             deadline_s=self.settings.deadline,
-            stop=stop or threading.Event(),
+            budget=Budget(self.settings.retries, shared.retries if shared else None),
+            stop=stop,
             notice=notice,
             store=f"{self.claim.endpoint} ({self.target})" if self.claim.endpoint else str(self.target),
         )
         target = self.target
-        store = self._folder(target) if isinstance(target, FolderTarget) else self._s3(target, connections)
+        handover = Handover(shared.login, stop) if shared else None
+        store = self._folder(target) if isinstance(target, FolderTarget) else self._s3(target, handover, connections)
         return RetryingStore(store, patience), patience
 
     def _folder(self, target: FolderTarget) -> Store:
@@ -113,7 +124,7 @@ class Cellar:
         self._check()
         return FolderStore(Path(target.path))
 
-    def _s3(self, target: S3Target, connections: int) -> Store:
+    def _s3(self, target: S3Target, handover: Handover | None, connections: int) -> Store:
         if self.settings.public and self.operation == "upload":
             raise TargetError(f"{self.target} is public: it is read without credentials, and not written")
         self._check()
@@ -125,6 +136,7 @@ class Cellar:
             connection,
             self.settings,
             abilities=self.state_dir / "stores.json",
+            handover=handover,
             connections=connections,
             on_secret=log.keep_secret,
         )

@@ -43,6 +43,7 @@ class Settings:
     read_timeout: float = 60.0
     first_deadline: float = 6.0
     deadline: float = 300.0
+    retries: int = 1000
     log_level: str | None = None
     log_file: str | None = None
 
@@ -132,6 +133,12 @@ def _streams(text: str) -> int:
     return int(text)
 
 
+def _retries(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,6}", text):
+        raise ValueError("not a number from 0 to 999999")
+    return int(text)
+
+
 def _seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,3})?", text) or not float(text):
         raise ValueError("not a number of seconds above 0")
@@ -214,6 +221,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting("first_deadline", _seconds, "seconds", "How long to try until the store answers for the first time."),
     Setting("deadline", _seconds, "seconds", "How long to ask again, counted from a request's first failure."),
+    Setting(
+        "retries",
+        _retries,
+        "number",
+        "How often all workers of a push or pull together may ask again; each success gives one back.",
+    ),
     Setting(
         "log_level",
         _choice("debug", "info", "warning", "error"),

@@ -120,7 +120,7 @@ class UnsupportedError(ObjectError):
 class TransientError(AgentError):
     """Worth asking again. `retry_after_s`: how long the store wants to be left alone, in seconds.
 
-    `heard`: the store itself said so; else nothing was heard of it.
+    `heard`: the store itself said so; else nothing was heard of it. `busy`: it asks for fewer requests.
     """
 
     def __init__(
@@ -129,11 +129,13 @@ class TransientError(AgentError):
         *,
         retry_after_s: float | None = None,
         heard: bool = False,
+        busy: bool = False,
         last: AgentError | None = None,
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.heard = heard
+        self.busy = busy
         self.last = last
         """What to raise when there is no time left to ask again; None: an ObjectError with this message."""
 

@@ -1,13 +1,16 @@
 """`RetryingStore`: a store with the same face that asks again, and the only place that waits between requests."""
 
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
+from lfs_agent.session import Budget
 from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, StoredPart, Write
 
 T = TypeVar("T")
@@ -18,11 +21,55 @@ Notice = Callable[[str, TransientError, float], None]
 """Told of every repetition: what is asked, why again, and in how many seconds."""
 
 
+class Lanes:
+    """How many requests may be under way at once: as many as come, until the store asks for fewer.
+
+    That halves them, once for all that were under way together; then, each time as many have succeeded as there are
+    lanes, there is one more.
+    """
+
+    def __init__(self) -> None:
+        self._change = threading.Condition()
+        self._width = math.inf
+        self._under_way = 0
+        self._rounds = 0
+
+    @contextmanager
+    def one(self, stop: threading.Event) -> Iterator[None]:
+        """A lane for one request. Raises StoppedError while waiting for it."""
+        with self._change:
+            while self._under_way + 1 > self._width:
+                if stop.is_set():
+                    raise StoppedError("stopped")
+                self._change.wait(_POLL_S)
+            self._under_way += 1
+            rounds = self._rounds
+        try:
+            yield
+        except TransientError as error:
+            self._leave(narrower=error.busy and rounds == self._rounds)
+            raise
+        except BaseException:
+            self._leave()
+            raise
+        self._leave(wider=1 / self._width)
+
+    def _leave(self, *, wider: float = 0.0, narrower: bool = False) -> None:
+        with self._change:
+            if narrower:
+                self._rounds += 1
+                self._width = max(1.0, min(self._width, self._under_way) / 2)
+            self._width += wider
+            self._under_way -= 1
+            self._change.notify_all()
+
+
 class Patience:
-    """How long to ask again; shared by everything that talks to one store.
+    """How long to ask again, and how many at once; shared by everything that talks to one store.
 
     Until the store has answered for the first time, `first_deadline_s` from the first request on is all the time there
-    is: a set-up that cannot work is told at once. Later, `deadline_s` counts from a request's first failure.
+    is: a set-up that cannot work is told at once. Later, `deadline_s` counts from a request's first failure, and the
+    `budget` is what all workers of a session have together.
     """
 
     def __init__(
@@ -30,12 +77,15 @@ class Patience:
         *,
         first_deadline_s: float,
         deadline_s: float,
+        budget: Budget,
         stop: threading.Event,
         notice: Notice | None = None,
         store: str = "the store",
     ) -> None:
         self._first_deadline_s = first_deadline_s
         self._deadline_s = deadline_s
+        self._budget = budget
+        self._lanes = Lanes()
         self._stop = stop
         self._notice = notice
         self._store = store
@@ -59,14 +109,27 @@ class Patience:
         """The result of `call`, made again after each TransientError while there is time.
 
         Raises what `call` raises; StoppedError; at the end of time `TransientError.last`, or an ObjectError; an
-        UnreachableError where the store has never answered.
+        UnreachableError where the store has never answered, or where the budget of the session is spent.
         """
         if self._stop.is_set():
             raise StoppedError("stopped")
         try:
-            return self._once(call)
+            with self._lanes.one(self._stop):
+                result = self._once(call)
         except TransientError as error:
             return self._again(what, call, error)
+        self._budget.earn()
+        return result
+
+    def broke_off(self, what: str, reason: TransientError) -> None:
+        """An answer broke off after a part of it had come: the rest will be asked for, as something new."""
+        self._note(what, reason, _POLL_S)
+        self._sleep(_POLL_S)
+
+    def _note(self, what: str, reason: TransientError, wait_s: float) -> None:
+        self.retries += 1
+        if self._notice:
+            self._notice(what, reason, wait_s)
 
     def _once(self, call: Callable[[], T]) -> T:
         return call() if self._answered else self._first(call)
@@ -126,11 +189,16 @@ class Patience:
 
         jitter = wait_random_exponential(multiplier=0.25, max=20)
         failed = [error]
+        queued_s = 0.0
 
         def attempt() -> T:
+            nonlocal queued_s
             if failed:
                 raise failed.pop()
-            return self._once(call)
+            queuing = time.monotonic()
+            with self._lanes.one(self._stop):
+                queued_s += time.monotonic() - queuing
+                return self._once(call)
 
         def reason(state: RetryCallState) -> TransientError:
             error = state.outcome.exception() if state.outcome else None
@@ -141,12 +209,12 @@ class Patience:
             return max(reason(state).retry_after_s or 0.0, jitter(state))
 
         def stop(state: RetryCallState) -> bool:
-            return state.upcoming_sleep >= self._left_s(state.seconds_since_start or 0.0)
+            return state.upcoming_sleep >= self._left_s((state.seconds_since_start or 0.0) - queued_s)
 
         def before_sleep(state: RetryCallState) -> None:
-            self.retries += 1
-            if self._notice:
-                self._notice(what, reason(state), state.upcoming_sleep)
+            if not self._budget.spend(self._stop):
+                raise self._spent(reason(state))
+            self._note(what, reason(state), state.upcoming_sleep)
 
         retrying = Retrying(
             retry=retry_if_exception_type(TransientError),
@@ -162,6 +230,12 @@ class Patience:
             assert isinstance(last, TransientError)
             kind = ObjectError if self._answered else UnreachableError
             raise last.last or kind(f"{last} (asked {over.last_attempt.attempt_number} times)") from last
+
+    def _spent(self, last: TransientError) -> UnreachableError:
+        return UnreachableError(
+            f"{last}; all in all that was asked again too often ({self._budget.limit} times more than anything "
+            f"succeeded): {self._store} is overloaded or out of order; try later, what has arrived is kept"
+        )
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
@@ -199,7 +273,7 @@ class RetryingStore:
         return (_RetryingUpload(found[0], self._patience), found[1]) if found else None
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
-        """Goes on where the store broke off; what was written once is not asked for again."""
+        """Goes on where the store broke off, as long as something comes; what was written is not asked for again."""
         position = start
 
         def keep(offset: int, chunk: bytes) -> None:
@@ -208,7 +282,19 @@ class RetryingStore:
             write(offset, chunk)
             position = offset + len(chunk)
 
-        return self._patience.call("fetch", lambda: self._store.fetch(key, position, stop, keep, etag))
+        def go_on() -> ObjectStat | None:
+            before = position
+            try:
+                return self._store.fetch(key, position, stop, keep, etag)
+            except TransientError as error:
+                if position == before:
+                    raise
+                self._patience.broke_off("fetch", error)
+                return None
+
+        while (found := self._patience.call("fetch", go_on)) is None:
+            pass
+        return found
 
 
 class _RetryingUpload:

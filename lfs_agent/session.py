@@ -1,12 +1,17 @@
-"""What the workers of one git-lfs process share: a name, a record, and the cause that stops them all."""
+"""What the workers of one git-lfs process share: a name, files of that name, and what they tell each other there."""
 
 import json
 import os
 import subprocess
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from lfs_agent.errors import DiskError
+from lfs_agent.lease import lease
 
 KEPT_SESSIONS: Final = 20
 RECORD_LIMIT: Final = 4 << 20
@@ -53,6 +58,33 @@ def _started(pid: int) -> float:
         return 0.0
 
 
+class SessionFiles(NamedTuple):
+    """Where the workers of the session `name` meet."""
+
+    folder: Path
+    name: str
+
+    @property
+    def record(self) -> Path:
+        """What was done, in lines."""
+        return self.folder / f"{self.name}.jsonl"
+
+    @property
+    def cause(self) -> Path:
+        """For Breaker."""
+        return self.folder / f"{self.name}.stop"
+
+    @property
+    def retries(self) -> Path:
+        """For Budget."""
+        return self.folder / f"{self.name}.retries"
+
+    @property
+    def login(self) -> Path:
+        """For Handover."""
+        return self.folder / f"{self.name}.login"
+
+
 class Cause(NamedTuple):
     """What ended a session: the sentence, and when it was met (time.time())."""
 
@@ -95,6 +127,95 @@ class Breaker:
             return Cause("", 0.0)  # it is being written
 
 
+class Budget:
+    """How often the workers of a session may ask again, all together; what succeeds gives back.
+
+    The count is in the file `path`; without one it is this process's own.
+    """
+
+    def __init__(self, limit: int, path: Path | None = None) -> None:
+        self.limit: Final = limit
+        self._path = path
+        self._counting = threading.Lock()  # of what this process counts
+        self._left = limit
+        self._earned = 0
+
+    def earn(self) -> None:
+        """A request has succeeded at once."""
+        self._earned += 1  # of two at the same moment one may be lost: it is a measure, no account
+
+    def spend(self, stop: threading.Event) -> bool:
+        """Whether a request may be made again. Raises StoppedError."""
+        with ExitStack() as stack:
+            fd = None
+            if self._path:
+                with suppress(DiskError):  # a full disk: then each worker counts for itself
+                    fd = stack.enter_context(lease(self._path, stop)).fd
+            with self._counting:
+                earned, self._earned = self._earned, 0
+                self._left = min(self.limit, self._read(fd) + earned) - 1
+                if fd is not None:
+                    with suppress(OSError):
+                        os.pwrite(fd, b"%-20d" % self._left, 0)
+                return self._left >= 0
+
+    def _read(self, fd: int | None) -> int:
+        with suppress(OSError, ValueError):
+            if fd is not None and (text := os.pread(fd, 20, 0)):
+                return int(text)
+        return self._left
+
+
+class Handover:
+    """One login for all workers: the first leaves it here for the others, in its memory, never in a file.
+
+    The file at `path` only says whose memory. It works on Linux; elsewhere each worker logs in.
+    """
+
+    def __init__(self, path: Path, stop: threading.Event) -> None:
+        self._path = path
+        self._stop = stop
+        self._memory = -1
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """One worker at a time logs in. Raises StoppedError while waiting."""
+        with ExitStack() as stack:
+            with suppress(DiskError):
+                stack.enter_context(lease(self._path, self._stop))
+            yield
+
+    def leave(self, login: dict[str, str]) -> None:
+        """For the others; {} where there is nothing to spare: each of them may log in, too."""
+        with suppress(OSError, AttributeError):
+            if self._memory >= 0:
+                os.close(self._memory)
+                self._memory = -1
+            if login:
+                self._memory = os.memfd_create(self._label)
+                os.write(self._memory, json.dumps(login).encode())
+            self._path.write_text(f"{os.getpid()} {self._memory}")
+
+    def given(self) -> dict[str, str] | None:
+        """What another worker has left; None where there is nothing (yet, or any more)."""
+        try:
+            pid, memory = map(int, self._path.read_text().split())
+            if memory < 0:
+                return {}
+            process = Path(f"/proc/{pid}")
+            there = process / "fd" / str(memory)
+            if process.stat().st_uid != os.geteuid() or str(there.readlink()) != f"/memfd:{self._label} (deleted)":
+                return None  # of a worker that is gone, whose number another process has now
+            login = json.loads(there.read_bytes())
+        except (OSError, ValueError):
+            return None
+        return {str(name): str(value) for name, value in login.items()}
+
+    @property
+    def _label(self) -> str:
+        return f"lfs-agent {self._path.name}"
+
+
 def records_in(state_dir: Path) -> list[Path]:
     """The records of the last sessions, oldest first."""
     return sorted((state_dir / "sessions").glob("*.jsonl"))
@@ -107,6 +228,7 @@ def sweep(state_dir: Path) -> None:
         for path in (state_dir / "sessions").glob("*.*"):
             changed[path.stem] = max(changed.get(path.stem, 0.0), path.stat().st_mtime)
     for name in sorted(changed, key=lambda name: changed[name])[:-KEPT_SESSIONS]:
-        for suffix in (".jsonl", ".stop"):
+        files = SessionFiles(state_dir / "sessions", name)
+        for path in (files.record, files.cause, files.retries, files.login):
             with suppress(OSError):
-                (state_dir / "sessions" / f"{name}{suffix}").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)

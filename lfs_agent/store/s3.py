@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar, cast, get_args
 from botocore import UNSIGNED
 from botocore.auth import AUTH_TYPE_MAPS, UNSIGNED_PAYLOAD, S3SigV4Auth
 from botocore.config import Config
+from botocore.credentials import Credentials, ReadOnlyCredentials, create_credential_resolver
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ProfileNotFound
 from botocore.loaders import Loader
 from botocore.parsers import ResponseParserError
@@ -36,9 +37,11 @@ from lfs_agent.errors import (
 )
 from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.pointer import Oid
+from lfs_agent.session import Handover
 from lfs_agent.store import Body, ObjectStat, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
-from lfs_agent.store.s3errors import Context, named_action, translate, translate_login
+from lfs_agent.store.login import Login
+from lfs_agent.store.s3errors import Context, named_action, refuses_keys, translate, translate_login
 
 T = TypeVar("T")
 
@@ -65,6 +68,10 @@ class Connection:
     profile: str
     ca: str
     proxy: str
+
+    def ask_chain(self) -> Credentials | None:
+        """What AWS's chain gives now, asked from its beginning: what it gave before may have been renewed."""
+        return create_credential_resolver(self.session).load_credentials()
 
 
 def own_endpoint(session: Session, environ: Mapping[str, str]) -> str:
@@ -156,7 +163,11 @@ def _environment_proxy(url: str) -> bool:
 
 
 class S3Store:
-    """A Store in `bucket`. `on_secret` is told every secret as soon as it is known, so that logs can leave it out."""
+    """A Store in `bucket`.
+
+    `handover`: where the workers of a session leave a login to each other. `on_secret` is told every secret as soon as
+    it is known, so that logs can leave it out.
+    """
 
     def __init__(
         self,
@@ -165,6 +176,7 @@ class S3Store:
         settings: Settings,
         *,
         abilities: Path | None = None,
+        handover: Handover | None = None,
         connections: int = 16,
         on_secret: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -172,7 +184,8 @@ class S3Store:
         self._connection = connection
         self._settings = settings
         self._connections = connections
-        self._on_secret = on_secret
+        self._login = Login(connection.ask_chain, handover, on_secret)
+        connection.session.register_component("credential_provider", self._login)
         self._making = threading.Lock()  # of the client: the first requests may come from several threads
         self._made: Any = None
         self._hides_missing = False
@@ -205,9 +218,6 @@ class S3Store:
                 f"no AWS credentials for s3://{self._bucket}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or "
                 "AWS_PROFILE, or run: aws configure (or: aws sso login --profile NAME)"
             )
-        for secret in (frozen.secret_key, frozen.token):
-            if secret:
-                self._on_secret(secret)
 
     @property
     def _client(self) -> Any:
@@ -285,6 +295,7 @@ class S3Store:
         Raises our errors, with `doing` as the verb of their sentence.
         """
         owner = self._settings.expected_owner
+        signed = None if self._settings.public else self._login.known
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(
                 Bucket=self._bucket,
@@ -292,9 +303,20 @@ class S3Store:
                 **({"ExpectedBucketOwner": owner} if owner else {}),
                 **{name: value for name, value in parameters.items() if value is not None},
             )
-            return answer
         except (BotoCoreError, ClientError, ResponseParserError) as error:
-            raise self._translated(error, key, doing) from error
+            told = self._translated(error, key, doing)
+            if signed and refuses_keys(error) and self._renewed(signed, key):
+                raise TransientError(str(told), heard=True) from error
+            raise told from error
+        self._login.accepted()
+        return answer
+
+    def _renewed(self, refused: ReadOnlyCredentials, key: str) -> bool:
+        """Whether the chain had others to give than the refused ones, which have served so far."""
+        try:
+            return self._login.renewed(refused)
+        except Exception as error:
+            raise translate_login(error, self._context(key)) from error
 
     def asked(self, ask: Callable[[Abilities], T], *simpler: dict[str, Any]) -> T:
         """The answer to `ask`, in simpler ways where the store does not know what it is asked.

@@ -55,12 +55,15 @@ _REFUSED_KEYS: Final = frozenset({
     "InvalidClientTokenId", "UnrecognizedClientException", "XAdminUserNotFound",
     "ExpiredTokenException", "InvalidSecurity", "NotSignedUp", "AccountProblem",
 })  # fmt: skip
-_TRY_AGAIN: Final = frozenset({
-    "SlowDown", "ServiceUnavailable", "InternalError", "InternalServerError", "InternalFailure", "RequestTimeout",
-    "RequestTimeoutException", "Throttling", "ThrottlingException", "ThrottledException", "RequestLimitExceeded",
-    "BandwidthLimitExceeded", "PriorRequestNotComplete", "RequestThrottled", "TooManyRequests", "Busy",
-    "KMS.ThrottlingException", "IncompleteBody", "KMS.InternalException", "503", "502", "504", "500", "429",
+_BUSY: Final = frozenset({
+    "SlowDown", "ServiceUnavailable", "Throttling", "ThrottlingException", "ThrottledException",
+    "RequestLimitExceeded", "BandwidthLimitExceeded", "RequestThrottled", "TooManyRequests", "Busy",
+    "KMS.ThrottlingException", "503", "429",
 })  # fmt: skip
+_TRY_AGAIN: Final = _BUSY | {
+    "InternalError", "InternalServerError", "InternalFailure", "RequestTimeout", "RequestTimeoutException",
+    "PriorRequestNotComplete", "IncompleteBody", "KMS.InternalException", "502", "504", "500",
+}  # fmt: skip
 _CORRUPTED: Final = frozenset({
     "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "ChecksumMismatch",
 })  # fmt: skip
@@ -81,6 +84,12 @@ def translate(error: BotoCoreError | ClientError | Exception, context: Context) 
     return _no_answer(error, context)
 
 
+def refuses_keys(error: Exception) -> bool:
+    """Whether the store does not take these keys, or no more; others might do."""
+    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else ""
+    return code in _REFUSED_KEYS and code != "SignatureDoesNotMatch"
+
+
 def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     meta = response.get("ResponseMetadata", {})
     said = response.get("Error", {})
@@ -91,7 +100,8 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     headers = meta.get("HTTPHeaders", {})
 
     if code in _TRY_AGAIN or status in (429, 500, 502, 503, 504):
-        return TransientError(sentence, retry_after_s=_retry_after(headers), heard=True)
+        busy = code in _BUSY or status in (429, 503)
+        return TransientError(sentence, retry_after_s=_retry_after(headers), heard=True, busy=busy)
     if code in _CORRUPTED and context.doing == "completing":
         return DamagedError(f"{sentence}; the store put the parts together wrong: nothing was stored, push again")
     if code in _CORRUPTED:

@@ -19,6 +19,7 @@ from lfs_agent.errors import AgentError, BucketError, ConflictError, DamagedErro
 from lfs_agent.parts import MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.retry import Patience, RetryingStore
+from lfs_agent.session import Budget
 from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, StoredPart, Write
 from lfs_agent.store.s3 import Connection, S3Store
 from tests.servers import Server
@@ -283,11 +284,16 @@ def patience(
     *,
     first_deadline_s: float = 5.0,
     deadline_s: float = 20.0,
+    retries: int = 1000,
     stop: threading.Event | None = None,
     notices: Notices | None = None,
 ) -> Patience:
     return Patience(
-        first_deadline_s=first_deadline_s, deadline_s=deadline_s, stop=stop or threading.Event(), notice=notices
+        first_deadline_s=first_deadline_s,
+        deadline_s=deadline_s,
+        budget=Budget(retries),
+        stop=stop or threading.Event(),
+        notice=notices,
     )
 
 

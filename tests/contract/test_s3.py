@@ -373,12 +373,16 @@ def test_no_credentials_are_a_sentence_before_any_request(monkeypatch: pytest.Mo
         S3Store("cellar", to, Settings()).connect()
 
 
-def test_secrets_are_told_to_whoever_keeps_them_out_of_logs(bucket_of: BucketOf) -> None:
+def test_secrets_are_told_to_whoever_keeps_them_out_of_logs(
+    bucket_of: BucketOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     place = bucket_of("versitygw")
-    session = Session()
-    session.set_credentials("access", "secret", "token")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "access")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
     secrets: list[str] = []
-    S3Store(place.bucket, connection(place.server, session=session), Settings(), on_secret=secrets.append).connect()
+    to = connection(place.server, session=Session())
+    S3Store(place.bucket, to, Settings(), on_secret=secrets.append).connect()
 
     assert secrets == ["secret", "token"]
 

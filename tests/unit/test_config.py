@@ -30,6 +30,7 @@ SAMPLES: dict[str, tuple[str, Any, str, str]] = {
     "read_timeout": ("30", 30.0, "LFS_AGENT_READ_TIMEOUT", "readTimeout"),
     "first_deadline": ("5", 5.0, "LFS_AGENT_FIRST_DEADLINE", "firstDeadline"),
     "deadline": ("600", 600.0, "LFS_AGENT_DEADLINE", "deadline"),
+    "retries": ("50", 50, "LFS_AGENT_RETRIES", "retries"),
     "log_level": ("debug", "debug", "LFS_AGENT_LOG_LEVEL", "logLevel"),
     "log_file": ("/var/log/lfs-agent.jsonl", "/var/log/lfs-agent.jsonl", "LFS_AGENT_LOG_FILE", "logFile"),
 }
@@ -213,6 +214,7 @@ EVIL = {
     "read_timeout": ["0", "-1", "", "1e3", "inf", "nan", "1s"],
     "first_deadline": ["0"],
     "deadline": ["0"],
+    "retries": ["-1", "", "1.5", "1000000", "many"],
     "log_level": ["DEBUG", "trace", ""],
     "log_file": ["", "a\nb"],
 }

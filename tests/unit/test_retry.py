@@ -2,11 +2,13 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
 from lfs_agent.parts import MIB
+from lfs_agent.retry import Lanes, Patience
 from tests.contract.desk import KEY
 from tests.contract.stores import (
     BytesBody,
@@ -126,3 +128,92 @@ def test_an_abort_is_tried_once_and_never_waited_for() -> None:
         upload.abort()
 
     assert flaky.calls == ["begin", "abort"]
+
+
+def test_what_comes_in_pieces_is_asked_for_as_long_as_something_comes() -> None:
+    store = DictStore()
+    store.objects[KEY] = content(1_000_000)
+    flaky = FlakyStore(store, [TransientError("reset", heard=True)] * 10)
+    notices = Notices()
+
+    found, data = read(retrying(flaky, deadline_s=0.01, notices=notices), KEY, 0, 1_000_000)
+
+    assert (found.size, data) == (1_000_000, content(1_000_000))
+    assert len(notices.reasons) == 10
+
+
+def test_a_spent_budget_ends_the_session() -> None:
+    store = retrying(FlakyStore(DictStore(), [TransientError("500", heard=True)] * 100), retries=3)
+
+    with pytest.raises(UnreachableError, match=r"^500; all in all .* too often \(3 times more"):
+        store.stat(KEY)
+
+
+def test_success_gives_back_what_was_spent() -> None:
+    failures = [TransientError("500", heard=True), None, None, None] * 20  # two that fail at once would spend more
+    store = retrying(FlakyStore(DictStore(), failures), retries=3)
+
+    for _ in range(60):
+        assert store.stat(KEY) is None
+
+
+def under_way_of(asking: Patience, calls: int, call: Callable[[], None]) -> None:
+    threads = [threading.Thread(target=lambda: asking.call("stat", call)) for _ in range(calls)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_fewer_go_at_once_when_the_store_asks_for_that_and_more_again_after_successes() -> None:
+    asking = patience(deadline_s=30)
+    asking.answered()
+    crowd, lock = [0], threading.Lock()
+    most: list[int] = []
+    all_there = threading.Barrier(8)
+    refused = threading.local()
+
+    def busy_once() -> None:
+        with lock:
+            crowd[0] += 1
+            most.append(crowd[0])
+        try:
+            if not hasattr(refused, "once"):
+                refused.once = True
+                all_there.wait(10)
+                raise TransientError("503 SlowDown", heard=True, busy=True)
+            time.sleep(0.02)
+        finally:
+            with lock:
+                crowd[0] -= 1
+
+    under_way_of(asking, 8, busy_once)
+    assert max(most) == 8
+    assert max(most[8:]) <= 5  # half of them, and one more after four successes
+
+    most.clear()
+    refused.once = True
+    for _ in range(12):
+        under_way_of(asking, 8, lambda: busy_later(crowd, most, lock))
+    assert max(most) > 5
+
+
+def busy_later(crowd: list[int], most: list[int], lock: threading.Lock) -> None:
+    with lock:
+        crowd[0] += 1
+        most.append(crowd[0])
+    time.sleep(0.02)
+    with lock:
+        crowd[0] -= 1
+
+
+def test_who_waits_for_a_lane_stops_when_it_is_told_to() -> None:
+    stop = threading.Event()
+    lanes = Lanes()
+    with pytest.raises(TransientError), lanes.one(stop):
+        raise TransientError("503", heard=True, busy=True)
+
+    with lanes.one(stop):
+        threading.Timer(0.1, stop.set).start()
+        with pytest.raises(StoppedError), lanes.one(stop):
+            raise AssertionError("there is one lane only")

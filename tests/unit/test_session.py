@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
-from lfs_agent.session import KEPT_SESSIONS, Breaker, name_session, records_in, sweep
+import pytest
+
+from lfs_agent.errors import StoppedError
+from lfs_agent.session import KEPT_SESSIONS, Breaker, Budget, Handover, name_session, records_in, sweep
 
 NAME = "from lfs_agent.session import name_session; print(name_session())"
 
@@ -98,3 +102,102 @@ def test_without_records_there_is_nothing_to_sweep(tmp_path: Path) -> None:
     sweep(tmp_path)
 
     assert records_in(tmp_path) == []
+
+
+def never() -> threading.Event:
+    return threading.Event()
+
+
+def test_workers_spend_one_budget_together(tmp_path: Path) -> None:
+    one, other = Budget(3, tmp_path / "one.retries"), Budget(3, tmp_path / "one.retries")
+
+    assert [one.spend(never()), other.spend(never()), one.spend(never()), other.spend(never())] == [True] * 3 + [False]
+
+
+def test_what_one_worker_earns_another_may_spend_and_never_more_than_the_limit(tmp_path: Path) -> None:
+    one, other = Budget(2, tmp_path / "one.retries"), Budget(2, tmp_path / "one.retries")
+    for _ in range(10):
+        one.earn()
+
+    assert one.spend(never())  # 2 of 2, not 12
+    assert other.spend(never())
+    assert not other.spend(never())
+    one.earn()
+    one.earn()
+    assert one.spend(never())
+    assert not other.spend(never())
+
+
+@pytest.mark.parametrize("content", [b"", b"nonsense", b"-"])
+def test_a_budget_that_cannot_be_read_is_each_workers_own(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "one.retries"
+    path.write_bytes(content)
+
+    assert Budget(1, path).spend(never())
+    assert [Budget(1, tmp_path / "one.retries" / "file").spend(never()) for _ in range(2)] == [True, True]
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="a login is handed over on Linux only")
+
+
+@linux
+def test_a_login_is_handed_to_another_process_and_is_in_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "sessions" / "one.login"
+    first = Handover(path, never())
+    assert first.given() is None
+    with first.held():
+        first.leave({"access_key": "who", "secret_key": "canary-of-the-login"})
+
+    child = subprocess.run([sys.executable, "-c", GIVEN, path], capture_output=True, text=True, check=True)
+
+    assert child.stdout.strip() == "{'access_key': 'who', 'secret_key': 'canary-of-the-login'}"
+    assert [file.read_bytes() for file in path.parent.iterdir()] == [path.read_bytes()]
+    assert b"canary" not in path.read_bytes()
+
+
+GIVEN = """
+import pathlib, sys, threading
+from lfs_agent.session import Handover
+print(Handover(pathlib.Path(sys.argv[1]), threading.Event()).given())
+"""
+
+
+@linux
+def test_a_later_login_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    first, second = Handover(tmp_path / "one.login", never()), Handover(tmp_path / "one.login", never())
+    first.leave({"access_key": "old"})
+    second.leave({"access_key": "new"})
+
+    assert first.given() == second.given() == {"access_key": "new"}
+
+
+@linux
+def test_a_worker_may_have_nothing_to_spare(tmp_path: Path) -> None:
+    handover = Handover(tmp_path / "one.login", never())
+    handover.leave({})
+
+    assert handover.given() == {}
+
+
+@linux
+def test_nothing_is_read_but_what_a_worker_of_this_session_left(tmp_path: Path) -> None:
+    path = tmp_path / "one.login"
+    Handover(tmp_path / "other.login", never()).leave({"access_key": "of another session"})
+    stranger = os.open(__file__, os.O_RDONLY)
+    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    pid, memory = (tmp_path / "other.login").read_text().split()
+
+    for content in (f"{pid} {memory}", f"{os.getpid()} {stranger}", f"{int(ended.stdout)} 3", "1 0", "x", "", "1 2 3"):
+        path.write_text(content)
+        assert Handover(path, never()).given() is None
+    os.close(stranger)
+
+
+@linux
+def test_one_worker_at_a_time_logs_in(tmp_path: Path) -> None:
+    first, stop = Handover(tmp_path / "one.login", never()), never()
+    second = Handover(tmp_path / "one.login", stop)
+    stop.set()
+
+    with first.held(), pytest.raises(StoppedError), second.held():
+        raise AssertionError("two at once")

@@ -1,0 +1,98 @@
+"""`Login`: what AWS's chain of credentials gives, once for all workers of a session, and anew when it is refused."""
+
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from botocore.credentials import Credentials, ReadOnlyCredentials
+
+from lfs_agent.session import Handover
+
+_FREE: Final = frozenset({"env", "shared-credentials-file", "config-file"})
+"""Sources that ask nobody: each worker may read them for itself."""
+
+
+class Login(Credentials):
+    """Credentials as botocore takes them, and the provider that its session asks for them.
+
+    `chain`: AWS's chain, asked from the beginning at each call. `handover`: where the workers of a session leave a
+    login to each other; a helper that asks a person is started by one of them only. `on_secret` is told every secret
+    before it is used.
+    """
+
+    method = "lfs-agent"
+
+    def __init__(
+        self,
+        chain: Callable[[], Credentials | None],
+        handover: Handover | None = None,
+        on_secret: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._chain = chain
+        self._handover = handover
+        self._on_secret = on_secret
+        self._renewing = threading.Lock()  # requests of several threads are refused at once, and one login is enough
+        self._source: Credentials | None = None
+        self.known: ReadOnlyCredentials | None = None
+        """What a request was signed with last."""
+        self._spent = False
+        """These were taken in place of refused ones, and no request has succeeded with them."""
+
+    def load_credentials(self) -> "Login | None":
+        """Logs in; None where nothing in the chain has credentials. Raises what the chain raises."""
+        self._log_in(None)
+        return self if self._source else None
+
+    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+        """What the next request is signed with; botocore renews in time what says when it ends."""
+        assert self._source is not None, "load_credentials comes first"
+        frozen = self._source.get_frozen_credentials()
+        if frozen != self.known:
+            for secret in (frozen.secret_key, frozen.token):
+                if secret:
+                    self._on_secret(secret)
+            self.known = frozen
+        return frozen
+
+    @property
+    def account_id(self) -> str | None:
+        """Of whom they are, where the chain says so; botocore asks."""
+        return self.get_frozen_credentials().account_id
+
+    def accepted(self) -> None:
+        """A request has succeeded."""
+        self._spent = False
+
+    def renewed(self, refused: ReadOnlyCredentials) -> bool:
+        """Whether there are others now than those that the store has refused; not where these were new, too.
+
+        Raises what the chain raises.
+        """
+        with self._renewing:
+            if self.get_frozen_credentials() != refused:
+                return True
+            if self._spent:
+                return False
+            self._spent = True
+            self._log_in(refused)
+            return self._source is not None and self.get_frozen_credentials() != refused
+
+    def _log_in(self, refused: ReadOnlyCredentials | None) -> None:
+        if self._handover is None:
+            self._source = self._chain()
+            return
+        of_no_use = (None, _as_given(refused) if refused else None)
+        given = self._handover.given()
+        if given in of_no_use:
+            with self._handover.held():
+                given = self._handover.given()  # somebody may have logged in meanwhile
+                if given in of_no_use:
+                    found = self._source = self._chain()
+                    spare = found if found and found.method not in _FREE else None
+                    self._handover.leave(_as_given(spare.get_frozen_credentials()) if spare else {})
+                    return
+        self._source = Credentials(**given) if given else self._chain()
+
+
+def _as_given(credentials: ReadOnlyCredentials) -> dict[str, str]:
+    return {name: value for name, value in credentials._asdict().items() if value}
