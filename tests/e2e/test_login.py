@@ -1,0 +1,141 @@
+"""One login for all workers of a push or pull, and what happens when it expires on the way."""
+
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cellar import Cellar, random_bytes
+from tests.machine import Home
+from tests.proxy import EXPIRED_TOKEN, FaultProxy, Faults, Rule
+from tests.proxy.faults import Action, Seen
+from tests.servers import Server
+
+MIB = 1 << 20
+
+HELPER = """
+import json, os, pathlib, sys
+asked = pathlib.Path(sys.argv[1])
+with asked.open("a") as file:
+    file.write(json.dumps({"stdin": sys.stdin.read()}) + "\\n")
+number = len(asked.read_text().splitlines())
+key = pathlib.Path(sys.argv[2]).read_text().split()
+print(json.dumps({"Version": 1, "AccessKeyId": key[0], "SecretAccessKey": key[1], "AccountId": f"{number:012d}"}))
+"""
+
+
+class Helper:
+    """A `credential_process` that notes each of its calls, and all that it can read from its input."""
+
+    def __init__(self, home: Home, server: Server) -> None:
+        self._asked = home.folder / "asked"
+        self._keys = home.folder / "keys-of-the-helper"
+        self._keys.write_text(f"{server.access_key} {server.secret_key}")
+        program = home.folder / "helper.py"
+        program.write_text(HELPER)
+        command = shlex.join([sys.executable, str(program), str(self._asked), str(self._keys)])
+        (home.folder / ".aws").mkdir(exist_ok=True)
+        (home.folder / ".aws" / "config").write_text(f"[default]\ncredential_process = {command}\n")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            home.environ.pop(name, None)
+
+    @property
+    def calls(self) -> int:
+        return len(self._asked.read_text().splitlines()) if self._asked.exists() else 0
+
+    @property
+    def read(self) -> set[str]:
+        """What it read from its standard input, in any call."""
+        return set(self._asked.read_text().splitlines())
+
+
+@pytest.fixture
+def helper(cellar: Cellar, any_server: Server) -> Helper:
+    return Helper(cellar.home, any_server)
+
+
+def fill(cellar: Cellar, count: int = 24, size: int = 100_000) -> list[str]:
+    oids = [cellar.write(f"{number}.bin", size, number) for number in range(count)]
+    cellar.commit("Fill the cellar")
+    return oids
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a login is handed over on Linux only")
+def test_eight_workers_log_in_once(cellar: Cellar, helper: Helper, tmp_path: Path) -> None:
+    fill(cellar)
+
+    cellar.push()
+    assert (len(cellar.keys()), helper.calls) == (24, 1)
+
+    cellar.clone(tmp_path / "clone")
+    assert helper.calls == 2
+    assert helper.read == {'{"stdin": ""}'}
+
+
+def test_the_login_is_in_no_file(cellar: Cellar, helper: Helper, any_server: Server, tmp_path: Path) -> None:
+    fill(cellar, 8)
+    cellar.push()
+
+    secret = any_server.secret_key.encode()
+    kept = [path for path in (cellar.work / ".git").rglob("*") if path.is_file() and secret in path.read_bytes()]
+    assert kept == []
+    assert helper.calls >= 1
+
+
+class Expiring:
+    """A plan: from the request `after` on, every one is answered with "expired", until the helper was asked again."""
+
+    def __init__(self, after: int, helper: Helper) -> None:
+        self._left = after
+        self._helper = helper
+        self._calls = helper.calls + 1
+
+    def __call__(self, seen: Seen) -> tuple[Action, ...]:
+        self._left -= 1
+        return (EXPIRED_TOKEN,) if self._left < 0 and self._helper.calls == self._calls else ()
+
+
+@pytest.mark.parametrize("size", [300_000, 22 * MIB])
+def test_a_login_that_expires_half_way_is_renewed(
+    cellar: Cellar, helper: Helper, any_server: Server, tmp_path: Path, size: int
+) -> None:
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    oids = fill(cellar, 3, size)
+    with FaultProxy(any_server.endpoint, Expiring(4, helper)) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        cellar.push()
+        assert "403 ExpiredToken" in [seen.fault for seen in proxy.requests]
+    assert helper.calls == 2
+    assert cellar.keys() == sorted(cellar.key(oid) for oid in oids)
+
+    with FaultProxy(any_server.endpoint, Expiring(2, helper)) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        clone = cellar.clone(tmp_path / "clone")
+        assert "403 ExpiredToken" in [seen.fault for seen in proxy.requests]
+    assert helper.calls == 4
+    assert [(clone / f"{number}.bin").read_bytes() for number in range(3)] == [random_bytes(size, n) for n in range(3)]
+
+
+def test_a_login_that_stays_refused_is_asked_for_once_more_by_a_worker_and_never_again(
+    cellar: Cellar, helper: Helper, any_server: Server
+) -> None:
+    fill(cellar)
+    with FaultProxy(any_server.endpoint, Faults((Rule(EXPIRED_TOKEN),))) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        pushed = cellar.push(check=False)
+
+    assert pushed.returncode != 0
+    assert pushed.stderr.count("log in again: aws sso login") == 1
+    assert 2 <= helper.calls <= 9
+
+
+def test_keys_that_are_just_written_down_are_not_tried_again(cellar: Cellar, any_server: Server) -> None:
+    fill(cellar, 1)
+    with FaultProxy(any_server.endpoint, Faults((Rule(EXPIRED_TOKEN, method="PUT"),))) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        pushed = cellar.push(check=False)
+
+        assert pushed.returncode != 0
+        assert "log in again" in pushed.stderr
+        assert len([seen for seen in proxy.requests if seen.method == "PUT"]) == 1
