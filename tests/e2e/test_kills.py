@@ -1,0 +1,211 @@
+"""A push or pull that is killed again and again, at any moment, by any signal: nothing is left, and it gets there."""
+
+import fcntl
+import os
+import random
+import signal
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.cellar import Cellar
+from tests.e2e.dialogue import files_below, processes_of
+from tests.machine import Home
+from tests.proxy import FaultProxy, Faults, Rule, Throttle
+from tests.servers import Server
+
+MIB = 1 << 20
+PARTS = 4
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL)
+SLOW = Faults((Rule(Throttle(up=8 * MIB, down=8 * MIB)),))
+"""A part takes six tenths of a second."""
+
+Process = subprocess.Popen[bytes]
+Kill = Callable[[Process, Home, signal.Signals], None]
+
+
+def everything(process: Process, _: Home, by: signal.Signals) -> None:
+    """As the terminal does it: git, git-lfs, the agents."""
+    os.killpg(process.pid, by)
+
+
+def git_lfs_alone(_: Process, home: Home, by: signal.Signals) -> None:
+    kill_all(home, "git-lfs", by)
+
+
+def agents_alone(_: Process, home: Home, by: signal.Signals) -> None:
+    kill_all(home, "worker.py", by)
+
+
+def kill_all(home: Home, name: str, by: signal.Signals) -> None:
+    for number, line in processes_of(home).items():
+        if any(word.endswith(name) for word in line.split(" ")[:4]):
+            try:
+                os.kill(number, by)
+            except ProcessLookupError:
+                continue  # it has just ended
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def broken_off(
+    cellar: Cellar, work: Path, command: list[str], kill: Kill, by: signal.Signals, draw: random.Random
+) -> bool:
+    """Runs git in `work` and kills at a drawn moment; whether it had got through before."""
+    process = subprocess.Popen(
+        ["git", *command],
+        cwd=work,
+        env=cellar.home.environ,
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        process.wait(draw.uniform(0.1, 1.6))
+    except subprocess.TimeoutExpired:
+        kill(process, cellar.home, by)
+    _, said = process.communicate(timeout=20)
+    wait_for(lambda: processes_of(cellar.home) == {}, 5)
+    assert b"Traceback" not in said
+    return process.returncode == 0
+
+
+def parts_at(server: Server, bucket: str) -> set[int]:
+    """The parts of unfinished uploads."""
+    client = server.client()
+    return {
+        part["PartNumber"]
+        for upload in client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+        for part in client.list_parts(Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]).get("Parts", [])
+    }
+
+
+@pytest.fixture
+def slow(cellar: Cellar, any_server: Server, request: pytest.FixtureRequest) -> FaultProxy:
+    """A slow link, in use."""
+    proxy = FaultProxy(any_server.endpoint, SLOW).__enter__()
+    request.addfinalizer(proxy.__exit__)
+    cellar.home.environ |= {"LFS_AGENT_PART_SIZE": "5MiB", "LFS_AGENT_STREAMS": "1"}
+    return proxy
+
+
+@pytest.mark.parametrize("kill", [everything, git_lfs_alone, agents_alone])
+def test_a_push_that_is_killed_again_and_again_gets_there(
+    cellar: Cellar, any_server: Server, slow: FaultProxy, kill: Kill
+) -> None:
+    oid = cellar.add("weights.bin", PARTS * 5 * MIB)
+    key, draw, there = cellar.key(oid), random.Random(f"push {kill.__name__}"), set[int]()
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = slow.endpoint
+    for by in draw.sample(SIGNALS * 2, 8):
+        if broken_off(cellar, cellar.work, ["push", "-q", "origin", "HEAD"], kill, by, draw) or cellar.keys() == [key]:
+            there = set(range(PARTS))
+            break
+        assert cellar.keys() == []
+        any_server.mark()  # it may still be writing what it had got
+        assert (now := parts_at(any_server, cellar.bucket)) >= there
+        there = now
+
+    before, slow.faults = len(slow.requests), Faults()
+    cellar.push()
+
+    assert sum(seen.method == "PUT" for seen in slow.requests[before:]) <= PARTS - len(there)
+    content = any_server.client().get_object(Bucket=cellar.bucket, Key=key)["Body"].read()
+    assert sha256(content).hexdigest() == oid
+    assert cellar.keys() == [key]
+    assert parts_at(any_server, cellar.bucket) == set()  # an upload that nobody got to know of has none
+    storage = cellar.work / ".git" / "lfs"
+    assert files_below(storage / "incomplete") == files_below(storage / "tmp") == []
+
+
+@pytest.mark.parametrize("kill", [everything, git_lfs_alone, agents_alone])
+def test_a_pull_that_is_killed_again_and_again_gets_there(
+    cellar: Cellar, slow: FaultProxy, tmp_path: Path, kill: Kill
+) -> None:
+    oid = cellar.add("weights.bin", PARTS * 5 * MIB)
+    cellar.push()
+    clone, draw, noted = tmp_path / "clone", random.Random(f"pull {kill.__name__}"), list[str]()
+    cellar.home.git("clone", "-q", cellar.origin, clone, env={"GIT_LFS_SKIP_SMUDGE": "1"})
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = slow.endpoint
+    storage = clone / ".git" / "lfs"
+    for by in draw.sample(SIGNALS * 2, 8):
+        if broken_off(cellar, clone, ["lfs", "pull"], kill, by, draw) or cellar.local_object(oid, clone).exists():
+            noted = ["done"] * PARTS
+            break
+        assert files_below(storage / "objects") == []
+        notes = storage / "incomplete" / "lfs-agent" / f"{oid}.ranges"
+        now = notes.read_text().splitlines()[1:] if notes.exists() else []
+        assert now[: len(noted)] == noted
+        noted = now
+
+    before, slow.faults = len(slow.requests), Faults()
+    cellar.home.git("lfs", "pull", cwd=clone)
+
+    assert sum(seen.method == "GET" for seen in slow.requests[before:]) == PARTS - len(noted)
+    assert sha256((clone / "weights.bin").read_bytes()).hexdigest() == oid
+    assert files_below(storage / "objects") == [f"{oid[:2]}/{oid[2:4]}/{oid}"]
+    assert files_below(storage / "incomplete") == files_below(storage / "tmp") == []
+
+
+@pytest.mark.parametrize("command", [["push", "origin", "HEAD"], ["lfs", "pull"]], ids=["push", "pull"])
+def test_ctrl_c_leaves_a_sane_terminal(
+    git_lfs: Path | None, cellar: Cellar, slow: FaultProxy, tmp_path: Path, command: list[str]
+) -> None:
+    cellar.add("weights.bin", PARTS * 5 * MIB)
+    work = cellar.work
+    if command[0] == "lfs":
+        cellar.push()
+        work = tmp_path / "clone"
+        cellar.home.git("clone", "-q", cellar.origin, work, env={"GIT_LFS_SKIP_SMUDGE": "1"})
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = slow.endpoint
+    keyboard, terminal = os.openpty()
+    before = termios.tcgetattr(terminal)
+    process = subprocess.Popen(
+        ["git", *command],
+        cwd=work,
+        env=cellar.home.environ,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+    )
+    screen: list[bytes] = []
+    reading = threading.Thread(target=lambda: read_all(keyboard, screen), daemon=True)
+    reading.start()
+    wait_for(lambda: any(seen.request_bytes + seen.response_bytes > MIB for seen in slow.requests), 20)
+    os.write(keyboard, b"\x03")
+    process.wait(10)
+    wait_for(lambda: processes_of(cellar.home) == {}, 5)
+    after = termios.tcgetattr(terminal)
+    os.close(terminal)
+    reading.join(5)
+    os.close(keyboard)
+
+    assert process.returncode != 0
+    assert sum(seen.request_bytes + seen.response_bytes for seen in slow.requests) < PARTS * 5 * MIB
+    assert after == before
+    shown = b"".join(screen).decode()
+    assert "Traceback" not in shown
+    assert "KeyboardInterrupt" not in shown
+    assert len(shown.splitlines()) <= 10, shown
+
+
+def read_all(fd: int, into: list[bytes]) -> None:
+    """Until the other end of the terminal is closed."""
+    try:
+        while block := os.read(fd, 65536):
+            into.append(block)
+    except OSError:  # what Linux says then
+        pass
