@@ -8,7 +8,7 @@ import subprocess
 import termios
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -93,12 +93,11 @@ def parts_at(server: Server, bucket: str) -> set[int]:
 
 
 @pytest.fixture
-def slow(cellar: Cellar, any_server: Server, request: pytest.FixtureRequest) -> FaultProxy:
-    """A slow link, in use."""
-    proxy = FaultProxy(any_server.endpoint, SLOW).__enter__()
-    request.addfinalizer(proxy.__exit__)
+def slow(cellar: Cellar, any_server: Server) -> Iterator[FaultProxy]:
+    """A slow link."""
     cellar.home.environ |= {"LFS_AGENT_PART_SIZE": "5MiB", "LFS_AGENT_STREAMS": "1"}
-    return proxy
+    with FaultProxy(any_server.endpoint, SLOW) as proxy:
+        yield proxy
 
 
 @pytest.mark.parametrize("kill", [everything, git_lfs_alone, agents_alone])
@@ -114,7 +113,8 @@ def test_a_push_that_is_killed_again_and_again_gets_there(
             break
         assert cellar.keys() == []
         any_server.mark()  # it may still be writing what it had got
-        assert (now := parts_at(any_server, cellar.bucket)) >= there
+        now = parts_at(any_server, cellar.bucket)
+        assert now >= there
         there = now
 
     before, slow.faults = len(slow.requests), Faults()
