@@ -16,16 +16,17 @@ from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.layout import key_of
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
-from lfs_agent.retry import Notice, Patience, RetryingStore
+from lfs_agent.retry import Notice, Patience, RetryingStore, RetryingUploads
 from lfs_agent.session import Budget, Handover, SessionFiles
-from lfs_agent.store import Store
+from lfs_agent.store import Store, Uploads
 from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_target
 from lfs_agent.trust import Claim, check, check_scheme
 
 if TYPE_CHECKING:
     from botocore.session import Session
 
-    from lfs_agent.store.s3 import Connection
+    from lfs_agent.store.folder import FolderStore
+    from lfs_agent.store.s3 import Connection, S3Store
 
 TRUSTED_KEY: Final = "lfs-agent.trusted"
 _MAX_CELLAR_FILE: Final = 1 << 16
@@ -104,8 +105,30 @@ class Cellar:
 
         Raises TargetError, UsageError, CredentialsError.
         """
-        stop = stop or threading.Event()
-        patience = Patience(
+        stop, target = stop or threading.Event(), self.target
+        patience = self._patience(stop, notice, shared)
+        handover = Handover(shared.login, stop) if shared else None
+        store = self._folder(target) if isinstance(target, FolderTarget) else self._s3(target, handover, connections)
+        return RetryingStore(store, patience), patience
+
+    def uploads(self, *, stop: threading.Event, connections: int) -> Uploads:
+        """What nobody has finished in the store; as for `open`, nothing has been asked of it.
+
+        Raises TargetError, UsageError, CredentialsError.
+        """
+        patience, target = self._patience(stop), self.target
+        if isinstance(target, FolderTarget):
+            from lfs_agent.store.folder import FolderUploads
+
+            return RetryingUploads(FolderUploads(self._folder(target), self.key), patience)
+        from lfs_agent.store.s3uploads import S3Uploads
+
+        return RetryingUploads(S3Uploads(self._s3(target, None, connections), target.prefix), patience)
+
+    def _patience(
+        self, stop: threading.Event, notice: Notice | None = None, shared: SessionFiles | None = None
+    ) -> Patience:
+        return Patience(
             first_deadline_s=self.settings.first_deadline,
             deadline_s=self.settings.deadline,
             budget=Budget(self.settings.retries, shared.retries if shared else None),
@@ -113,18 +136,14 @@ class Cellar:
             notice=notice,
             store=f"{self.claim.endpoint} ({self.target})" if self.claim.endpoint else str(self.target),
         )
-        target = self.target
-        handover = Handover(shared.login, stop) if shared else None
-        store = self._folder(target) if isinstance(target, FolderTarget) else self._s3(target, handover, connections)
-        return RetryingStore(store, patience), patience
 
-    def _folder(self, target: FolderTarget) -> Store:
+    def _folder(self, target: FolderTarget) -> "FolderStore":
         from lfs_agent.store.folder import FolderStore  # here, as S3Store below: only one of them is loaded
 
         self._check()
         return FolderStore(Path(target.path))
 
-    def _s3(self, target: S3Target, handover: Handover | None, connections: int) -> Store:
+    def _s3(self, target: S3Target, handover: Handover | None, connections: int) -> "S3Store":
         if self.settings.public and self.operation == "upload":
             raise TargetError(f"{self.target} is public: it is read without credentials, and not written")
         self._check()

@@ -16,6 +16,7 @@ COMMANDS = {
     "config": "show the settings in force, and where each comes from",
     "trust": "allow a store that a repository names",
     "verify": "prove that the store has what the pointers name",
+    "uploads": "list uploads that nobody has finished, and give them up",
     "log": "show what the last push or pull did",
 }
 """Each is a module of `lfs_agent.commands`: `add_arguments(parser)`, `run(arguments, environ) -> int`."""

@@ -4,8 +4,8 @@ import errno
 import os
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -68,6 +68,24 @@ def lease(path: Path, stop: threading.Event) -> Iterator[Held]:
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+@contextmanager
+def idle(paths: Iterable[Path]) -> Iterator[bool]:
+    """Whether nobody has a lease of any of these files; if so, nobody gets one before the end of the block."""
+    with ExitStack() as stack:
+        yield all(_taken(path, stack) for path in paths)
+
+
+def _taken(path: Path, stack: ExitStack) -> bool:
+    try:
+        fd = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    except OSError:  # somebody else's, in a storage that users share: who knows
+        return False
+    stack.callback(os.close, fd)
+    return _try_lock(fd)
 
 
 def _open(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""`RetryingStore`: a store with the same face that asks again, and the only place that waits between requests."""
+"""`RetryingStore`: a store with the same face that asks again; nobody else waits between requests."""
 
 import math
 import threading
@@ -11,7 +11,19 @@ from lfs_agent.errors import ObjectError, StoppedError, TransientError, Unreacha
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Budget
-from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, StoredPart, Write
+from lfs_agent.store import (
+    Body,
+    Marker,
+    MultipartUpload,
+    ObjectStat,
+    Progress,
+    SentPart,
+    Store,
+    StoredPart,
+    Unfinished,
+    Uploads,
+    Write,
+)
 
 T = TypeVar("T")
 
@@ -316,3 +328,26 @@ class _RetryingUpload:
 
     def abort(self) -> None:
         self._upload.abort()
+
+
+class RetryingUploads:
+    """Uploads around Uploads."""
+
+    def __init__(self, uploads: Uploads, patience: Patience) -> None:
+        self._uploads = uploads
+        self._patience = patience
+
+    def address(self, key: str) -> str:
+        return self._uploads.address(key)
+
+    def connect(self) -> None:
+        self._uploads.connect()
+
+    def listed(self, after: Marker | None) -> tuple[list[Unfinished], Marker | None]:
+        return self._patience.call("uploads", lambda: self._uploads.listed(after))
+
+    def progress(self, upload: Unfinished) -> Progress | None:
+        return self._patience.call("parts", lambda: self._uploads.progress(upload))
+
+    def abort(self, upload: Unfinished) -> None:
+        self._patience.call("abort", lambda: self._uploads.abort(upload))

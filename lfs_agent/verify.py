@@ -1,14 +1,11 @@
 """Judges many objects: for each pointer, a `Finding` of what the store has in its place."""
 
 import hashlib
-import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, Literal, TypeVar
+from typing import Final, Literal
 
 from lfs_agent.errors import (
     AgentError,
@@ -19,6 +16,7 @@ from lfs_agent.errors import (
     StoppedError,
     UsageError,
 )
+from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid, Pointer
 from lfs_agent.store import ObjectStat, Store
 
@@ -26,11 +24,6 @@ Status = Literal["present", "missing", "damaged", "unknown"]
 
 NOT_ASKED: Final = "not asked: the cause is told once"
 _TRIES: Final = 2
-_WAITING: Final = 64
-"""Objects for each thread that may wait for the ones before them, so that findings keep their order."""
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +97,7 @@ class Judge:
             raise
         except AgentError as error:
             self._end(error)
-        return _in_parallel(self.judge, wanted, threads=threads)
+        return in_parallel(self.judge, wanted, threads=threads)
 
     def judge(self, wanted: Wanted) -> Finding:
         """What the store has of one object. What ends the asking is the reason of one finding, not of all."""
@@ -183,38 +176,3 @@ class Judge:
         if position != size:
             raise DamagedError(f"it ends at byte {position}, not {size}")
         return digest.hexdigest()
-
-
-def _in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int) -> Generator[R, None, None]:
-    """The result of `work` for each item, in order. Items are taken only a little faster than results are.
-
-    Daemon threads, not a ThreadPoolExecutor: whoever is interrupted does not wait for a silent store.
-    """
-    tasks: queue.SimpleQueue[tuple[Future[R], T] | None] = queue.SimpleQueue()
-
-    def serve() -> None:
-        while task := tasks.get():
-            future, item = task
-            try:
-                future.set_result(work(item))
-            except BaseException as error:
-                future.set_exception(error)
-
-    for _ in range(threads):
-        threading.Thread(target=serve, daemon=True).start()
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            future: Future[R] = Future()
-            waiting.append(future)
-            tasks.put((future, item))
-            if len(waiting) == threads * _WAITING:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        with suppress(queue.Empty):  # what nobody waits for any more
-            while True:
-                tasks.get_nowait()
-        for _ in range(threads):
-            tasks.put(None)

@@ -9,7 +9,6 @@ import argparse
 import json
 import sys
 import threading
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands.status import StatusLine
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
@@ -31,9 +31,6 @@ examples:
 
 STAT_THREADS = 16
 READ_THREADS = 4
-
-_PROGRESS_AFTER_S = 1.0
-_PROGRESS_EVERY_S = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,14 +61,14 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         for finding in judge.find(wanted, threads=threads):
             tally.count(finding)
             if arguments.json:
-                tally.erase()
+                tally.line.erase()
                 print(json.dumps(to_json(finding, deep=arguments.deep)))
             elif finding.status != "present" and finding.reason != NOT_ASKED:
-                tally.erase()
+                tally.line.erase()
                 print(spell_finding(finding))
     finally:
         stop.set()
-        tally.erase()
+        tally.line.erase()
     totals = f"{told} at {plain(cellar.target)}: {tally}"
     print(totals, file=sys.stderr if arguments.json else sys.stdout)
     if judge.cause and arguments.json:
@@ -135,9 +132,11 @@ class Tally:
     _not_asked: int = 0
     _proven: int = 0
     _read: int = 0
-    _painted: bool = False
-    _next: float = field(default_factory=lambda: time.monotonic() + _PROGRESS_AFTER_S)
-    _painting: threading.Lock = field(default_factory=threading.Lock)  # of one line on the terminal
+    _reading: threading.Lock = field(default_factory=threading.Lock)  # several threads read
+    line: StatusLine = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.line = StatusLine(self.visible)
 
     def count(self, finding: Finding) -> None:
         """One more."""
@@ -149,28 +148,13 @@ class Tally:
 
     def read(self, size: int) -> None:
         """So many more bytes have been read."""
-        with self._painting:
+        with self._reading:
             self._read += size
         self._paint()
 
-    def erase(self) -> None:
-        """Takes the progress from the terminal."""
-        with self._painting:
-            if self._painted:
-                print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-                self._painted = False
-
     def _paint(self) -> None:
-        if not self.visible:
-            return
-        with self._painting:
-            now = time.monotonic()
-            if now >= self._next:
-                read = f", {spell_size(self._read)} read" if self._read else ""
-                done = self.counts.total()
-                print(f"\r\x1b[K{done:,} of {self.total:,} objects{read}", end="", file=sys.stderr, flush=True)
-                self._painted = True
-                self._next = now + _PROGRESS_EVERY_S
+        read = f", {spell_size(self._read)} read" if self._read else ""
+        self.line.paint(f"{self.counts.total():,} of {self.total:,} objects{read}")
 
     def __str__(self) -> str:
         found = [f"{self.counts['present']:,} present ({self._proven:,} proven)"]

@@ -36,13 +36,16 @@ def spell_count(count: int, thing: str) -> str:
 def spell_seconds(seconds: float) -> str:
     """A duration.
 
-    >>> spell_seconds(0.25), spell_seconds(75), spell_seconds(7300)
-    ('0.2 s', '1 min 15 s', '2 h 1 min')
+    >>> spell_seconds(0.25), spell_seconds(75), spell_seconds(7300), spell_seconds(200_000)
+    ('0.2 s', '1 min 15 s', '2 h 1 min', '2 d 7 h')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
 def plain(text: object) -> str:

@@ -1,4 +1,4 @@
-"""What a store is: `Store`, the face that transfers and `verify` see, and the values that pass through it."""
+"""What a store is: `Store`, the face that transfers and `verify` see; `Uploads`, what is left behind in one."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -117,3 +117,48 @@ class Store(Protocol):
         With `etag`, only of that very object: DamagedError where it was replaced meanwhile.
         Raises MissingError, ArchivedError.
         """
+
+
+Marker = tuple[str, str]
+"""Where a list of uploads goes on: behind which key, and which upload to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """An upload in parts that is not finished."""
+
+    key: str
+    upload_id: str
+    begun: float | None
+    """Seconds since the epoch; None where the store does not keep it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far an upload has come: `parts` of together `size` bytes."""
+
+    parts: int
+    size: int
+    newest: float
+    """When its newest part came, or it was begun where it has none: seconds since the epoch."""
+    age_s: float
+    """Seconds since then, by the store's own clock."""
+
+
+class Uploads(Protocol):
+    """The unfinished uploads to a store, below one prefix. Raises what a Store raises; usable from several threads."""
+
+    def address(self, key: str) -> str:
+        """As `Store.address`."""
+
+    def connect(self) -> None:
+        """As `Store.connect`."""
+
+    def listed(self, after: Marker | None) -> tuple[list[Unfinished], Marker | None]:
+        """A page of them, by key, and where the next begins; None for the first, and at the end."""
+
+    def progress(self, upload: Unfinished) -> Progress | None:
+        """How far it has come; None where it is gone: finished, or given up."""
+
+    def abort(self, upload: Unfinished) -> None:
+        """Gives it up, with its parts; it may be gone already."""

@@ -3,7 +3,8 @@
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,11 +19,13 @@ from lfs_agent.errors import (
     TransientError,
 )
 from lfs_agent.parts import MIB, Part
-from lfs_agent.pointer import Oid
-from lfs_agent.store import Body, ObjectStat, SentPart, StoredPart, Write
+from lfs_agent.pointer import Oid, parse_oid
+from lfs_agent.store import Body, Marker, ObjectStat, Progress, SentPart, StoredPart, Unfinished, Write
 
 _BLOCK: Final = MIB
 _UNFINISHED: Final = "lfs-agent-unfinished"
+_STAT_BLOCK: Final = 512
+"""Bytes: the unit of st_blocks."""
 
 
 class FolderStore:
@@ -115,6 +118,56 @@ class FolderStore:
         return DeniedError(f"{address}: {error.strerror}")
 
 
+class FolderUploads:
+    """The files in a store that are not whole yet: each belongs to the object that its name begins with.
+
+    `key`: where an object lies.
+    """
+
+    def __init__(self, store: FolderStore, key: Callable[[Oid], str]) -> None:
+        self._store = store
+        self._folder = store._root / _UNFINISHED
+        self._key = key
+
+    def address(self, key: str) -> str:
+        return self._store.address(key)
+
+    def connect(self) -> None:
+        self._store.connect()
+
+    def listed(self, after: Marker | None) -> tuple[list[Unfinished], Marker | None]:
+        try:
+            names = sorted(os.listdir(self._folder))
+        except FileNotFoundError:
+            self.connect()
+            names = []
+        except OSError as error:
+            raise self._store._translated(error, _UNFINISHED) from error
+        return [Unfinished(self._key_of(name), name, None) for name in names], None
+
+    def _key_of(self, name: str) -> str:
+        try:
+            return self._key(parse_oid(name.partition("-")[0]))
+        except ValueError:
+            return f"{_UNFINISHED}/{name}"
+
+    def progress(self, upload: Unfinished) -> Progress | None:
+        try:
+            found = os.stat(self._folder / upload.upload_id)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._store._translated(error, upload.key) from error
+        size = min(found.st_size, found.st_blocks * _STAT_BLOCK)  # it is written in any order, with holes
+        return Progress(int(size > 0), size, found.st_mtime, max(0.0, time.time() - found.st_mtime))
+
+    def abort(self, upload: Unfinished) -> None:
+        try:
+            (self._folder / upload.upload_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise self._store._translated(error, upload.key) from error
+
+
 class FolderUpload:
     """A file with a name of its own, linked to the key when it is whole: a kill publishes nothing."""
 
@@ -164,6 +217,8 @@ class FolderUpload:
             _sync_folder(path.parent)
         except FileExistsError:
             raise ConflictError(f"{path} is there already") from None
+        except FileNotFoundError:
+            raise ConflictError(f"{self._temporary} is gone: somebody has cleaned up") from None
         except OSError as error:
             raise self._store._translated(error, self._key) from error
         self.abort()

@@ -290,7 +290,7 @@ class S3Store:
         )
 
     def ask(self, doing: str, operation: str, key: str, **parameters: Any) -> dict[str, Any]:
-        """The answer to one of boto3's client calls, for the object at `key`.
+        """The answer to one of boto3's client calls, for the object at `key`; for the bucket where that is "".
 
         Raises our errors, with `doing` as the verb of their sentence.
         """
@@ -299,7 +299,7 @@ class S3Store:
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(
                 Bucket=self._bucket,
-                Key=key,
+                **({"Key": key} if key else {}),
                 **({"ExpectedBucketOwner": owner} if owner else {}),
                 **{name: value for name, value in parameters.items() if value is not None},
             )
@@ -440,6 +440,23 @@ class S3Store:
                 upload.abort()
             return None
 
+    def pages_of_parts(self, key: str, upload_id: str, page_size: int = 1000) -> Iterator[dict[str, Any]]:
+        """The answers to ListParts: so many parts at a time, or as many as the store likes."""
+        after: int | None = None
+        while True:
+            page = self.ask(
+                "listing the parts of",
+                "list_parts",
+                key,
+                UploadId=upload_id,
+                MaxParts=page_size,
+                PartNumberMarker=after,
+            )
+            yield page
+            if not page.get("IsTruncated"):
+                return
+            after = page["NextPartNumberMarker"]
+
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         span = f"bytes={start}-{stop - 1}" if stop > start else None  # of nothing there is no range
         got = self.ask("reading", "get_object", key, Range=span, IfMatch=etag or None)
@@ -478,20 +495,13 @@ class S3Upload:
         self.token: Final = f"{checksum} {upload_id}"
 
     def listed(self) -> Iterator[StoredPart]:
-        """The parts that the store has, asked for a thousand at a time.
+        """The parts that the store has.
 
         Raises MissingError where the upload is gone, UnsupportedError where the store can't tell.
         """
-        after: int | None = None
-        while True:
-            page = self._store.ask(
-                "listing the parts of", "list_parts", self._key, UploadId=self._upload_id, PartNumberMarker=after
-            )
+        for page in self._store.pages_of_parts(self._key, self._upload_id):
             for part in page.get("Parts", []):
                 yield StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumCRC32C", ""))
-            if not page.get("IsTruncated"):
-                return
-            after = page["NextPartNumberMarker"]
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
         def put(can: Abilities) -> tuple[dict[str, Any], str | None]:

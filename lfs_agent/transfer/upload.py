@@ -33,6 +33,7 @@ _BLOCK: Final = MIB
 _SENT_BLOCK: Final = 256 * KIB
 """Each has to be sent within a timeout of the client: small enough for a link that many share."""
 _TRIES: Final = 2
+_JOURNAL: Final = ".upload"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,11 @@ def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str) -> Sent:
     return Sent("uploaded", found.proves(oid) or bool(found.crc32c))
 
 
+def journals(state: Path, oid: Oid) -> list[Path]:
+    """What is kept of uploads of the object, to whatever store, that are going on or were broken off."""
+    return sorted(state.glob(f"{oid}.*{_JOURNAL}"))
+
+
 def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, limits: Limits, streams: int) -> Sent:
     """Sends the object whole or in parts."""
     try:
@@ -134,7 +140,7 @@ def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, 
     if plan.count == 1:
         return _send_whole(store, key, oid, fd, meter)
     of_whom = hashlib.sha256(store.identity(key).encode()).hexdigest()[:16]
-    notes = state / f"{oid}.{of_whom}.upload"
+    notes = state / f"{oid}.{of_whom}{_JOURNAL}"
     with ExitStack() as stack:
         held = None
         with suppress(DiskError):  # an upload needs no room: without a lease it is just not resumed

@@ -8,7 +8,7 @@ import pytest
 from tests.cellar import Cellar
 from tests.conftest import absent
 from tests.machine import Home
-from tests.servers import Server, cache
+from tests.servers import Server, Versitygw, cache
 from tests.servers.server import program
 
 NEWEST = "3.8.1"
@@ -68,3 +68,10 @@ def ml_cellar() -> Path:
     if not program.exists():
         absent("ml-cellar is not installed: run `tests/install/install.sh ml-cellar` (needs cargo)")
     return program
+
+
+def with_ages(server: Server) -> Versitygw:
+    """This server, whose uploads can be made old; a test over any other one is skipped."""
+    if not isinstance(server, Versitygw):
+        absent("needs versitygw, whose uploads are files: run `tests/install/install.sh versitygw` (needs Go)")
+    return server

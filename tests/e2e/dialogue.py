@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import lfs_agent
 from tests.machine import Home
+from tests.proxy import FaultProxy
 
 WORKER = Path(lfs_agent.__file__).with_name("worker.py")
 SPY = Path(__file__).with_name("spy.py")
@@ -199,3 +200,19 @@ def seen_by_spy(log: Path, event: str) -> list[Message]:
     """What the spy noted of one kind."""
     lines = log.read_text().splitlines() if log.exists() else []
     return [note for note in map(json.loads, lines) if note["event"] == event]
+
+
+def kill_git(home: Home, work: Path, command: list[str], proxy: FaultProxy, when: Callable[[], bool]) -> None:
+    """Runs git through the proxy, and kills all of it, the workers too, when it is time to."""
+    environ = {**home.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint}
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        ["git", *command], cwd=work, env=environ, start_new_session=True, stdin=quiet, stdout=quiet, stderr=quiet
+    )
+    patience = time.monotonic() + 60
+    while not when():
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < patience
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

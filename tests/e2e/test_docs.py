@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cellar import Cellar, random_bytes
-from tests.e2e.conftest import HomeOf
+from tests.e2e.conftest import HomeOf, with_ages
 from tests.machine import Home
 from tests.servers import Server
 
@@ -137,6 +137,19 @@ def test_verify(cellar_at_host: Cellar) -> None:
     follow(DOCS / "how-to" / "verify.md", cellar_at_host.home)
 
 
+def test_unfinished_uploads(cellar_at_host: Cellar) -> None:
+    """Over an upload that somebody left, older than the page asks for."""
+    server = with_ages(cellar_at_host.server)
+    client = server.client()
+    left = f"weights/ab/ab/{'ab' * 32}"
+    upload_id = client.create_multipart_upload(Bucket="my-cellar", Key=left)["UploadId"]
+    for number in (1, 2):
+        client.upload_part(Bucket="my-cellar", Key=left, UploadId=upload_id, PartNumber=number, Body=b"part")
+    server.age_upload("my-cellar", upload_id, begun_s=8 * 86400)
+    follow(DOCS / "how-to" / "unfinished-uploads.md", cellar_at_host.home)
+    assert client.list_multipart_uploads(Bucket="my-cellar").get("Uploads", []) == []
+
+
 def test_ci(cellar_at_host: Cellar, home_of: HomeOf) -> None:
     runner = home_of("runner")
     runner.environ.update(cellar_at_host.server.environ())
@@ -222,16 +235,21 @@ def test_the_policies_allow_what_the_agent_asks_and_no_more() -> None:
         "complete_multipart_upload": "s3:PutObject",
         "abort_multipart_upload": "s3:AbortMultipartUpload",
         "list_parts": "s3:ListMultipartUploadParts",
+        "list_multipart_uploads": "s3:ListBucketMultipartUploads",
     }
-    asked = set(
-        re.findall(
-            r'"((?:head|get|put|create|upload|complete|abort|list|delete)_\w*(?:object|upload|part)\w*)"',
-            (ROOT / "lfs_agent" / "store" / "s3.py").read_text(),
-        )
-    )
-    assert asked == set(right)
-    assert _allowed("writer") == {right[call] for call in asked} | {"s3:ListBucket"}
+    transfers, clearing_up = _calls("s3.py"), _calls("s3uploads.py")
+    assert transfers | clearing_up == set(right)
+    assert _allowed("writer") == {right[call] for call in transfers} | {"s3:ListBucket"}
     assert _allowed("reader") == {"s3:GetObject", "s3:ListBucket"}
+    assert _allowed("caretaker") == {right[call] for call in clearing_up | {"list_parts"}}
+
+
+def _calls(module: str) -> set[str]:
+    """boto3's calls that a module of the store makes."""
+    text = (ROOT / "lfs_agent" / "store" / module).read_text()
+    return set(
+        re.findall(r'"((?:head|get|put|create|upload|complete|abort|list|delete)_\w*(?:object|upload|part)\w*)"', text)
+    )
 
 
 @pytest.mark.parametrize("server", ["localstack", "ceph"], indirect=True)

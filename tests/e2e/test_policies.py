@@ -228,6 +228,57 @@ def test_a_reader_without_get_is_told_so(cellar: Cellar, second_home: Home, tmp_
         assert "missing or forbidden: s3:GetObject" in verified.stdout
 
 
+# Who clears up
+
+
+def left_behind(cellar: Cellar) -> None:
+    """An upload that nobody will finish."""
+    client = cellar.server.client()
+    client.create_multipart_upload(Bucket=cellar.bucket, Key=cellar.key("ab" * 32))
+
+
+def clear_up(cellar: Cellar) -> Done:
+    arguments = ["uploads", "--abort", "--older-than", "0s"]
+    return cellar.home.run("lfs-agent", *arguments, cwd=cellar.work, check=False)
+
+
+def test_a_caretaker_clears_up_with_three_rights(cellar: Cellar) -> None:
+    become(cellar.home, cellar, "caretaker")
+    left_behind(cellar)
+    done = clear_up(cellar)
+
+    assert done.returncode == 0
+    assert done.stdout.startswith("aborted")
+    assert unfinished(cellar) == 0
+    fill(cellar)
+    assert cellar.push(check=False).returncode != 0
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+@pytest.mark.parametrize(
+    "action", ["s3:ListBucketMultipartUploads", "s3:ListMultipartUploadParts", "s3:AbortMultipartUpload"]
+)
+def test_a_caretaker_without_one_of_them_is_told_which(cellar: Cellar, action: str, how: How) -> None:
+    become(cellar.home, cellar, "caretaker", without=action, how=how)
+    left_behind(cellar)
+    done = clear_up(cellar)
+
+    assert done.returncode == 3
+    assert needed(done.stdout + done.stderr) == {action}
+    assert unfinished(cellar) == 1
+
+
+@pytest.mark.parametrize("name", ["reader", "writer"])
+def test_neither_a_reader_nor_a_writer_lists_what_is_unfinished(cellar: Cellar, name: str) -> None:
+    become(cellar.home, cellar, name)
+    left_behind(cellar)
+    done = clear_up(cellar)
+
+    assert done.returncode == 3
+    assert needed(done.stderr) == {"s3:ListBucketMultipartUploads"}
+    assert unfinished(cellar) == 1
+
+
 # Without the right to list, S3 says of a missing key that it is forbidden; versitygw does not
 
 

@@ -1,15 +1,11 @@
 """A push or pull that was killed goes on where it was (T2, T3)."""
 
-import os
-import signal
-import subprocess
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from lfs_agent.parts import MIB
 from tests.cellar import Cellar
+from tests.e2e.dialogue import kill_git
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
 from tests.servers import Server
 
@@ -22,7 +18,7 @@ def test_a_killed_push_sends_only_the_missing_parts(any_server: Server, cellar: 
     oid = cellar.add("vit-l/1.0/weights.bin", SIZE, seed=1)
 
     with FaultProxy(any_server.endpoint, Faults((Rule(SLOW, target="partNumber"),))) as proxy:
-        _killed(cellar, cellar.work, ["push", "origin", "main"], proxy, lambda: _done(proxy, "PUT") >= 3)
+        kill_git(cellar.home, cellar.work, ["push", "origin", "main"], proxy, lambda: _done(proxy, "PUT") >= 3)
         before = [seen for seen in proxy.requests if seen.method == "PUT" and seen.status == 200]
         assert cellar.keys() == []
         mark = any_server.mark()
@@ -45,7 +41,7 @@ def test_a_killed_pull_asks_only_for_the_missing_bytes(any_server: Server, cella
     cellar.home.git("clone", "-q", str(cellar.origin), str(clone), env={"GIT_LFS_SKIP_SMUDGE": "1"})
 
     with FaultProxy(any_server.endpoint, Faults((Rule(SLOW, method="GET"),))) as proxy:
-        _killed(cellar, clone, ["lfs", "pull"], proxy, lambda: _done(proxy, "GET") >= 3)
+        kill_git(cellar.home, clone, ["lfs", "pull"], proxy, lambda: _done(proxy, "GET") >= 3)
         first = list(proxy.requests)
         assert not cellar.local_object(oid, clone).exists()
         proxy.faults = Faults(())
@@ -57,22 +53,6 @@ def test_a_killed_pull_asks_only_for_the_missing_bytes(any_server: Server, cella
     assert len(set(again) & had) <= 2  # arrived, and not noted yet: one for each stream
     assert (clone / "vit-l/1.0/weights.bin").read_bytes() == (cellar.work / "vit-l/1.0/weights.bin").read_bytes()
     assert _left(clone) == []
-
-
-def _killed(cellar: Cellar, work: Path, command: list[str], proxy: FaultProxy, half: Callable[[], bool]) -> None:
-    """Runs git, and kills all of it, the workers too, when `half` of it is done."""
-    environ = {**cellar.home.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint}
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        ["git", *command], cwd=work, env=environ, start_new_session=True, stdin=quiet, stdout=quiet, stderr=quiet
-    )
-    patience = time.monotonic() + 60
-    while not half():
-        assert process.poll() is None, "it ended before it was killed"
-        assert time.monotonic() < patience
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _done(proxy: FaultProxy, method: str) -> int:

@@ -79,6 +79,14 @@ class Versitygw(Server):
         """The plain file that holds an object: to look into, to truncate, to flip bytes of."""
         return self.folder / "buckets" / bucket / key
 
+    def age_upload(self, bucket: str, upload_id: str, *, begun_s: float, parts_s: float | None = None) -> None:
+        """Makes a multipart upload so many seconds old, and its parts; both as old where `parts_s` is None."""
+        now = time.time()
+        (folder,) = (self.folder / "buckets" / bucket).glob(f".sgwtmp/multipart/*/{upload_id}")
+        for part in folder.iterdir():
+            os.utime(part, (now, now - (begun_s if parts_s is None else parts_s)))
+        os.utime(folder, (now, now - begun_s))
+
     def _launch(self) -> None:
         for name in ("buckets", "versions"):
             (self.folder / name).mkdir(exist_ok=True)

@@ -11,9 +11,11 @@ import pytest
 
 from docs import generate
 from lfs_agent.cli import COMMANDS
-from lfs_agent.commands import config, log, verify
+from lfs_agent.commands import config, log, uploads, verify
 from lfs_agent.config import SETTINGS
 from lfs_agent.pointer import Pointer, parse_oid
+from lfs_agent.store import Unfinished
+from lfs_agent.unfinished import Found
 from lfs_agent.verify import Finding
 
 ROOT = Path(generate.__file__).parents[1]
@@ -57,8 +59,14 @@ def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
     summary = log.Summary("", failures={"": log.Failure("", 0, 0, "", "")})
     session = log.to_json(summary, {})
     tables = (DOCS / "reference" / "json.md").read_text().split("\n## ")[1:]
-    assert [_fields(table) for table in tables] == [set(finding), set(session), set(config.Row._fields)]
-    failure = next(line for line in tables[1].splitlines() if line.startswith("| `failures`"))
+    upload = uploads.to_json(Found("gone", Unfinished("", "", None), parse_oid("0" * 64), ""))
+    assert [_fields(table) for table in tables] == [
+        set(finding),
+        set(upload),
+        set(session),
+        set(config.Row._fields),
+    ]
+    failure = next(line for line in tables[2].splitlines() if line.startswith("| `failures`"))
     assert set(re.findall("`([^`]+)`", failure)) == {"failures", *session["failures"][0]}
 
 
