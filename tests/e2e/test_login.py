@@ -1,16 +1,19 @@
 """One login for all workers of a push or pull, and what happens when it expires on the way."""
 
 import shlex
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from tests.cellar import Cellar, random_bytes
+from tests.conftest import absent
 from tests.machine import Home
 from tests.proxy import EXPIRED_TOKEN, FaultProxy, Faults, Rule
 from tests.proxy.faults import Action, Seen
-from tests.servers import Server
+from tests.servers import Server, Versitygw
 
 MIB = 1 << 20
 
@@ -139,3 +142,23 @@ def test_keys_that_are_just_written_down_are_not_tried_again(cellar: Cellar, any
         assert pushed.returncode != 0
         assert "log in again" in pushed.stderr
         assert len([seen for seen in proxy.requests if seen.method == "PUT"]) == 1
+
+
+NETWORK = ["unshare", "--user", "--map-root-user", "--net", "--fork"]
+
+
+def test_a_ci_that_brings_a_token_gets_new_keys_half_way(tmp_path: Path) -> None:
+    if reason := Versitygw.missing():
+        absent(reason)
+    if not shutil.which("unshare") or subprocess.run([*NETWORK, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives nobody a network of his own (unshare --user --net)")
+    ended = subprocess.run(
+        [*NETWORK, sys.executable, "-m", "tests.e2e.web_identity", tmp_path],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        cwd=Path(__file__).parents[2],
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (0, "as it should be\n"), ended.stderr

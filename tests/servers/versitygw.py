@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from tests.servers.access import Request, parse_aws_line
 from tests.servers.server import Server, Tls, cache, free_port
@@ -143,17 +143,26 @@ class VersitygwWithUsers(Versitygw):
         of_iam = ["--iam-standalone-endpoint", str(self._socket)]
         super()._spawn([program, *options[:at], *of_iam, *options[at:]], environ=environ, log=log)
 
-    def environ_of(self, name: str, policy: str) -> dict[str, str]:
-        """The environment of a new user with this policy and no other right."""
+    @property
+    def iam_endpoint(self) -> str:
+        """Of its IAM and STS services."""
+        return f"http://127.0.0.1:{self._iam_port}"
+
+    def iam(self) -> Any:
+        """boto3's client for them, as root."""
         import boto3
 
-        iam = boto3.client(
+        return boto3.client(
             "iam",
-            endpoint_url=f"http://127.0.0.1:{self._iam_port}",
+            endpoint_url=self.iam_endpoint,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name=self.region,
         )
+
+    def environ_of(self, name: str, policy: str) -> dict[str, str]:
+        """The environment of a new user with this policy and no other right."""
+        iam = self.iam()
         iam.create_user(UserName=name)
         iam.put_user_policy(UserName=name, PolicyName="documented", PolicyDocument=policy)
         key = iam.create_access_key(UserName=name)["AccessKey"]
