@@ -71,17 +71,17 @@ class InFolder(Place):
     can = frozenset({"conditional_put", "conditional_complete"})
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self.store = FolderStore(root)
 
     def without_bucket(self) -> Store:
-        return FolderStore(self._root / "missing")
+        return FolderStore(self.root / "missing")
 
     def objects(self) -> dict[str, bytes]:
         return {name: path.read_bytes() for name, path in self._files() if not name.startswith("lfs-agent-unfinished")}
 
     def replace(self, key: str, data: bytes) -> None:
-        path = self._root / key
+        path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_bytes(data)
@@ -90,10 +90,10 @@ class InFolder(Place):
         return len(list(self._files())) - len(self.objects())
 
     def forget_uploads(self) -> None:
-        shutil.rmtree(self._root / "lfs-agent-unfinished", ignore_errors=True)
+        shutil.rmtree(self.root / "lfs-agent-unfinished", ignore_errors=True)
 
     def _files(self) -> list[tuple[str, Path]]:
-        return [(str(path.relative_to(self._root)), path) for path in self._root.rglob("*") if path.is_file()]
+        return [(str(path.relative_to(self.root)), path) for path in self.root.rglob("*") if path.is_file()]
 
 
 class InBucket(Place):
