@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import threading
 import time
@@ -251,3 +252,22 @@ def test_what_a_killed_push_left_in_a_shared_folder_goes_when_it_is_old(home: Ho
     assert (shown[OID]["size"], shown[OID]["parts"], shown[OID]["begun"]) == (70_000, 1, None)
     assert "; 1 upload to other keys left alone" in done.stderr
     assert sorted(path.name for path in left.iterdir()) == [f"{'cd' * 32}-0123456789abcdef", "notes.txt"]
+
+
+def test_a_terminal_shows_how_far_it_is_when_that_takes_long(cellar: Cellar) -> None:
+    for digit in "12":
+        begin(cellar, cellar.key(digit * 64))
+    terminal, end = pty.openpty()
+    late = Rule(Stall("request-head", seconds=1.5), "GET", "uploadId=")
+    with FaultProxy(cellar.server.endpoint, Faults((late,))) as proxy:
+        environ = {**cellar.home.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        command = ["lfs-agent", "uploads", "--json"]
+        done = subprocess.run(
+            command, cwd=cellar.work, env=environ, stdout=subprocess.PIPE, stderr=end, text=True, check=True
+        )
+    shown = os.read(terminal, 10_000).decode()
+    os.close(terminal)
+    os.close(end)
+
+    assert "\r\x1b[K1 of 2 uploads\r\x1b[K" in shown
+    assert [upload["status"] for upload in found(done)] == ["unfinished"] * 2
