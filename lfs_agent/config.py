@@ -32,12 +32,15 @@ class Settings:
     path_style: bool | None = None
     public: bool = False
     ca: str | None = None
+    client_cert: str | None = None
+    client_key: str | None = None
     allow_http: bool = False
     layout: Layout = "git-lfs"
     storage_class: str | None = None
     sse: str | None = None
     sse_kms_key_id: str | None = None
     expected_owner: str | None = None
+    requester_pays: bool = False
     part_size: int = 16 * MIB
     streams: int | None = None
     read_timeout: float = 60.0
@@ -91,6 +94,15 @@ def _choice(*words: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+_encryption = _choice("AES256", "aws:kms", "aws:kms:dsse")
+
+
+def _sse(text: str) -> str:
+    if "sse-c" in text.lower() or "customer" in text.lower():
+        raise ValueError("SSE-C, which is not supported: for a key of your own take aws:kms, and sse_kms_key_id")
+    return _encryption(text)
 
 
 def _bool(text: str) -> bool:
@@ -179,6 +191,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting("public", _bool, "true or false", "Read without credentials; nothing is uploaded.", committed=True),
     Setting("ca", _path, "file", "Certificates (PEM) to trust instead of the usual ones."),
+    Setting("client_cert", _path, "file", "The certificate (PEM) to show to a store that demands one."),
+    Setting("client_key", _path, "file", "The certificate's key (PEM), where it is not in the same file."),
     Setting("allow_http", _bool, "true or false", "Permit plain http to hosts other than this one."),
     Setting(
         "layout",
@@ -193,7 +207,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "name",
         "The storage class of new objects.",
     ),
-    Setting("sse", _choice("AES256", "aws:kms", "aws:kms:dsse"), "name", "Server-side encryption of new objects."),
+    Setting("sse", _sse, "name", "Server-side encryption of new objects: AES256, aws:kms or aws:kms:dsse."),
     Setting("sse_kms_key_id", _name, "id or ARN", "The KMS key of new objects; with sse = aws:kms."),
     Setting(
         "expected_owner",
@@ -201,6 +215,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "account",
         "Refuse a bucket of any other AWS account.",
     ),
+    Setting("requester_pays", _bool, "true or false", "Pay for requests to a bucket whose requesters pay."),
     Setting(
         "part_size",
         _part_size,

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import settings
 
-from tests.servers import KINDS, Server, Tls, make_certificate
+from tests.servers import KINDS, Authority, Server, Tls, make_certificate
 from tests.servers.server import program
 
 settings.register_profile("here", deadline=None)
@@ -110,3 +110,11 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     if program("openssl") is None:
         absent("openssl is not installed: it makes the tests' certificate")
     return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Makes certificates that its own `ca` vouches for."""
+    if program("openssl") is None:
+        absent("openssl is not installed: it makes the tests' certificates")
+    return Authority(tmp_path_factory.mktemp("authority"))

@@ -29,6 +29,7 @@ _AWS_VARIABLES = {
     "profile": ("AWS_DEFAULT_PROFILE", "AWS_PROFILE"),
     "ca": ("AWS_CA_BUNDLE",),
 }
+_GIT_KEYS = {"ca": "http.sslCAInfo", "client_cert": "http.sslCert", "client_key": "http.sslKey"}
 
 
 class Row(NamedTuple):
@@ -127,6 +128,8 @@ def _from_aws(connection: "Connection", environ: Mapping[str, str]) -> dict[str,
         "region": region,
         "profile": connection.profile,
         "ca": connection.ca,
+        "client_cert": connection.client_cert,
+        "client_key": connection.client_key,
     }
     found = {name: Row(name, value, _origin(name, connection, environ)) for name, value in rows.items() if value}
     return {
@@ -137,11 +140,11 @@ def _from_aws(connection: "Connection", environ: Mapping[str, str]) -> dict[str,
 
 
 def _origin(name: str, connection: "Connection", environ: Mapping[str, str]) -> str:
-    for variable in _AWS_VARIABLES[name]:
+    for variable in _AWS_VARIABLES.get(name, ()):
         if environ.get(variable):
             return f"environment: {variable}"
     if name == "profile":
         return ".mlcellar.toml"
-    if name == "ca" and not connection.session.get_config_variable("ca_bundle"):
-        return "git config: http.sslCAInfo"
+    if name in _GIT_KEYS and not (name == "ca" and connection.session.get_config_variable("ca_bundle")):
+        return f"git config: {_GIT_KEYS[name]}"
     return f"AWS configuration, profile {connection.profile or 'default'}"

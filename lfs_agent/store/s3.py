@@ -68,6 +68,9 @@ class Connection:
     profile: str
     ca: str
     proxy: str
+    client_cert: str = ""
+    client_key: str = ""
+    """"" where the certificate's file has it, too."""
 
     def ask_chain(self) -> Credentials | None:
         """What AWS's chain gives now, asked from its beginning: what it gave before may have been renewed."""
@@ -143,15 +146,23 @@ def resolve_connection(
     """Where requests go. `endpoint`: "" for Amazon's own; `git_http(url, name)`: git's own `http.<name>` for a URL."""
     url = endpoint or "https://s3.amazonaws.com"
     ca = settings.ca or session.get_config_variable("ca_bundle") or git_http(url, "sslcainfo")
+    own = settings.client_cert
+    key = settings.client_key or ("" if own else git_http(url, "sslkey"))
     return Connection(
         session=session,
         endpoint=endpoint,
         region=settings.region or session.get_config_variable("region") or "us-east-1",
         path_style=bool(endpoint) if settings.path_style is None else settings.path_style,
         profile=session.profile or "",
-        ca=str(Path(ca).expanduser()) if ca else "",
+        ca=_file(ca),
         proxy=git_http(url, "proxy") if not _environment_proxy(url) else "",
+        client_cert=_file(own or git_http(url, "sslcert")),
+        client_key=_file(key),
     )
+
+
+def _file(named: str) -> str:
+    return str(Path(named).expanduser()) if named else ""
 
 
 def _environment_proxy(url: str) -> bool:
@@ -228,10 +239,12 @@ class S3Store:
 
     def _new_client(self) -> Any:
         settings, connection = self._settings, self._connection
-        if connection.ca and not Path(connection.ca).exists():
+        if connection.ca and not _has_certificates(Path(connection.ca)):
             raise UnreachableError(
                 f"there are no certificates in {connection.ca}: correct lfs-agent.ca, AWS_CA_BUNDLE or http.sslCAInfo"
             )
+        if connection.client_cert:
+            _check_pair(connection.client_cert, connection.client_key)
         config = Config(
             # urllib3 has one timeout for connecting and for each block that is sent, however slow the link.
             connect_timeout=settings.read_timeout,
@@ -242,6 +255,7 @@ class S3Store:
             response_checksum_validation="when_required",
             user_agent_extra=f"lfs-agent/{__version__}",
             tcp_keepalive=True,
+            client_cert=_pair(connection),
             proxies={"https": connection.proxy, "http": connection.proxy} if connection.proxy else None,
             s3={"addressing_style": "path" if connection.path_style else "virtual"},
             **({"signature_version": UNSIGNED} if settings.public else {}),
@@ -294,14 +308,17 @@ class S3Store:
 
         Raises our errors, with `doing` as the verb of their sentence.
         """
-        owner = self._settings.expected_owner
-        signed = None if self._settings.public else self._login.known
+        settings = self._settings
+        always = {
+            "Key": key or None,
+            "ExpectedBucketOwner": settings.expected_owner or None,
+            "RequestPayer": "requester" if settings.requester_pays else None,
+        }
+        signed = None if settings.public else self._login.known
         try:
             answer: dict[str, Any] = getattr(self._client, operation)(
                 Bucket=self._bucket,
-                **({"Key": key} if key else {}),
-                **({"ExpectedBucketOwner": owner} if owner else {}),
-                **{name: value for name, value in parameters.items() if value is not None},
+                **{name: value for name, value in (always | parameters).items() if value is not None},
             )
         except (BotoCoreError, ClientError, ResponseParserError) as error:
             told = self._translated(error, key, doing)
@@ -566,6 +583,48 @@ class S3Upload:
 
     def abort(self) -> None:
         self._store.ask("giving up", "abort_multipart_upload", self._key, UploadId=self._upload_id)
+
+
+def _has_certificates(path: Path) -> bool:
+    try:
+        return b"CERTIFICATE-----" in path.read_bytes()  # PEM; what has none would be reported as the server's fault
+    except OSError:
+        return False
+
+
+def _pair(connection: Connection) -> str | tuple[str, str] | None:
+    """The client's certificate as botocore wants it."""
+    if connection.client_key and connection.client_cert:
+        return connection.client_cert, connection.client_key
+    return connection.client_cert or None
+
+
+def _check_pair(certificate: str, key: str) -> None:
+    """Raises UnreachableError for files that are no certificate with its key: OpenSSL would say less, and later.
+
+    It would ask for a passphrase at the terminal, too, where git-lfs is at work.
+    """
+    import ssl  # the client loads it anyhow, with the first request
+
+    names = f"{certificate} with {key}" if key else certificate
+    correct = "correct lfs-agent.clientCert and lfs-agent.clientKey, or http.sslCert and http.sslKey"
+
+    def passphrase() -> str:
+        raise UnreachableError(
+            f"the key of the client's certificate in {key or certificate} has a passphrase, and nobody can be asked "
+            "here: name a key without one (openssl pkey -in FILE -out PLAIN)"
+        )
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key or None, passphrase)
+    except OSError as error:  # ssl.SSLError is one
+        raise UnreachableError(
+            f"there is no client's certificate with its key in {names} ({_reason(error)}): {correct}"
+        ) from error
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror if error.errno and error.strerror else str(error)
 
 
 def _metadata(oid: Oid, size: int) -> dict[str, str]:

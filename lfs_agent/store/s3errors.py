@@ -209,18 +209,20 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
         case boto.CredentialRetrievalError() | boto.MetadataRetrievalError() | boto.RefreshWithMFAUnsupportedError():
             return CredentialsError(f"{sentence}; see: aws sts get-caller-identity --profile {profile}")
         case boto.SSLError():
-            return UnreachableError(
-                f"{context.server} shows a certificate that is not trusted here ({_one_line(error)}); "
-                "name its authority: git config --global lfs-agent.ca FILE, or AWS_CA_BUNDLE"
-            )
+            return _tls_failure(error, context)
         case boto.ParamValidationError() | boto.InvalidRegionError() | boto.InvalidProxiesConfigError():
             return UsageError(sentence)
         case boto.EndpointConnectionError() | boto.ConnectTimeoutError() | boto.ProxyConnectionError():
             unreachable = UnreachableError(
-                f"{context.server} cannot be reached for {context.address} ({_one_line(error)}); "
+                f"{context.server} cannot be reached for {context.address} ({_why(error)}); "
                 "check the network, the proxy, and the endpoint: lfs-agent config --show-origin"
             )
             return TransientError(str(unreachable), last=unreachable)
+        case boto.ConnectionClosedError():
+            return TransientError(
+                f"{context.server} hung up without an answer to a request for {context.address}; if that remains: "
+                "is it http or https, and the right port? See: lfs-agent config --show-origin"
+            )
         case (
             boto.HTTPClientError()
             | boto.IncompleteReadError()
@@ -232,6 +234,44 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
         ):
             return TransientError(sentence)
     return ObjectError(sentence)
+
+
+def _why(error: BotoCoreError) -> str:
+    """What the library below said, where botocore says only that it failed: no such name, refused."""
+    if isinstance(error, boto.ProxyConnectionError):
+        return _one_line(error)  # which names the proxy
+    found = re.search(r"Failed to (resolve|establish) .*", _one_line(error.kwargs.get("error", error)))
+    return found[0] if found else _one_line(error)
+
+
+def _tls_failure(error: boto.SSLError, context: Context) -> AgentError:
+    """What is wrong with certificates stays so; anything else may have come of a connection that broke."""
+    server, said = context.server, _one_line(error.kwargs["error"])
+    if "has expired" in said or "not yet valid" in said:
+        return UnreachableError(
+            f"{server} shows a certificate that is out of date ({said}); have it renewed, or set this machine's clock"
+        )
+    if "doesn't match" in said or "mismatch" in said:
+        return UnreachableError(
+            f"{server} shows a certificate for another name ({said}); correct the endpoint, or the server"
+        )
+    if "CERTIFICATE_VERIFY_FAILED" in said:
+        return UnreachableError(
+            f"{server} shows a certificate that is not trusted here ({said}); "
+            "name its authority: git config --global lfs-agent.ca FILE, or AWS_CA_BUNDLE"
+        )
+    if "WRONG_VERSION_NUMBER" in said:
+        return UnreachableError(
+            f"{server} does not speak TLS ({said}); is it http, or another port? See: lfs-agent config --show-origin"
+        )
+    if _REFUSED_CERTIFICATE.search(said):
+        return UnreachableError(f"{server} refuses this client's certificate, or wants one ({said}); {_NAME_ONE}")
+    broken = UnreachableError(f"{server} broke TLS off ({said}); check the network, the proxy, and the endpoint")
+    return TransientError(str(broken), last=broken)
+
+
+_REFUSED_CERTIFICATE: Final = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE|ACCESS_DENIED)")
+_NAME_ONE: Final = "name one that it accepts: git config --global lfs-agent.clientCert FILE, or http.sslCert"
 
 
 def translate_login(error: Exception, context: Context) -> CredentialsError:

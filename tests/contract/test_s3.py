@@ -22,8 +22,8 @@ from lfs_agent.store.s3 import Connection, S3Store, S3Upload
 from tests.conftest import absent
 from tests.contract.conftest import BucketOf
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying, s3_store
-from tests.proxy import ACCESS_DENIED, Answer, FaultProxy, Faults, Rule
-from tests.servers import KINDS, Server, Tls, Versitygw
+from tests.proxy import ACCESS_DENIED, Answer, FaultProxy, Faults, Rule, Seen
+from tests.servers import KINDS, Server, Tls, Versitygw, access
 
 DATA = content(1000)
 OID = oid_of(DATA)
@@ -127,6 +127,39 @@ def test_a_bucket_of_somebody_else_is_refused(bucket_of: BucketOf, kind: str) ->
         store.stat(KEY)
 
     assert place.objects() == {}
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_who_pays_says_so_in_every_request(bucket_of: BucketOf, pays: bool) -> None:
+    place, data = bucket_of("localstack"), content(6 * MIB)
+    with place.through() as proxy:
+        store = place.store_with(endpoint=proxy.endpoint, requester_pays=pays)
+        put(store)
+        store.stat(KEY)
+        read(store, KEY, 0, 1000)
+        upload = store.begin("parts", oid_of(data), len(data))
+        sent = put_parts(upload, data)
+        assert store.resume("parts", len(data), upload.token) is not None
+        upload.complete(sent, crc_of(data))
+        store.begin("given-up", oid_of(data), len(data)).abort()
+        told = [seen.headers.get("x-amz-request-payer") for seen in proxy.requests]
+
+    assert told == ["requester" if pays else None] * 10
+    assert {operation_of(seen) for seen in proxy.requests} == {
+        "PutObject",
+        "HeadObject",
+        "GetObject",
+        "CreateMultipartUpload",
+        "UploadPart",
+        "ListParts",
+        "CompleteMultipartUpload",
+        "AbortMultipartUpload",
+    }
+
+
+def operation_of(seen: Seen) -> str:
+    bucket, key, query = access.parse_target(seen.target)
+    return access.operation_of(seen.method, bucket, key, query)
 
 
 @pytest.mark.parametrize("kind", WITH_SECRETS)

@@ -1,11 +1,17 @@
-"""Proxies as the AWS tools and git have them; the profile that a cellar recommends."""
+"""Proxies and certificates as the AWS tools and git have them; the profile that a cellar recommends."""
 
 import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cellar import Cellar
+from tests.conftest import absent
+from tests.machine import Home
 from tests.proxy import FaultProxy, Faults
+from tests.proxy.tls import TlsFront, server_side
+from tests.servers import KINDS, Authority, Server, Tls
 
 
 @pytest.mark.parametrize("way", ["http.proxy", "HTTP_PROXY", "NO_PROXY", "both"])
@@ -37,3 +43,104 @@ def test_a_recommended_profile_that_is_not_here_is_ignored_with_a_line_in_the_re
     (record,) = (cellar.work / ".git/lfs/lfs-agent/sessions").glob("*.jsonl")
     events = [json.loads(line) for line in record.read_text().splitlines()]
     assert [event["profile"] for event in events if event["event"] == "profile passed over"] == ["vineyard"]
+
+
+# Certificates
+
+
+@pytest.fixture(scope="module", params=["localstack", "versitygw"])
+def https_server(
+    request: pytest.FixtureRequest, authority: Authority, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
+    """Servers that speak https, with a certificate of an authority that nobody knows."""
+    kind = KINDS[request.param]
+    if reason := kind.missing():
+        absent(reason)
+    with kind(tmp_path_factory.mktemp("https"), tls=authority.server()) as server:
+        yield server
+
+
+def as_setting(home: Home, ca: Path) -> None:
+    home.environ["LFS_AGENT_CA"] = str(ca)
+
+
+def as_bundle(home: Home, ca: Path) -> None:
+    home.environ["AWS_CA_BUNDLE"] = str(ca)
+
+
+def as_git_has_it(home: Home, ca: Path) -> None:
+    home.git("config", "--global", f"http.{home.environ['AWS_ENDPOINT_URL_S3']}.sslCAInfo", ca)
+
+
+def by_home(home: Home, ca: Path) -> None:
+    """git expands a tilde."""
+    (home.folder / "ca.pem").write_bytes(ca.read_bytes())
+    home.git("config", "--global", "http.sslCAInfo", "~/ca.pem")
+
+
+def https_cellar(home: Home, server: Server, bucket: str, folder: Path) -> Cellar:
+    server.client().create_bucket(Bucket=bucket)
+    home.environ.update(server.environ())
+    home.install()
+    cellar = Cellar(home, server, bucket, "cellar", folder / "origin.git", folder / "work")
+    cellar.build()
+    return cellar
+
+
+@pytest.mark.parametrize("name_it", [as_setting, as_bundle, as_git_has_it, by_home])
+def test_an_authority_of_ones_own_is_refused_until_it_is_named(
+    home: Home, https_server: Server, authority: Authority, tmp_path: Path, name_it: Callable[[Home, Path], None]
+) -> None:
+    bucket = name_it.__name__.replace("_", "-")
+    cellar = https_cellar(home, https_server, bucket, tmp_path)
+    home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    home.git("config", "--global", "http.sslVerify", "false")  # which holds for git, and not for what we sign
+    oid = cellar.add("weights.bin", 6_000_000)
+
+    refused = cellar.push(check=False)
+    assert refused.returncode != 0
+    assert refused.stderr.count("shows a certificate that is not trusted here") == 1
+    assert "git config --global lfs-agent.ca FILE" in refused.stderr
+
+    name_it(home, authority.ca)
+    cellar.push()
+    clone = cellar.clone(tmp_path / "clone")
+    assert cellar.keys() == [cellar.key(oid)]
+    assert (clone / "weights.bin").read_bytes() == (cellar.work / "weights.bin").read_bytes()
+
+
+def one_file(home: Home, own: Tls) -> None:
+    (home.folder / "me.pem").write_bytes(own.key.read_bytes() + own.certificate.read_bytes())
+    home.environ["LFS_AGENT_CLIENT_CERT"] = "~/me.pem"
+
+
+def two_files(home: Home, own: Tls) -> None:
+    home.git("config", "--global", "lfs-agent.clientCert", own.certificate)
+    home.git("config", "--global", "lfs-agent.clientKey", own.key)
+
+
+def as_git_shows_it(home: Home, own: Tls) -> None:
+    for name, value in {"sslCert": own.certificate, "sslKey": own.key}.items():
+        home.git("config", "--global", f"http.{home.environ['AWS_ENDPOINT_URL_S3']}.{name}", value)
+
+
+@pytest.mark.parametrize("name_it", [one_file, two_files, as_git_shows_it])
+def test_a_certificate_of_ones_own_opens_a_store_that_demands_one(
+    cellar: Cellar, any_server: Server, authority: Authority, tmp_path: Path, name_it: Callable[[Home, Tls], None]
+) -> None:
+    home = cellar.home
+    oid = cellar.add("weights.bin", 300_000)
+    with TlsFront(any_server.endpoint, server_side(authority.server(), authority.ca)) as front:
+        home.environ |= {"AWS_ENDPOINT_URL_S3": front.endpoint, "LFS_AGENT_CA": str(authority.ca)}
+        refused = cellar.push(check=False)
+        assert refused.returncode != 0
+        assert refused.stderr.count("refuses this client's certificate, or wants one") == 1
+
+        name_it(home, authority.client())
+        cellar.push()
+        clone = cellar.clone(tmp_path / "clone")
+        told = home.run("lfs-agent", "config", "--show-origin", cwd=cellar.work).stdout
+
+    assert cellar.keys() == [cellar.key(oid)]
+    assert (clone / "weights.bin").read_bytes() == (cellar.work / "weights.bin").read_bytes()
+    assert ("git config: http.sslCert" in told) == (name_it is as_git_shows_it)

@@ -5,6 +5,7 @@ older implementation. None needs Docker, and none outlives the process that star
 """
 
 from tests.servers.access import Request
+from tests.servers.authority import Authority
 from tests.servers.ceph import Ceph
 from tests.servers.localstack import LocalStack
 from tests.servers.server import Server, ServerError, Tls, cache, make_certificate
@@ -14,6 +15,7 @@ KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (LocalStack, Versi
 
 __all__ = [
     "KINDS",
+    "Authority",
     "Ceph",
     "LocalStack",
     "Request",
