@@ -267,12 +267,14 @@ class Worker:
         if isinstance(request, Download):
             return download(ready.store, key, request.oid, meter, folders, limits=limits, streams=streams)
         path = self._local(request)
-        state = folders.incomplete
-        return upload(ready.store, key, request.oid, path, meter, state=state, limits=limits, streams=streams)
+        state, modes = folders.incomplete, folders.modes
+        return upload(
+            ready.store, key, request.oid, path, meter, state=state, modes=modes, limits=limits, streams=streams
+        )
 
     @property
     def _folders(self) -> Folders:
-        return Folders(self._repo.storage, self._repo.file_mode)
+        return Folders(self._repo.storage, self._repo.modes)
 
     def _local(self, request: Upload) -> Path:
         """The file to send; git-lfs can't spell a path that is not UTF-8, but it is where it always is."""
@@ -348,7 +350,9 @@ class Worker:
         with suppress(AgentError):
             self._shared = SessionFiles(self._repo.storage / "lfs-agent" / "sessions", session)
             self._breaker = Breaker(self._shared.cause)
-            record = log.Lines(self._shared.record, RECORD_LIMIT)
+            record = log.Lines(self._shared.record, RECORD_LIMIT, self._repo.modes)
+            with suppress(OSError):  # without a record, too, all goes on
+                self._repo.modes.make(self._shared.folder)
         if cellar is None:
             return log.Log(record, None, None, **bound)
         settings = cellar.settings

@@ -155,6 +155,7 @@ class Cellar:
             connection,
             self.settings,
             abilities=self.state_dir / "stores.json",
+            modes=self.repo.modes,
             handover=handover,
             connections=connections,
             on_secret=log.keep_secret,
@@ -221,10 +222,7 @@ class Cellar:
         """Keeps where this clone's objects went, so that a later push elsewhere is asked about."""
         said = self.claim.said
         if _read(self._last_push_file) != said:
-            self._last_push_file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._last_push_file.with_name(f"{self._last_push_file.name}.{os.getpid()}")
-            temporary.write_text(said + "\n")
-            temporary.replace(self._last_push_file)
+            self.repo.modes.replace(self._last_push_file, said + "\n")
 
     @property
     def profile_passed_over(self) -> str:

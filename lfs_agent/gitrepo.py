@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, Self
 
 from lfs_agent.errors import LocalError, UsageError
+from lfs_agent.modes import Modes
 from lfs_agent.pointer import MAX_POINTER_SIZE, Pointer, parse_pointer
 from lfs_agent.protocol import Operation
 
@@ -226,17 +227,17 @@ class Repository:
         return self.common_dir / Path(self.value("lfs.storage") or "lfs").expanduser()
 
     @cached_property
-    def file_mode(self) -> int | None:
-        """The mode that `core.sharedRepository` gives to a new file; None: the umask decides."""
+    def modes(self) -> Modes:
+        """What `core.sharedRepository` says of new files."""
         value = self.value("core.sharedrepository").lower()
         match value:
             case "group" | "true" | "1":
-                return 0o660
+                return Modes(0o660)
             case "all" | "world" | "everybody" | "2":
-                return 0o664
+                return Modes(0o664)
             case _ if re.fullmatch(r"0[0-7]{3}", value):
-                return int(value, 8) & 0o666
-        return None
+                return Modes(int(value, 8) & 0o666)
+        return Modes()
 
     def remotes(self) -> list[str]:
         """The names of the remotes that have a URL."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lfs_agent.errors import DiskError, StoppedError
+from lfs_agent.modes import UMASK, Modes
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room says, and a user's quota."""
@@ -46,7 +47,7 @@ class Held(NamedTuple):
 
 
 @contextmanager
-def lease(path: Path, stop: threading.Event) -> Iterator[Held]:
+def lease(path: Path, stop: threading.Event, modes: Modes = UMASK) -> Iterator[Held]:
     """The file at `path`, made where it is missing, held by nobody else until the end of the block.
 
     The kernel lets go of it when the process ends, however it ends. Waits for another holder.
@@ -56,7 +57,7 @@ def lease(path: Path, stop: threading.Event) -> Iterator[Held]:
     fd, waited = -1, False
     try:
         while fd < 0:
-            fd = _open(path)
+            fd = _open(path, modes)
             while not _try_lock(fd):
                 waited = True
                 if stop.wait(_POLL_S):
@@ -88,10 +89,9 @@ def _taken(path: Path, stack: ExitStack) -> bool:
     return _try_lock(fd)
 
 
-def _open(path: Path) -> int:
+def _open(path: Path, modes: Modes) -> int:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        return modes.open(path, os.O_RDWR)
     except OSError as error:
         raise disk_error(error, path.parent) from error
 

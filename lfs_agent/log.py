@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from lfs_agent.modes import UMASK, Modes
+
 Level = Literal["debug", "info", "warning", "error"]
 LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -54,8 +56,9 @@ class Lines:
     nobody.
     """
 
-    def __init__(self, path: Path, limit: int | None = None) -> None:
+    def __init__(self, path: Path, limit: int | None = None, modes: Modes = UMASK) -> None:
         self._path = path
+        self._modes = modes
         self._limit = limit
         self._fd = -1
 
@@ -63,8 +66,7 @@ class Lines:
         """Appends the line."""
         try:
             if self._fd < 0:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+                self._fd = self._modes.open(self._path, os.O_WRONLY | os.O_APPEND)
             if self._limit and os.fstat(self._fd).st_size > self._limit * (2 if must else 1):
                 return
             os.write(self._fd, line.encode(errors="backslashreplace") + b"\n")

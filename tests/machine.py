@@ -38,6 +38,8 @@ class Home:
     def __init__(self, folder: Path, *, git_lfs: Path | None = None) -> None:
         """`git_lfs`: the folder of the git-lfs to use; the system's where None."""
         self.folder = folder
+        self.runs_as: list[str] = []
+        """Words before each command, which make it another user's."""
         temporary = folder / "tmp"
         temporary.mkdir(parents=True)
         (folder / ".gitconfig").write_text(_GIT_CONFIG)
@@ -73,7 +75,7 @@ class Home:
         """
         source: dict[str, object] = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         done: subprocess.CompletedProcess[str] = subprocess.run(  # type: ignore[call-overload]
-            [str(word) for word in argv],
+            [*self.runs_as, *map(str, argv)],
             cwd=cwd or self.folder,
             env={**self.environ, **env},
             capture_output=True,

@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     janitor = Janitor(
         cellar.uploads(stop=stop, connections=THREADS),
         cellar.key,
-        Folders(repo.storage, repo.file_mode).incomplete,
+        Folders(repo.storage, repo.modes).incomplete,
         older_than_s=arguments.older_than,
         abort=arguments.abort and not arguments.dry_run,
     )

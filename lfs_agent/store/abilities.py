@@ -1,12 +1,13 @@
 """What a store can do beyond plain S3, learned by asking once, and remembered per endpoint in a file."""
 
 import json
-import os
 import threading
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from lfs_agent.modes import UMASK, Modes
 
 MultipartChecksum = Literal["full", "composite", "none"]
 
@@ -30,8 +31,9 @@ class Abilities:
 class AbilitiesFile:
     """The abilities of one endpoint, kept in `path` among those of others; without a path, for this process only."""
 
-    def __init__(self, path: Path | None, endpoint: str) -> None:
+    def __init__(self, path: Path | None, endpoint: str, modes: Modes = UMASK) -> None:
         self._path = path
+        self._modes = modes
         self._endpoint = endpoint
         self._learning = threading.Lock()  # one thread at a time changes `now` and the file
         self.now = self._load()
@@ -44,14 +46,8 @@ class AbilitiesFile:
                 self._keep(self._path)
 
     def _keep(self, path: Path) -> None:
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
         with suppress(OSError):  # it is asked again next time
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                temporary.write_text(json.dumps(self._read() | {self._endpoint: asdict(self.now)}, indent=1))
-                temporary.replace(path)
-            except OSError:
-                temporary.unlink()
+            self._modes.replace(path, json.dumps(self._read() | {self._endpoint: asdict(self.now)}, indent=1))
 
     def _load(self) -> Abilities:
         known = self._read().get(self._endpoint)

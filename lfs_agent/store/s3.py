@@ -35,6 +35,7 @@ from lfs_agent.errors import (
     UnreachableError,
     UnsupportedError,
 )
+from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Handover
@@ -187,6 +188,7 @@ class S3Store:
         settings: Settings,
         *,
         abilities: Path | None = None,
+        modes: Modes = UMASK,
         handover: Handover | None = None,
         connections: int = 16,
         on_secret: Callable[[str], None] = lambda _: None,
@@ -203,7 +205,7 @@ class S3Store:
         """A missing key is forbidden here, not missing: there is no right to list the bucket."""
         self._would_tell = ""
         """The right that is lacking for that, where the store has named it."""
-        self.abilities = AbilitiesFile(abilities, connection.endpoint or "amazonaws.com")
+        self.abilities = AbilitiesFile(abilities, connection.endpoint or "amazonaws.com", modes)
 
     def address(self, key: str) -> str:
         return f"s3://{self._bucket}/{key}"

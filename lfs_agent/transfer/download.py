@@ -10,6 +10,7 @@ from typing import Final
 
 from lfs_agent.errors import DamagedError, MissingError, StoppedError
 from lfs_agent.lease import FULL, disk_error, lease
+from lfs_agent.modes import Modes
 from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
@@ -25,8 +26,8 @@ class Folders:
     """Where files are made: all in the LFS storage folder, so that git-lfs has only to rename."""
 
     storage: Path
-    mode: int | None
-    """Of the finished file; None: as the umask has it."""
+    modes: Modes
+    """Of what is made there."""
 
     @property
     def incomplete(self) -> Path:
@@ -49,10 +50,10 @@ def download(store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *
 
     Raises DamagedError where what the store has is not the object, DiskError; and what the store raises.
     """
-    with lease(folders.partial(oid), meter.stop) as (fd, _):
+    with lease(folders.partial(oid), meter.stop, folders.modes) as (fd, _):
         try:
             for last in range(_TRIES):  # twice: it may have been damaged on the way only
-                found = _fetch(store, key, fd, meter, folders.ranges(oid), limits, streams)
+                found = _fetch(store, key, fd, meter, folders, oid, limits, streams)
                 if found == oid:
                     return _hand_over(fd, folders, oid)
                 folders.ranges(oid).unlink(missing_ok=True)
@@ -79,7 +80,9 @@ def _is_final(error: BaseException) -> bool:
     return broken_disk or isinstance(error, DamagedError | MissingError)
 
 
-def _fetch(store: Store, key: str, fd: int, meter: Meter, ranges: Path, limits: Limits, streams: int) -> str:
+def _fetch(
+    store: Store, key: str, fd: int, meter: Meter, folders: Folders, oid: Oid, limits: Limits, streams: int
+) -> str:
     """Reads the whole object into the file; its SHA-256."""
     try:
         plan = plan_parts(meter.size, limits)
@@ -88,7 +91,7 @@ def _fetch(store: Store, key: str, fd: int, meter: Meter, ranges: Path, limits: 
     if plan.count == 1:
         os.ftruncate(fd, 0)
         return _fetch_whole(store, key, fd, meter)
-    journal = os.open(ranges, os.O_RDWR | os.O_CREAT, 0o666)  # the partial file's lease holds for it, too
+    journal = folders.modes.open(folders.ranges(oid), os.O_RDWR)  # the partial file's lease holds for it, too
     try:
         return _fetch_ranges(store, key, fd, meter, plan, Journal(journal), streams)
     finally:
@@ -173,10 +176,8 @@ def _check_size(store: Store, key: str, found: int, size: int) -> None:
 
 def _hand_over(fd: int, folders: Folders, oid: Oid) -> Path:
     """Gives the file a name of its own: nobody else touches it while git-lfs hashes and renames it."""
-    if folders.mode is not None:
-        os.fchmod(fd, folders.mode)
     finished = folders.finished(oid)
-    finished.parent.mkdir(parents=True, exist_ok=True)
+    folders.modes.make(finished.parent)
     os.rename(folders.partial(oid), finished)
     folders.ranges(oid).unlink(missing_ok=True)
     return finished

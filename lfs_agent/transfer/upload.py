@@ -23,6 +23,7 @@ from lfs_agent.errors import (
     TransientError,
 )
 from lfs_agent.lease import lease
+from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import KIB, MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import MultipartUpload, ObjectStat, SentPart, Store, StoredPart
@@ -45,11 +46,20 @@ class Sent:
 
 
 def upload(
-    store: Store, key: str, oid: Oid, path: Path, meter: Meter, *, state: Path, limits: Limits, streams: int
+    store: Store,
+    key: str,
+    oid: Oid,
+    path: Path,
+    meter: Meter,
+    *,
+    state: Path,
+    modes: Modes = UMASK,
+    limits: Limits,
+    streams: int,
 ) -> Sent:
     """Brings the object to the store, where it isn't there already.
 
-    `state`: a folder for what has to survive a kill. `streams`: parts in flight at once.
+    `state`: a folder for what has to survive a kill, in files with the `modes`. `streams`: parts in flight at once.
 
     Raises LocalError where the file is not the object: then nothing was published; DamagedError where something else
     is at the key: it is not replaced; and what the store raises.
@@ -59,7 +69,7 @@ def upload(
             if (found := _look(store, key)) is not None:
                 return _skip(store, found, oid, meter)
             try:
-                sent = _send(store, key, oid, fd, meter, state, limits, streams)
+                sent = _send(store, key, oid, fd, meter, state, modes, limits, streams)
             except ConflictError as conflict:
                 if (found := _look(store, key) if last < _TRIES - 1 else store.stat(key)) is not None:
                     return _skip(store, found, oid, meter)
@@ -131,7 +141,17 @@ def journals(state: Path, oid: Oid) -> list[Path]:
     return sorted(state.glob(f"{oid}.*{_JOURNAL}"))
 
 
-def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, limits: Limits, streams: int) -> Sent:
+def _send(
+    store: Store,
+    key: str,
+    oid: Oid,
+    fd: int,
+    meter: Meter,
+    state: Path,
+    modes: Modes,
+    limits: Limits,
+    streams: int,
+) -> Sent:
     """Sends the object whole or in parts."""
     try:
         plan = plan_parts(meter.size, limits)
@@ -144,7 +164,7 @@ def _send(store: Store, key: str, oid: Oid, fd: int, meter: Meter, state: Path, 
     with ExitStack() as stack:
         held = None
         with suppress(DiskError):  # an upload needs no room: without a lease it is just not resumed
-            held = stack.enter_context(lease(notes, meter.stop))
+            held = stack.enter_context(lease(notes, meter.stop, modes))
         journal = Journal(held.fd if held else None)
         try:
             if held and held.waited and _look(store, key) is not None:

@@ -4,6 +4,7 @@ import threading
 from pathlib import Path
 from typing import Final
 
+from lfs_agent.modes import UMASK
 from lfs_agent.parts import Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
@@ -21,7 +22,7 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.storage = folder / "lfs"
         self.path = folder / "object"
-        self.mode: int | None = None
+        self.modes = UMASK
         self.meter = Meter(0, threading.Event())
         self.stop = threading.Event()
 
@@ -36,11 +37,11 @@ class Desk:
     @property
     def state(self) -> Path:
         """For what survives a kill."""
-        return Folders(self.storage, self.mode).incomplete
+        return Folders(self.storage, self.modes).incomplete
 
     def down(self, store: Store, oid: Oid, size: int, *, key: str = KEY, limits: Limits = SMALL_PARTS) -> Path:
         self.meter = Meter(size, self.stop)
-        folders = Folders(self.storage, self.mode)
+        folders = Folders(self.storage, self.modes)
         return download(store, key, oid, self.meter, folders, limits=limits, streams=2)
 
     def left(self) -> list[str]:

@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl
 import pytest
 
 from lfs_agent.errors import DamagedError, LocalError, MissingError, ObjectError, StoppedError
+from lfs_agent.modes import UMASK
 from lfs_agent.parts import MIB, Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
@@ -313,7 +314,7 @@ def test_a_part_is_never_in_memory(bucket_of: BucketOf, desk: Desk) -> None:
     tracemalloc.start()
     try:
         upload(place.store, KEY, oid, desk.path, Meter(size, desk.stop), state=desk.state, limits=limits, streams=2)
-        folders = Folders(desk.storage, None)
+        folders = Folders(desk.storage, UMASK)
         download(place.store, KEY, oid, Meter(size, desk.stop), folders, limits=limits, streams=2)
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -167,6 +168,22 @@ def processes_of(home: Home) -> dict[int, str]:
         except OSError:
             continue  # it has just ended
     return found
+
+
+def kill_all(home: Home, by: signal.Signals, name: str = "") -> None:
+    """A signal for all processes of a user; with `name`, for those of this program."""
+    for number, line in processes_of(home).items():
+        if any(word.endswith(name) for word in line.split(" ")[:4]):
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(number, by)
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    """Looks often; AssertionError when the time is over."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def new_repository(home: Home, folder: Path, url: str) -> Path:

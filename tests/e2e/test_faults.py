@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cellar import Cellar
-from tests.e2e.dialogue import processes_of
+from tests.e2e.dialogue import kill_all, processes_of, wait_for
 from tests.machine import Home
 from tests.proxy import (
     ACCESS_DENIED,
@@ -290,9 +290,7 @@ def whole_group(process: subprocess.Popen[bytes], _: Home) -> None:
 
 def git_lfs_alone(_: subprocess.Popen[bytes], home: Home) -> None:
     """What the kernel does where memory is short."""
-    for number, line in processes_of(home).items():
-        if line.partition(" ")[0].endswith("git-lfs"):
-            os.kill(number, signal.SIGKILL)
+    kill_all(home, signal.SIGKILL, "git-lfs")
 
 
 @pytest.mark.parametrize("end", [whole_group, git_lfs_alone])
@@ -320,13 +318,6 @@ def test_no_process_is_left_of_a_push_that_is_broken_off(
     cellar.home.environ["AWS_ENDPOINT_URL_S3"] = any_server.endpoint
     cellar.push()
     assert cellar.keys() == [cellar.key(oid)]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 # Links and servers that fail

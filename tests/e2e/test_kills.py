@@ -7,7 +7,6 @@ import signal
 import subprocess
 import termios
 import threading
-import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cellar import Cellar
-from tests.e2e.dialogue import files_below, processes_of
+from tests.e2e.dialogue import files_below, kill_all, processes_of, wait_for
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
 from tests.servers import Server
@@ -36,27 +35,11 @@ def everything(process: Process, _: Home, by: signal.Signals) -> None:
 
 
 def git_lfs_alone(_: Process, home: Home, by: signal.Signals) -> None:
-    kill_all(home, "git-lfs", by)
+    kill_all(home, by, "git-lfs")
 
 
 def agents_alone(_: Process, home: Home, by: signal.Signals) -> None:
-    kill_all(home, "worker.py", by)
-
-
-def kill_all(home: Home, name: str, by: signal.Signals) -> None:
-    for number, line in processes_of(home).items():
-        if any(word.endswith(name) for word in line.split(" ")[:4]):
-            try:
-                os.kill(number, by)
-            except ProcessLookupError:
-                continue  # it has just ended
-
-
-def wait_for(condition: Callable[[], bool], seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    kill_all(home, by, "worker.py")
 
 
 def broken_off(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lfs_agent.errors import DamagedError, DiskError, StoppedError
+from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import MIB
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.meter import Meter
@@ -71,7 +72,7 @@ def test_a_download_that_is_stopped_hands_nothing_over(desk: Desk, size: int) ->
 def test_the_mode_is_the_umasks_or_the_repositorys(desk: Desk, mode: int | None, expected: int) -> None:
     store = DictStore()
     store.objects[KEY] = b"weights"
-    desk.mode = mode
+    desk.modes = Modes(mode)
     umask = os.umask(0o027)
     try:
         path = desk.down(store, oid_of(b"weights"), 7)
@@ -97,7 +98,7 @@ def test_two_that_fetch_the_same_object_both_get_it(desk: Desk, tmp_path: Path) 
 
     def down(number: int) -> bytes:
         meter = Meter(12 * MIB, desk.stop)
-        folders = Folders(desk.storage, None)
+        folders = Folders(desk.storage, UMASK)
         path = download(store, KEY, oid, meter, folders, limits=SMALL_PARTS, streams=2)
         return path.rename(tmp_path / str(number)).read_bytes()
 

@@ -191,7 +191,7 @@ def test_the_mode_of_a_shared_repository(work: Path, value: str, mode: int | Non
     if value:
         git(work, "config", "core.sharedRepository", value)
 
-    assert Repository(work).file_mode == mode
+    assert Repository(work).modes.file == mode
 
 
 def test_the_remote_that_git_lfs_would_take(work: Path) -> None:

@@ -1,0 +1,59 @@
+"""`Modes`: files and folders that whoever shares the repository can go on with, as `core.sharedRepository` says."""
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Modes:
+    """The mode of each new file, `file`; None: the umask decides."""
+
+    file: int | None = None
+
+    @property
+    def folder(self) -> int | None:
+        """The mode of each new folder: who may read may also enter, as git itself has it."""
+        return None if self.file is None else self.file | (self.file & 0o444) >> 2
+
+    def make(self, folder: Path) -> None:
+        """Makes the folder, and what is missing above it. Raises OSError."""
+        if self.folder is None:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            self.make(folder.parent)
+            folder.mkdir(exist_ok=True)
+            with suppress(PermissionError):  # another user was faster
+                folder.chmod(folder.stat().st_mode & stat.S_ISGID | self.folder)
+
+    def open(self, path: Path, flags: int) -> int:
+        """An open file, made where it is missing, in a folder of the kind. Raises OSError."""
+        self.make(path.parent)
+        fd = os.open(path, flags | os.O_CREAT, 0o666)
+        self.set(fd)
+        return fd
+
+    def set(self, fd: int) -> None:
+        """Gives an open file the mode; one of another user has it already, or a file system knows none."""
+        if self.file is not None:
+            with suppress(PermissionError):
+                os.fchmod(fd, self.file)
+
+    def replace(self, path: Path, text: str) -> None:
+        """Puts a file with this text in the place of what is at `path`, whole or not at all. Raises OSError."""
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        try:
+            with os.fdopen(self.open(temporary, os.O_WRONLY | os.O_TRUNC), "w") as file:
+                file.write(text)
+            temporary.replace(path)
+        except OSError:
+            with suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+UMASK: Final = Modes()
+"""For what nobody shares."""

@@ -1,0 +1,137 @@
+"""A repository that several users of a machine share (`core.sharedRepository`): each goes on where another was."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.cellar import Cellar
+from tests.e2e.dialogue import kill_all, wait_for
+from tests.machine import Home
+from tests.proxy import FaultProxy, Faults, Rule, Throttle
+from tests.servers import Server
+
+MIB = 1 << 20
+GROUP = 20009
+SLOW = Faults((Rule(Throttle(up=8 * MIB, down=8 * MIB)),))
+
+
+@pytest.fixture
+def hall() -> Iterator[Path]:
+    """A folder that all users can enter; pytest's own are root's alone."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can be several users")
+    with tempfile.TemporaryDirectory(prefix="lfs-agent-test-") as folder:
+        Path(folder).chmod(0o711)
+        yield Path(folder)
+
+
+UserOf = Callable[[str, int, str], Home]
+
+
+@pytest.fixture
+def user_of(hall: Path, any_server: Server) -> UserOf:
+    """Makes a user with a number of its own, of one group with all others, with the agent installed."""
+
+    def user_of(name: str, number: int, umask: str) -> Home:
+        home = Home(hall / name)
+        home.environ |= any_server.environ() | {"LFS_AGENT_PART_SIZE": "5MiB", "LFS_AGENT_STREAMS": "1"}
+        for folder in (home.folder, *home.folder.rglob("*")):
+            os.chown(folder, number, GROUP)
+        identity = [f"--reuid={number}", f"--regid={GROUP}", "--clear-groups"]
+        for rights in ([], ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]):
+            home.runs_as = ["setpriv", *identity, *rights, "sh", "-c", f'umask {umask} && exec "$@"', "sh"]
+            if home.run(sys.executable, "-c", "import lfs_agent", check=False).returncode == 0:
+                break  # else the Python of this test lies in a private folder: with the right to read all, not to write
+        else:
+            pytest.skip("setpriv can't make us another user here")
+        home.git("config", "--global", "safe.directory", "*")
+        home.install()
+        return home
+
+    return user_of
+
+
+def break_off(home: Home, repository: Path, *command: str, when: Callable[[], bool]) -> None:
+    """Runs git, and kills all that runs for the user when it is time."""
+    words = [*home.runs_as, "git", "-C", str(repository), *command]
+    process = subprocess.Popen(words, env=home.environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for(when, 30)
+    kill_all(home, signal.SIGKILL)
+    process.wait()
+
+
+def ended(proxy: FaultProxy, method: str) -> int:
+    return sum(seen.method == method and seen.ended is not None for seen in proxy.requests)
+
+
+@pytest.mark.parametrize("shared, umask", [("group", "077"), ("0664", "022")])
+def test_one_user_goes_on_where_another_was_killed(
+    cellar: Cellar, any_server: Server, hall: Path, user_of: UserOf, shared: str, umask: str
+) -> None:
+    vera, otto = user_of("vera", 20001, umask), user_of("otto", 20002, umask)
+    oid = cellar.add("weights.bin", 20 * MIB)
+    cellar.push()
+    origin, repository = hall / "origin.git", hall / "shared.git"
+    shutil.copytree(cellar.origin, origin)
+    hall.chmod(0o777)
+    vera.git("init", "-q", "--bare", f"--shared={shared}", repository)
+    vera.git("remote", "add", "origin", origin, cwd=repository)
+    vera.git("fetch", "-q", "origin", "main:main", cwd=repository)
+    stored = repository / "lfs" / "objects" / oid[:2] / oid[2:4] / oid
+
+    with FaultProxy(any_server.endpoint, SLOW) as proxy:
+        for home in (vera, otto):
+            home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        break_off(vera, repository, "lfs", "fetch", "origin", "main", when=lambda: ended(proxy, "GET") >= 2)
+        before = ended(proxy, "GET")
+        otto.git("lfs", "fetch", "origin", "main", cwd=repository)
+        assert ended(proxy, "GET") - before <= 3
+        assert sha256(stored.read_bytes()).hexdigest() == oid
+        assert stored.stat().st_mode & 0o060 == 0o060
+
+        any_server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(oid))
+        break_off(otto, repository, "lfs", "push", "--all", "origin", when=lambda: ended(proxy, "PUT") >= 2)
+        before = ended(proxy, "PUT")
+        vera.git("lfs", "push", "--all", "origin", cwd=repository)
+        assert ended(proxy, "PUT") - before <= 3
+    assert cellar.keys() == [cellar.key(oid)]
+    for home in (vera, otto):
+        assert "weights.bin" in home.git("lfs", "ls-files", "--all", cwd=repository).stdout
+        assert home.run("lfs-agent", "log", cwd=repository).stdout.count("1 object") == 1
+    ours = [repository / "lfs-agent", repository / "lfs" / "lfs-agent", repository / "lfs" / "incomplete" / "lfs-agent"]
+    for path in [path for folder in ours for path in (folder, *folder.rglob("*")) if path.suffix not in PRIVATE]:
+        wanted = 0o070 if path.is_dir() else 0o060
+        assert path.stat().st_mode & wanted == wanted, path
+        assert path.stat().st_gid == GROUP
+
+
+PRIVATE = (".stop", ".retries", ".login")
+"""Of the workers of one session: all of one user."""
+
+
+def test_who_may_only_read_a_clone_pushes_from_it_all_the_same(
+    cellar: Cellar, hall: Path, user_of: UserOf, any_server: Server
+) -> None:
+    vera, otto = user_of("vera", 20001, "022"), user_of("otto", 20002, "022")
+    oids = [cellar.write("weights.bin", 12 * MIB, 1), cellar.write("head.bin", 30_000, 2)]
+    cellar.commit("Fill the cellar")
+    cellar.push()
+    origin, repository = hall / "origin.git", hall / "clone.git"
+    shutil.copytree(cellar.origin, origin)
+    hall.chmod(0o777)
+    vera.git("clone", "-q", "--bare", origin, repository)
+    vera.git("lfs", "fetch", "origin", "main", cwd=repository)
+    for oid in oids:
+        any_server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(oid))
+    otto.git("lfs", "push", "--all", "origin", cwd=repository)
+
+    assert cellar.keys() == sorted(map(cellar.key, oids))
+    assert [path for path in repository.rglob("*") if path.stat().st_uid == 20002] == []
