@@ -211,8 +211,21 @@ class S3Store:
         return f"s3://{self._bucket}/{key}"
 
     def identity(self, key: str) -> str:
-        connection = self._connection
-        return f"{connection.endpoint or 'amazonaws.com'} {connection.profile} {self.address(key)}"
+        return f"{self._connection.endpoint or 'amazonaws.com'} {self._account} {self.address(key)}"
+
+    @property
+    def _account(self) -> str:
+        """As whom the store is used, the same after a login was renewed.
+
+        The account, where the login tells it; else a key that lasts stands for it; else, of keys that are renewed, the
+        profile.
+        """
+        login = self._login.known
+        if login is None:  # nothing is signed
+            return ""
+        account = login._asdict().get("account_id")  # which older ones of botocore don't know
+        lasting = login.access_key if not login.token else ""
+        return account or lasting or self._connection.profile
 
     def connect(self) -> None:
         if not self._settings.public:

@@ -7,15 +7,19 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
+from botocore.session import Session
 
+from lfs_agent.config import Settings
 from lfs_agent.errors import DamagedError, LocalError, MissingError, ObjectError, StoppedError
 from lfs_agent.modes import UMASK
 from lfs_agent.parts import MIB, Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
+from lfs_agent.store.s3 import Connection, S3Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import upload
@@ -192,6 +196,67 @@ def test_a_file_that_has_changed_since_sends_the_changed_parts_again_and_publish
         desk.up(place.store, oid)
 
     assert (place.objects(), place.unfinished(), desk.left()) == ({}, 0, [])
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "first", "AWS_SECRET_ACCESS_KEY": "secret"}
+OTHERS = {"AWS_ACCESS_KEY_ID": "second", "AWS_SECRET_ACCESS_KEY": "secret"}
+RENEWED = {**OTHERS, "AWS_SESSION_TOKEN": "renewed"}
+TEMPORARY = {**KEYS, "AWS_SESSION_TOKEN": "token"}
+WORK, WINE = {"AWS_PROFILE": "work"}, {"AWS_PROFILE": "wine"}
+ONE, TWO = {"AWS_ACCOUNT_ID": "111111111111"}, {"AWS_ACCOUNT_ID": "222222222222"}
+
+
+@pytest.mark.parametrize(
+    "before, after, goes_on",
+    [
+        pytest.param(KEYS, KEYS, True, id="the same keys"),
+        pytest.param(KEYS, OTHERS, False, id="other keys"),
+        pytest.param(TEMPORARY, RENEWED, True, id="renewed keys"),
+        pytest.param(TEMPORARY, OTHERS, False, id="keys of somebody's in place of renewed ones"),
+        pytest.param(WORK, WORK, True, id="the same profile"),
+        pytest.param(WORK, WINE, False, id="another profile"),
+        pytest.param(KEYS | ONE, OTHERS | ONE, True, id="other keys of the same account"),
+        pytest.param(TEMPORARY | ONE, RENEWED | ONE, True, id="renewed keys of the same account"),
+        pytest.param(TEMPORARY | ONE, RENEWED | TWO, False, id="another account"),
+    ],
+)
+def test_an_upload_is_taken_up_by_the_same_account_only(
+    bucket_of: BucketOf,
+    desk: Desk,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    before: dict[str, str],
+    after: dict[str, str],
+    goes_on: bool,
+) -> None:
+    """Over LocalStack, which takes any keys."""
+    place, oid = bucket_of("localstack"), desk.write(content(12 * MIB))
+    logins = tmp_path / "logins"
+    for profile in ("work", "wine"):
+        keys = "aws_access_key_id = again\naws_secret_access_key = secret\naws_session_token = token\n"
+        with logins.open("a") as file:
+            file.write(f"[{profile}]\n{keys}")
+
+    def store_of(environ: dict[str, str], *failures: BaseException | None) -> FlakyStore:
+        with monkeypatch.context() as env:
+            for name in KEYS | TEMPORARY | WORK | ONE:
+                env.delenv(name, raising=False)
+            for name, value in {**environ, "AWS_SHARED_CREDENTIALS_FILE": str(logins)}.items():
+                env.setenv(name, value)
+            session = Session()
+            to = Connection(session, place.server.endpoint, "us-east-1", True, session.profile or "", "", "")
+            store = S3Store(place.bucket, to, Settings())
+            store.connect()
+        return FlakyStore(store, failures)
+
+    with pytest.raises(StoppedError):
+        desk.up(store_of(before, None, None, None, StoppedError("killed")), oid)
+    again = store_of(after)
+
+    assert desk.up(again, oid).how == "uploaded"
+    assert ("resume" in again.calls, "begin" in again.calls) == (goes_on, not goes_on)
+    assert (place.objects(), place.unfinished()) == ({KEY: content(12 * MIB)}, 0 if goes_on else 1)
+    assert len(desk.left()) == (0 if goes_on else 1)  # whose it is goes on with it
 
 
 def test_an_upload_that_is_gone_meanwhile_is_begun_anew(place: Place, desk: Desk) -> None:

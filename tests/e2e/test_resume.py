@@ -1,12 +1,17 @@
 """A push or pull that was killed goes on where it was (T2, T3)."""
 
+import uuid
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from lfs_agent.parts import MIB
-from tests.cellar import Cellar
+from tests.cellar import Cellar, random_bytes
+from tests.conftest import ServerOf
 from tests.e2e.dialogue import kill_git
-from tests.proxy import FaultProxy, Faults, Rule, Throttle
+from tests.machine import Home
+from tests.proxy import SLOW_DOWN, FaultProxy, Faults, Rule, Throttle
 from tests.servers import Server
 
 SIZE = 96 * MIB
@@ -53,6 +58,41 @@ def test_a_killed_pull_asks_only_for_the_missing_bytes(any_server: Server, cella
     assert len(set(again) & had) <= 2  # arrived, and not noted yet: one for each stream
     assert (clone / "vit-l/1.0/weights.bin").read_bytes() == (cellar.work / "vit-l/1.0/weights.bin").read_bytes()
     assert _left(clone) == []
+
+
+RENEWED = {"AWS_SESSION_TOKEN": "renewed", "AWS_ACCOUNT_ID": "111111111111"}
+ANOTHER = {"AWS_SESSION_TOKEN": "another", "AWS_ACCOUNT_ID": "222222222222"}
+
+
+@pytest.mark.parametrize("after, goes_on", [(RENEWED, True), (ANOTHER, False)], ids=["renewed keys", "another account"])
+def test_an_upload_is_taken_up_by_the_same_account_only(
+    server_of: ServerOf, home: Home, tmp_path: Path, after: dict[str, str], goes_on: bool
+) -> None:
+    """Over LocalStack, which takes any keys. Who is the same is told by tests/contract/test_transfer.py."""
+    server = server_of("localstack")
+    bucket = f"by-account-{uuid.uuid4().hex[:12]}"
+    client = server.client()
+    client.create_bucket(Bucket=bucket)
+    home.environ |= server.environ() | {"LFS_AGENT_PART_SIZE": "5MiB"}
+    home.environ |= {"AWS_SESSION_TOKEN": "first", "AWS_ACCOUNT_ID": "111111111111"}
+    home.install()
+    cellar = Cellar(home, server, bucket, "cellar", tmp_path / "origin.git", tmp_path / "work")
+    cellar.build()
+    oid = cellar.add("weights.bin", 12 * MIB)
+    with FaultProxy(server.endpoint, Faults((Rule(SLOW_DOWN, "PUT", "partNumber=2"),))) as proxy:
+        home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        stopped = home.git("push", "origin", "HEAD", cwd=cellar.work, check=False, env={"LFS_AGENT_DEADLINE": "1"})
+        (first,) = client.list_multipart_uploads(Bucket=bucket)["Uploads"]
+        proxy.faults = Faults()
+        mark = server.mark()
+        home.git("push", "origin", "HEAD", cwd=cellar.work, env=after | {"AWS_ACCESS_KEY_ID": "other"})
+
+    assert stopped.returncode != 0
+    asked = Counter(request.operation for request in server.requests(mark) if request.bucket == bucket)
+    assert asked["CreateMultipartUpload"] == (0 if goes_on else 1)
+    assert client.get_object(Bucket=bucket, Key=cellar.key(oid))["Body"].read() == random_bytes(12 * MIB, 0)
+    left = client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    assert [upload["UploadId"] for upload in left] == ([] if goes_on else [first["UploadId"]])
 
 
 def _done(proxy: FaultProxy, method: str) -> int:
