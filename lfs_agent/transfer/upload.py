@@ -1,6 +1,7 @@
 """One object from a file to the store: hashed while it goes, and published only when the hash is its name."""
 
 import base64
+import errno
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -85,7 +86,8 @@ def _opened(path: Path, oid: Oid, size: int) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
-        raise LocalError(f"cannot read the local object {path}: {error.strerror}; try: git lfs fetch") from error
+        hint = _HINTS.get(error.errno or 0, "is its disk in order?")
+        raise LocalError(f"cannot read the local object {path}: {error.strerror}; {hint}") from error
     try:
         found = os.fstat(fd).st_size
         if found != size:
@@ -95,6 +97,12 @@ def _opened(path: Path, oid: Oid, size: int) -> Iterator[int]:
         os.close(fd)
 
 
+_HINTS: Final = {
+    errno.ENOENT: "try: git lfs fetch",
+    errno.EACCES: "does it belong to another user?",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
+    errno.ENFILE: "the machine has too many files open",
+}
 _MEND: Final = "it is damaged and was not stored; git lfs fsck moves it away, then fetch or add it again"
 
 

@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from lfs_agent.store import Body, ObjectStat
 from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import FileBody, upload
 from tests.contract.desk import KEY, Desk
-from tests.contract.stores import DictStore, DictUpload, FlakyStore, content, crc_of, retrying
+from tests.contract.stores import SMALL_PARTS, DictStore, DictUpload, FlakyStore, content, crc_of, oid_of, retrying
 
 DATA = content(3 * MIB)
 PART = Part(2, MIB, MIB + 5)
@@ -253,6 +254,44 @@ def test_no_part_is_begun_after_one_that_failed(desk: Desk) -> None:
     assert len([call for call in flaky.calls if call.startswith("part")]) <= 5
     assert flaky.calls[-1] == "abort"
     assert store.uploads == []
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """A user who may read no file of ours; root may read all."""
+    before = os.geteuid()
+    if before == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(before)
+
+
+def test_an_object_that_may_not_be_read_is_named(desk: Desk) -> None:
+    oid = desk.write(b"weights")
+    desk.path.chmod(0)
+    store = FlakyStore(DictStore(), [])
+
+    with (
+        nobody(),
+        pytest.raises(LocalError, match=r"object: Permission denied; does it belong to another user\?$"),
+    ):
+        upload(store, KEY, oid, desk.path, Meter(7, desk.stop), state=desk.state, limits=SMALL_PARTS, streams=2)
+
+    assert store.calls == []
+
+
+def test_an_object_that_is_not_there_is_named(desk: Desk) -> None:
+    with pytest.raises(LocalError, match=r"object: No such file or directory; try: git lfs fetch$"):
+        upload(
+            DictStore(),
+            KEY,
+            oid_of(b"weights"),
+            desk.path,
+            Meter(7, desk.stop),
+            state=desk.state,
+            limits=SMALL_PARTS,
+            streams=2,
+        )
 
 
 def test_an_upload_needs_no_room_on_the_disk(desk: Desk) -> None:
