@@ -286,7 +286,7 @@ class Repository:
         return done.stdout.decode(errors="surrogateescape").rstrip("\n")
 
     def pointers(self, revision: str, paths: Sequence[str] = ()) -> Iterator[tuple[Pointer, str]]:
-        """Every pointer in the tree of `revision`; of a range `A..B`, in every version in it. With each, its path.
+        """Every pointer, with its path, in the tree of `revision`; of a range `A..B`, or EVERYTHING, in every version.
 
         `paths` are pathspecs as git understands them in `cwd`; the paths that come back begin at the top. A range
         names each version once, by one of its paths.
@@ -294,7 +294,8 @@ class Repository:
         Raises UsageError for a revision that git does not know, and where `paths` match no file of it; LocalError
         where git can't read a blob.
         """
-        blobs = self._versions(revision, paths) if ".." in revision else self._files(revision, paths)
+        many = ".." in revision or revision == EVERYTHING
+        blobs = self._versions(revision, paths) if many else self._files(revision, paths)
         with closing(blobs), _CatFile(self.cwd, "--batch-check") as sizes, _CatFile(self.cwd, "--batch") as contents:
             while asked := list(islice(blobs, _ASKED_AT_ONCE)):
                 kinds = sizes.ask([name for name, _ in asked])
@@ -320,12 +321,16 @@ class Repository:
 
     def _versions(self, commits: str, paths: Sequence[str]) -> Generator[tuple[str, str], None, None]:
         """Name and path of every object that a range of commits has brought, merges included."""
-        words = ["rev-list", "--objects", "--full-history", "--end-of-options", commits, "--", *paths]
+        which = [commits] if commits == EVERYTHING else ["--end-of-options", commits]
+        words = ["rev-list", "--objects", "--full-history", *which, "--", *paths]
         for line in _stream(words, self.cwd, b"\n"):
             name, _, path = line.partition(" ")
             if path:
                 yield name, path
 
+
+EVERYTHING: Final = "--all"
+"""In place of a revision: the whole history of all refs."""
 
 _ASKED_AT_ONCE: Final = 60
 """Objects: their names fit into the smallest pipe there is (4 KiB), so that neither side ever waits for the other."""

@@ -273,6 +273,9 @@ class RetryingStore:
     def stat(self, key: str) -> ObjectStat | None:
         return self._patience.call("stat", lambda: self._store.stat(key))
 
+    def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        return self._patience.call("list", lambda: self._store.listed(prefix, after))
+
     def put(self, key: str, oid: Oid, body: Body) -> bool:
         return self._patience.call("put", lambda: self._store.put(key, oid, body))
 

@@ -2,13 +2,15 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from lfs_agent.errors import (
     AgentError,
+    ArchivedError,
     DamagedError,
     MissingError,
     ObjectError,
@@ -18,27 +20,29 @@ from lfs_agent.errors import (
 )
 from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid, Pointer
+from lfs_agent.selection import Wanted
 from lfs_agent.store import ObjectStat, Store
 
-Status = Literal["present", "missing", "damaged", "unknown"]
+Status = Literal["present", "missing", "damaged", "unproven", "archived", "unknown"]
+Depth = Literal["presence", "checksum", "deep"]
+"""What is asked: key and size; whether the store's own checksum says that it is the object; its content, hashed."""
+Proof = Literal["", "upload", "store", "read"]
+"""Who says that it is the object: nobody; its upload, which recorded the hash, while the store keeps a checksum of its
+own over the bytes; the store's own SHA-256; we, who read and hashed it."""
 
 NOT_ASKED: Final = "not asked: the cause is told once"
 _TRIES: Final = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """An object that the history names, and the paths where it does."""
-
-    pointer: Pointer
-    paths: Sequence[str]
+_WORTH_LISTING: Final = 64
+"""Objects: fewer are asked for one by one."""
+_OBJECTS_A_PAGE: Final = 10
+"""A page of a list may be asked for instead of so many objects."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What was found for one object. `reason` is "" where nothing is wrong.
 
-    `proven`: its SHA-256 was seen to be its name, by the store or by us. Not proven is not wrong.
+    Not proven is not wrong.
     """
 
     status: Status
@@ -47,7 +51,12 @@ class Finding:
     address: str
     reason: str
     paths: Sequence[str]
-    proven: bool = False
+    proof: Proof = ""
+
+    @property
+    def proven(self) -> bool:
+        """Whether its SHA-256 was seen to be its name, by the store or by us."""
+        return self.proof in ("store", "read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +65,14 @@ class Verdict:
 
     status: Status
     reason: str = ""
-    proven: bool = False
+    proof: Proof = ""
 
 
 class Judge:
     """Asks one store. Usable from several threads; after `cause` is set it asks nothing more.
 
-    `deep`: reads every object and hashes it. `on_read` is told of the bytes, from any thread.
+    `sample`: the objects that are read; None: all of them where `depth` is "deep". `on_read` is told of the bytes,
+    from any thread.
     """
 
     def __init__(
@@ -70,13 +80,16 @@ class Judge:
         store: Store,
         key: Callable[[Oid], str],
         *,
-        deep: bool = False,
+        depth: Depth = "presence",
+        sample: Set[Oid] | None = None,
         stop: threading.Event | None = None,
         on_read: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._store = store
         self._key = key
-        self._deep = deep
+        self._depth = depth
+        self._sample = sample
+        self._listed: dict[str, ObjectStat] = {}
         self._stop = stop or threading.Event()
         self._on_read = on_read
         self._alive = threading.Event()
@@ -86,25 +99,54 @@ class Judge:
         self.cause: AgentError | None = None
         """What ended the asking."""
 
-    def find(self, wanted: Iterable[Wanted], *, threads: int) -> Generator[Finding, None, None]:
+    def find(self, wanted: Sequence[Wanted], *, threads: int) -> Generator[Finding, None, None]:
         """A finding for each, in order, while the others are asked for.
 
         Raises UsageError where a setting makes asking impossible.
         """
         try:
             self._store.connect()
+            self._look_up(wanted, threads)
         except UsageError:
             raise
         except AgentError as error:
             self._end(error)
         return in_parallel(self.judge, wanted, threads=threads)
 
+    def _look_up(self, wanted: Sequence[Wanted], threads: int) -> None:
+        """Lists what is there, where that takes fewer requests; what is not in the list is asked for by itself."""
+        if self._depth != "presence" or len(wanted) < _WORTH_LISTING:
+            return
+        keys = {self._key(each.pointer.oid) for each in wanted}
+        least, most = self._key(Oid("0" * 64)), self._key(Oid("f" * 64))
+        digits = next(at for at, (one, other) in enumerate(zip(least, most, strict=True)) if one != other)
+        groups = Counter(key[: digits + 1] for key in keys)
+
+        def list_group(group: tuple[str, int]) -> list[ObjectStat]:
+            prefix, count = group
+            return [found for found in self._pages(prefix, max(1, count // _OBJECTS_A_PAGE)) if found.key in keys]
+
+        for found in in_parallel(list_group, groups.items(), threads=threads):
+            self._listed |= {each.key: each for each in found if not each.archived}
+
+    def _pages(self, prefix: str, pages: int) -> list[ObjectStat]:
+        found: list[ObjectStat] = []
+        after = ""
+        with suppress(ObjectError):  # not allowed, or of no use: each is asked for, and says what is wrong
+            for _ in range(pages):
+                page, after = self._store.listed(prefix, after)
+                self._alive.set()
+                found += page
+                if not after:
+                    break
+        return found
+
     def judge(self, wanted: Wanted) -> Finding:
         """What the store has of one object. What ends the asking is the reason of one finding, not of all."""
         pointer, key = wanted.pointer, self._key(wanted.pointer.oid)
         verdict = Verdict("unknown", self._why()) if self.cause else self._asked(key, pointer)
         address = self._store.address(key)
-        return Finding(verdict.status, pointer, key, address, verdict.reason, wanted.paths, verdict.proven)
+        return Finding(verdict.status, pointer, key, address, verdict.reason, wanted.paths, verdict.proof)
 
     def _asked(self, key: str, pointer: Pointer) -> Verdict:
         try:
@@ -113,6 +155,8 @@ class Judge:
             return Verdict("missing", "nobody has pushed it here, or it was deleted")
         except DamagedError as error:
             return Verdict("damaged", str(error))
+        except ArchivedError as error:
+            return Verdict("archived", str(error))
         except UsageError:
             raise
         except (SessionError, StoppedError) as error:
@@ -132,8 +176,8 @@ class Judge:
 
     def _judged(self, key: str, pointer: Pointer) -> Verdict:
         if pointer.size == 0:  # git-lfs neither sends nor fetches what is empty
-            return Verdict("present", proven=True)
-        found = self._store.stat(key)
+            return Verdict("present", proof="read")
+        found = self._listed.get(key) or self._store.stat(key)
         if found is None:
             self._check_alive(key)
             raise MissingError("nothing is there")
@@ -142,7 +186,14 @@ class Judge:
             return Verdict("damaged", f"it has {found.size} bytes, not {pointer.size}")
         if found.sha256 and not found.proves(pointer.oid):
             return Verdict("damaged", f"its SHA-256 is {found.sha256}, as the store itself says")
-        return self._read(key, pointer, found) if self._deep else Verdict("present", proven=found.proves(pointer.oid))
+        if found.archived:
+            return Verdict("archived", f"its storage class is {found.archived}: it has to be restored to be read")
+        if self._depth == "deep" and (self._sample is None or pointer.oid in self._sample):
+            return self._read(key, pointer, found)
+        proof = _proof(pointer, found)
+        if self._depth == "checksum" and not proof:
+            return Verdict("unproven", "the store has no checksum that says whether it is the object: see --deep")
+        return Verdict("present", proof=proof)
 
     def _check_alive(self, key: str) -> None:
         """Raises what is wrong with the whole store: a HEAD says 404 of key and bucket alike, a GET says which."""
@@ -156,7 +207,7 @@ class Judge:
         for _ in range(_TRIES):  # twice: it may have been damaged on the way only
             digest = self._hash(key, pointer.size, found.etag)
             if digest == pointer.oid:
-                return Verdict("present", proven=True)
+                return Verdict("present", proof="read")
         return Verdict("damaged", f"its SHA-256 is {digest}")
 
     def _hash(self, key: str, size: int, etag: str) -> str:
@@ -176,3 +227,10 @@ class Judge:
         if position != size:
             raise DamagedError(f"it ends at byte {position}, not {size}")
         return digest.hexdigest()
+
+
+def _proof(pointer: Pointer, found: ObjectStat) -> Proof:
+    """Who says, without a read, that it is the object."""
+    if found.proves(pointer.oid):
+        return "store"
+    return "upload" if found.crc32c and found.recorded == pointer.oid else ""

@@ -1,27 +1,33 @@
 """Proves that the store has what the pointers name.
 
-Looks at the pointers of HEAD, of each REV, or at those in every commit of a range A..B; PATH limits them, as git's
-pathspecs do. Needs no local objects, and no more than the right to read. An object is present where the store has its
-key, with its size; with --deep only where its content, read and hashed, is its name.
+Looks at the pointers of HEAD, of each REV, at those in every commit of a range A..B, or at each OID that some commit
+names; PATH limits them, as git's pathspecs do. Needs no local objects, and no more than the right to read. An object is
+present where the store has its key, with its size; with --checksum only where the store's own checksum says that it is
+the object, with --deep only where its content, read and hashed, is its name.
 """
 
 import argparse
 import json
+import math
+import random
+import re
 import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from xml.etree import ElementTree
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands.status import StatusLine
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
-from lfs_agent.pointer import Pointer
-from lfs_agent.verify import NOT_ASKED, Finding, Judge, Wanted
+from lfs_agent.pointer import Oid
+from lfs_agent.selection import Wanted, select
+from lfs_agent.verify import NOT_ASKED, Depth, Finding, Judge
 
 EXAMPLES = """\
 examples:
@@ -34,41 +40,68 @@ READ_THREADS = 4
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "lfs-agent verify [-h] [--remote NAME] [--deep] [--json] [REV | A..B]... [-- PATH...]"
-    parser.add_argument("revisions", nargs="*", metavar="REV | A..B", help="commits or ranges (default: HEAD)")
+    parser.usage = (
+        "lfs-agent verify [-h] [--remote NAME] [--checksum | --deep [--sample N%]] [--json] [--junit FILE]\n"
+        "                        [--all] [--stdin] [REV | A..B | OID]... [-- PATH...]"
+    )
+    parser.add_argument("revisions", nargs="*", metavar="REV | A..B | OID", help="what to look at (default: HEAD)")
+    parser.add_argument("--all", action="store_true", help="look at the whole history of all refs")
+    parser.add_argument("--stdin", action="store_true", help="read what to look at from standard input, too")
     parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
-    parser.add_argument("--deep", action="store_true", help="read every object, and hash it")
+    depth = parser.add_mutually_exclusive_group()
+    depth.add_argument("--checksum", action="store_true", help="demand a checksum that the store itself has computed")
+    depth.add_argument("--deep", action="store_true", help="read every object, and hash it")
+    parser.add_argument("--sample", metavar="N%", type=_percent, help="with --deep: read so many of them, at random")
     parser.add_argument("--json", action="store_true", help="print every finding as one JSON object on a line")
+    parser.add_argument("--junit", metavar="FILE", type=Path, help="write the findings as JUnit XML, too")
     parser.set_defaults(paths=[])
+
+
+def _percent(text: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?)%", text)
+    if not match or not 0 < float(match[1]) <= 100:
+        raise argparse.ArgumentTypeError(f"not a share such as 5%: {text!r}")
+    return float(match[1]) / 100
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     repo = Repository(Path.cwd())
     _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
-    revisions = arguments.revisions or ["HEAD"]
+    if arguments.sample and not arguments.deep:
+        raise UsageError("--sample is for --deep")
+    words = [*arguments.revisions, *(sys.stdin.read().split() if arguments.stdin else [])]
+    if not words and not arguments.all and not arguments.stdin:
+        words = ["HEAD"]
+    depth: Depth = "deep" if arguments.deep else "checksum" if arguments.checksum else "presence"
     threads = READ_THREADS if arguments.deep else STAT_THREADS
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)
-    wanted = collect(repo, revisions, arguments.paths)
-    told = " ".join(plain(revision) for revision in revisions)
+    wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
+    told = _spell_words([*(["all refs"] if arguments.all else []), *words])
     if not wanted:
         print(f"no LFS pointers in {told}: nothing to verify", file=sys.stderr if arguments.json else sys.stdout)
         return 0
     stop = threading.Event()
     store, _ = cellar.open(stop=stop, connections=threads)
     tally = Tally(len(wanted), visible=sys.stderr.isatty())
-    judge = Judge(store, cellar.key, deep=arguments.deep, stop=stop, on_read=tally.read)
+    sample = _sample(wanted, arguments.sample) if arguments.sample else None
+    judge = Judge(store, cellar.key, depth=depth, sample=sample, stop=stop, on_read=tally.read)
+    report = JUnit(f"lfs-agent verify {told}") if arguments.junit else None
     try:
         for finding in judge.find(wanted, threads=threads):
             tally.count(finding)
+            if report:
+                report.add(finding)
             if arguments.json:
                 tally.line.erase()
-                print(json.dumps(to_json(finding, deep=arguments.deep)))
+                print(json.dumps(to_json(finding, depth=depth)))
             elif finding.status != "present" and finding.reason != NOT_ASKED:
                 tally.line.erase()
                 print(spell_finding(finding))
     finally:
         stop.set()
         tally.line.erase()
+    if report:
+        report.write(arguments.junit)
     totals = f"{told} at {plain(cellar.target)}: {tally}"
     print(totals, file=sys.stderr if arguments.json else sys.stdout)
     if judge.cause and arguments.json:
@@ -89,16 +122,22 @@ def choose_remote(repo: Repository, named: str | None) -> str:
     return named
 
 
-def collect(repo: Repository, revisions: Sequence[str], paths: Sequence[str]) -> list[Wanted]:
-    """Each object that is named in one of `revisions`, once, with all of its paths there."""
-    found: dict[Pointer, dict[str, None]] = {}
-    for revision in revisions:
-        for pointer, path in repo.pointers(revision, paths):
-            found.setdefault(pointer, {})[path] = None
-    return [Wanted(pointer, list(paths)) for pointer, paths in found.items()]
+_TOLD: Final = 5
 
 
-def to_json(finding: Finding, *, deep: bool) -> dict[str, Any]:
+def _spell_words(words: Sequence[str]) -> str:
+    """What was asked for, as the totals say it; a long list is cut off."""
+    more = f" and {len(words) - _TOLD} more" if len(words) > _TOLD else ""
+    return " ".join(plain(word[:12] if len(word) == 64 else word) for word in words[:_TOLD]) + more
+
+
+def _sample(wanted: Sequence[Wanted], share: float) -> set[Oid]:
+    """That share of the objects, at least one, chosen anew each time."""
+    count = math.ceil(len(wanted) * share)
+    return {each.pointer.oid for each in random.sample(wanted, count)}
+
+
+def to_json(finding: Finding, *, depth: Depth) -> dict[str, Any]:
     """A finding as `--json` prints it."""
     return {
         "status": finding.status,
@@ -107,8 +146,9 @@ def to_json(finding: Finding, *, deep: bool) -> dict[str, Any]:
         "paths": list(finding.paths),
         "key": finding.key,
         "address": finding.address,
+        "proof": finding.proof,
         "proven": finding.proven,
-        "deep": deep,
+        "depth": depth,
         "reason": finding.reason,
     }
 
@@ -119,6 +159,35 @@ def spell_finding(finding: Finding) -> str:
     what = f"{finding.status:7}  {pointer.oid[:12]}  {spell_size(pointer.size):>10}  {spell_paths(finding.paths)}"
     reason = finding.reason if finding.address in finding.reason else f"{finding.address}: {finding.reason}"
     return f"{what}  {plain(reason)}"
+
+
+class JUnit:
+    """Findings as CI servers read them: a test case for each object, failed where it is missing or damaged."""
+
+    def __init__(self, name: str) -> None:
+        self._suite = ElementTree.Element("testsuite", name=name)
+        self._counts: Counter[str] = Counter()
+
+    def add(self, finding: Finding) -> None:
+        """One more."""
+        name = f"{spell_paths(finding.paths)} {finding.pointer.oid}"
+        case = ElementTree.SubElement(self._suite, "testcase", classname="lfs-agent.verify", name=name)
+        self._counts["tests"] += 1
+        if finding.status == "present":
+            return
+        kind = "failure" if finding.status in ("missing", "damaged") else "error"
+        self._counts[f"{kind}s"] += 1
+        said = ElementTree.SubElement(case, kind, type=finding.status, message=plain(finding.reason))
+        said.text = f"{plain(finding.address)}: {plain(finding.reason)}"
+
+    def write(self, path: Path) -> None:
+        """Into a file. Raises UsageError where it can't be written."""
+        for name in ("tests", "failures", "errors"):
+            self._suite.set(name, str(self._counts[name]))
+        try:
+            ElementTree.ElementTree(self._suite).write(path, encoding="utf-8", xml_declaration=True)
+        except OSError as error:
+            raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
 
 @dataclass
@@ -158,7 +227,8 @@ class Tally:
 
     def __str__(self) -> str:
         found = [f"{self.counts['present']:,} present ({self._proven:,} proven)"]
-        found += [f"{self.counts[name]:,} {name}" for name in ("missing", "damaged", "unknown") if self.counts[name]]
+        wrong = ("missing", "damaged", "unproven", "archived", "unknown")
+        found += [f"{self.counts[name]:,} {name}" for name in wrong if self.counts[name]]
         not_asked = f" ({self._not_asked:,} not asked: one cause stops them all)" if self._not_asked else ""
         return f"{spell_count(self.total, 'object')}, {spell_size(self._size)}: {', '.join(found)}{not_asked}"
 
@@ -167,4 +237,4 @@ class Tally:
         """The exit status."""
         if self.counts["missing"] or self.counts["damaged"]:
             return 1
-        return 3 if self.counts["unknown"] else 0
+        return 3 if self.counts["unproven"] or self.counts["archived"] or self.counts["unknown"] else 0

@@ -22,6 +22,8 @@ class ObjectStat:
     """The SHA-256 of the whole object in hex, where the store itself computed it; else ""."""
     crc32c: str = ""
     """The CRC-32C of the whole object in base64, where the store itself computed it; else ""."""
+    recorded: str = ""
+    """The SHA-256 in hex that whoever stored it wrote beside it; else ""."""
     archived: str = ""
     """Why the object can't be read now (its storage class); "" where it can."""
 
@@ -97,6 +99,12 @@ class Store(Protocol):
 
     def stat(self, key: str) -> ObjectStat | None:
         """What is at `key`; None where nothing is."""
+
+    def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        """A page of what is at keys that begin with `prefix`, and behind which key the next one begins; "" at the end.
+
+        Without checksums. Raises UnsupportedError where a list is no cheaper than `stat`.
+        """
 
     def put(self, key: str, oid: Oid, body: Body) -> bool:
         """Stores `body` at `key`, if its SHA-256 is `oid` and nothing is there; whether the store has proven that.

@@ -17,6 +17,7 @@ from lfs_agent.errors import (
     DiskError,
     MissingError,
     TransientError,
+    UnsupportedError,
 )
 from lfs_agent.parts import MIB, Part
 from lfs_agent.pointer import Oid, parse_oid
@@ -53,6 +54,9 @@ class FolderStore:
         except OSError as error:
             raise self._translated(error, key) from error
         return ObjectStat(key, found.st_size, _etag(found))
+
+    def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        raise UnsupportedError("in a folder each file is looked at")
 
     def put(self, key: str, oid: Oid, body: Body) -> bool:
         upload = self.begin(key, oid, len(body))

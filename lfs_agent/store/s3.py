@@ -386,6 +386,11 @@ class S3Store:
             raise
         return _stat(key, head, head["ContentLength"])
 
+    def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        page = self.ask("listing", "list_objects_v2", "", Prefix=prefix, StartAfter=after or None)
+        found = [_stat(each["Key"], each, each["Size"]) for each in page.get("Contents", [])]
+        return found, found[-1].key if found and page.get("IsTruncated") else ""
+
     def _hear_reason(self, key: str) -> None:
         """Raises the reason of a refusal, which an answer to HEAD has no room for: wrong keys, an expired login …
 
@@ -720,5 +725,6 @@ def _stat(key: str, got: Mapping[str, Any], size: int) -> ObjectStat:
         etag=got.get("ETag", ""),
         sha256=base64.b64decode(sha256).hex() if sha256 and "-" not in sha256 else "",
         crc32c=crc32c if whole and "-" not in crc32c else "",
+        recorded=got.get("Metadata", {}).get("sha256", ""),
         archived=archived if archived in _ARCHIVES and not restored else "",
     )

@@ -71,6 +71,7 @@ _CORRUPTED: Final = frozenset({
 _NAMED_ACTION: Final = re.compile(r"is not authorized to perform: ([a-z0-9-]{2,30}:[A-Za-z]{2,60})\b")
 _RIGHTS: Final = {
     "reading": "s3:GetObject is needed (and kms:Decrypt where the bucket uses KMS)",
+    "listing": "s3:ListBucket is needed",
     "listing the unfinished uploads of": "s3:ListBucketMultipartUploads is needed",
     "listing the parts of": "s3:ListMultipartUploadParts is needed",
     "giving up": "s3:AbortMultipartUpload is needed",

@@ -121,6 +121,12 @@ class DictStore:
             return None
         return ObjectStat(key, len(data), etag=oid_of(data), sha256=oid_of(data), crc32c=crc_of(data))
 
+    def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        self.connect()
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        page = [ObjectStat(key, len(self.objects[key])) for key in keys[:3]]
+        return page, page[-1].key if len(keys) > 3 else ""
+
     def put(self, key: str, oid: Oid, body: Body) -> bool:
         data = self._received(body)
         if oid_of(data) != oid:
@@ -223,6 +229,10 @@ class FlakyStore:
     def stat(self, key: str) -> ObjectStat | None:
         self._next("stat")
         return self._store.stat(key)
+
+    def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        self._next("list")
+        return self._store.listed(prefix, after)
 
     def put(self, key: str, oid: Oid, body: Body) -> bool:
         self._next("put")

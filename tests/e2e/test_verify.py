@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -26,8 +28,9 @@ SCHEMA = {
     "paths": list,
     "key": str,
     "address": str,
+    "proof": str,
     "proven": bool,
-    "deep": bool,
+    "depth": str,
     "reason": str,
 }
 
@@ -361,3 +364,133 @@ class Folder:
         self.path(oid).parent.mkdir(parents=True)
         self.path(oid).write_bytes(content)
         return self.path(oid)
+
+
+def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    return {oid: finding["status"] for oid, finding in findings(done).items()}
+
+
+def test_all_refs_are_all_versions_of_all_branches(cellar: Cellar, clone: Clone) -> None:
+    first = cellar.add("model.pt", SIZE, seed=1)
+    second = cellar.add("model.pt", SIZE, seed=2)
+    cellar.git("switch", "-q", "-c", "topic")
+    third = cellar.add("other.pt", SIZE, seed=3)
+    cellar.push("--all", "origin")
+    home, work = clone()
+
+    assert statuses(verify(home, work, "--json")).keys() == {second}  # the default branch alone
+    assert statuses(verify(home, work, "--json", "--all")).keys() == {first, second, third}
+    assert statuses(verify(home, work, "--json", "--all", "--", "other.pt")).keys() == {third}
+    assert verify(home, work, "--all").stdout.startswith(f"all refs at {cellar.url}: 3 objects")
+
+
+def test_an_object_can_be_named_by_its_oid_and_by_standard_input(cellar: Cellar, clone: Clone) -> None:
+    first = cellar.add("model.pt", SIZE, seed=1)
+    cellar.add("model.pt", SIZE, seed=2)
+    third = cellar.add("other.pt", SIZE, seed=3)
+    cellar.push()
+    home, work = clone()
+
+    assert statuses(verify(home, work, "--json", first)).keys() == {first}
+    words = f"{first}\nsha256:{third}\n"
+    done = home.run("lfs-agent", "verify", "--stdin", "--json", cwd=work, stdin=words)
+    assert statuses(done).keys() == {first, third}
+    nothing = home.run("lfs-agent", "verify", "--stdin", cwd=work, stdin="")
+    assert nothing.stdout.startswith("no LFS pointers")
+    unknown = verify(home, work, "0" * 64)
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert f"no commit of this clone names the object {'0' * 64}" in unknown.stderr
+
+
+@pytest.mark.parametrize("server", ["localstack", "versitygw", "ceph"], indirect=True)
+def test_a_checksum_is_demanded_of_the_store_and_said_as_what_it_is(
+    server: Server, cellar: Cellar, clone: Clone
+) -> None:
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    small, large = cellar.add("small.pt", SIZE, seed=1), cellar.add("large.pt", 12 << 20, seed=2)
+    foreign = cellar.add("foreign.pt", SIZE, seed=3)
+    server.client().put_object(
+        Bucket=cellar.bucket, Key=cellar.key(foreign), Body=cellar.local_object(foreign).read_bytes()
+    )
+    cellar.push()
+    home, work = clone()
+    before = server.mark()
+
+    done = verify(home, work, "--json", "--checksum")
+
+    found = findings(done)
+    proofs = {oid: (found[oid]["status"], found[oid]["proof"]) for oid in (small, large, foreign)}
+    nothing = ("unproven", "")
+    if "checksums" in server.supports:
+        assert proofs == {small: ("present", "store"), large: ("present", "upload"), foreign: nothing}
+    else:
+        assert proofs == dict.fromkeys((small, large, foreign), nothing)
+    assert done.returncode == 3
+    assert found[foreign]["reason"].endswith("see --deep")
+    assert {request.operation for request in server.requests(before)} == {"HeadObject"}
+
+
+def test_a_sample_is_read_and_the_rest_is_looked_at(cellar: Cellar, clone: Clone) -> None:
+    for number in range(20):
+        cellar.write(f"{number}.pt", 1000, seed=number)
+    cellar.commit("Fill the cellar")
+    cellar.push()
+    home, work = clone()
+
+    done = verify(home, work, "--json", "--deep", "--sample", "20%")
+
+    assert done.returncode == 0
+    assert [finding["proof"] for finding in findings(done).values()].count("read") == 4
+    refused = verify(home, work, "--sample", "20%")
+    assert (refused.returncode, "--sample is for --deep" in refused.stderr) == (2, True)
+
+
+def test_findings_are_written_as_junit_xml(cellar: Cellar, clone: Clone, tmp_path: Path) -> None:
+    good, gone = cellar.add("good.pt", SIZE, seed=1), cellar.add("gone.pt", SIZE, seed=2)
+    cellar.push()
+    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(gone))
+    home, work = clone()
+
+    assert verify(home, work, "--junit", str(tmp_path / "report.xml")).returncode == 1
+
+    suite = ElementTree.parse(tmp_path / "report.xml").getroot()
+    assert (suite.tag, suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("testsuite", "2", "1", "0")
+    cases = {case.get("name"): [child.tag for child in case] for case in suite}
+    assert cases == {f"good.pt {good}": [], f"gone.pt {gone}": ["failure"]}
+    nowhere = verify(home, work, "--junit", str(tmp_path / "no" / "report.xml"))
+    assert nowhere.returncode == 2
+    assert "cannot write" in nowhere.stderr
+
+
+def test_many_objects_are_listed_and_what_the_list_lacks_is_asked_for(cellar: Cellar, clone: Clone) -> None:
+    oids = [cellar.write(f"{number}.pt", 500, seed=number) for number in range(300)]
+    cellar.commit("Fill the cellar")
+    cellar.push()
+    s3 = cellar.server.client()
+    s3.delete_object(Bucket=cellar.bucket, Key=cellar.key(oids[7]))
+    s3.put_object(Bucket=cellar.bucket, Key=cellar.key(oids[8]), Body=b"short")
+    home, work = clone()
+    before = cellar.server.mark()
+
+    done = verify(home, work, "--json")
+
+    assert done.returncode == 1
+    wrong = {oid: status for oid, status in statuses(done).items() if status != "present"}
+    assert wrong == {oids[7]: "missing", oids[8]: "damaged"}
+    asked = Counter(request.operation for request in cellar.server.requests(before))
+    assert asked["HeadObject"] == 1
+    assert asked["ListObjectsV2"] <= 16
+
+
+@pytest.mark.parametrize("server", ["localstack"], indirect=True)
+def test_an_archived_object_is_a_finding_of_its_own(server: Server, cellar: Cellar, clone: Clone) -> None:
+    oid = cellar.add("model.pt", SIZE)
+    content = cellar.local_object(oid).read_bytes()
+    server.client().put_object(Bucket=cellar.bucket, Key=cellar.key(oid), Body=content, StorageClass="DEEP_ARCHIVE")
+    cellar.push()
+    home, work = clone()
+
+    for how in ([], ["--checksum"], ["--deep"]):
+        done = verify(home, work, "--json", *how)
+        assert (done.returncode, statuses(done)) == (3, {oid: "archived"})
+        assert "DEEP_ARCHIVE" in findings(done)[oid]["reason"]

@@ -55,7 +55,7 @@ def _events(tree: ast.Module) -> Iterator[str]:
 
 def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
     pointer = Pointer(parse_oid("0" * 64), 1)
-    finding = verify.to_json(Finding("present", pointer, "", "", "", []), deep=False)
+    finding = verify.to_json(Finding("present", pointer, "", "", "", []), depth="presence")
     summary = log.Summary("", failures={"": log.Failure("", 0, 0, "", "")})
     session = log.to_json(summary, {})
     tables = (DOCS / "reference" / "json.md").read_text().split("\n## ")[1:]

@@ -19,9 +19,11 @@ from lfs_agent.errors import (
     ObjectError,
     UsageError,
 )
+from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid, Pointer
+from lfs_agent.selection import Wanted
 from lfs_agent.store import Body, MultipartUpload, ObjectStat, Store, StoredPart, Write
-from lfs_agent.verify import NOT_ASKED, Finding, Judge, Wanted
+from lfs_agent.verify import NOT_ASKED, Depth, Finding, Judge
 
 
 @dataclass
@@ -35,6 +37,7 @@ class DictStore:
     block: int = 4
     stats: list[str] = field(default_factory=list)
     reads: list[str] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)
 
     def address(self, key: str) -> str:
         return f"dict://{key}"
@@ -57,6 +60,13 @@ class DictStore:
     def _fail(self, key: str) -> None:
         if key in self.failures:
             raise self.failures[key]
+
+    def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        self.lists.append(prefix)
+        self._fail("list")
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        page = [ObjectStat(key, len(self.objects[key])) for key in keys[:20]]
+        return page, page[-1].key if len(keys) > 20 else ""
 
     def put(self, key: str, oid: Oid, body: Body) -> bool:
         raise AssertionError("verify only reads")
@@ -87,12 +97,12 @@ def wanted(*contents: bytes) -> list[Wanted]:
     return [Wanted(Pointer(oid_of(content), len(content)), [f"{number}.pt"]) for number, content in enumerate(contents)]
 
 
-def find(store: Store, objects: Sequence[Wanted], *, deep: bool = False, threads: int = 3) -> list[Finding]:
-    return list(Judge(store, lambda oid: oid, deep=deep).find(objects, threads=threads))
+def find(store: Store, objects: Sequence[Wanted], *, depth: Depth = "presence", threads: int = 3) -> list[Finding]:
+    return list(Judge(store, lambda oid: oid, depth=depth).find(objects, threads=threads))
 
 
-def one(store: Store, content: bytes, *, deep: bool = False) -> Finding:
-    (finding,) = find(store, wanted(content), deep=deep)
+def one(store: Store, content: bytes, *, depth: Depth = "presence") -> Finding:
+    (finding,) = find(store, wanted(content), depth=depth)
     return finding
 
 
@@ -115,13 +125,13 @@ def test_another_size_is_damage() -> None:
 def test_other_bytes_of_the_same_size_are_damage_only_when_read() -> None:
     store = DictStore({oid_of(b"weights"): b"weighty"})
     assert one(store, b"weights").status == "present"
-    finding = one(store, b"weights", deep=True)
+    finding = one(store, b"weights", depth="deep")
     assert (finding.status, finding.proven) == ("damaged", False)
     assert finding.reason == "its SHA-256 is 0775d5adecb9bf7f822f6de96c47eca3ecb0b5b8f20e9e1e3fb9631973683cec"
 
 
 def test_what_was_read_and_hashed_is_proven() -> None:
-    finding = one(DictStore({oid_of(b"weights"): b"weights"}), b"weights", deep=True)
+    finding = one(DictStore({oid_of(b"weights"): b"weights"}), b"weights", depth="deep")
     assert (finding.status, finding.proven) == ("present", True)
 
 
@@ -142,7 +152,7 @@ def test_a_read_that_was_damaged_on_its_way_is_made_again() -> None:
                 return self._stat(key, b"weighty")
             return super().fetch(key, start, stop, write, etag)
 
-    assert one(Flaky({oid_of(b"weights"): b"weights"}), b"weights", deep=True).status == "present"
+    assert one(Flaky({oid_of(b"weights"): b"weights"}), b"weights", depth="deep").status == "present"
 
 
 def test_an_object_that_ends_too_soon_while_it_is_read_is_damaged() -> None:
@@ -150,7 +160,7 @@ def test_an_object_that_ends_too_soon_while_it_is_read_is_damaged() -> None:
         def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
             return super().fetch(key, start, 4, write, etag)
 
-    finding = one(Short({oid_of(b"weights"): b"weights"}), b"weights", deep=True)
+    finding = one(Short({oid_of(b"weights"): b"weights"}), b"weights", depth="deep")
     assert (finding.status, finding.reason) == ("damaged", "it ends at byte 4, not 7")
 
 
@@ -165,14 +175,14 @@ def test_an_archived_object_is_there_but_cannot_be_read() -> None:
     oid = oid_of(b"weights")
     store = DictStore({oid: b"weights"}, {f"read {oid}": ArchivedError("restore it first")})
     assert one(store, b"weights").status == "present"
-    finding = one(store, b"weights", deep=True)
-    assert (finding.status, finding.reason) == ("unknown", "restore it first")
+    finding = one(store, b"weights", depth="deep")
+    assert (finding.status, finding.reason) == ("archived", "restore it first")
 
 
 def test_an_object_that_is_gone_between_question_and_read_is_missing() -> None:
     oid = oid_of(b"weights")
     store = DictStore({oid: b"weights"}, {f"read {oid}": MissingError("404")})
-    assert one(store, b"weights", deep=True).status == "missing"
+    assert one(store, b"weights", depth="deep").status == "missing"
 
 
 def test_one_object_that_cannot_be_asked_does_not_stop_the_others() -> None:
@@ -209,7 +219,7 @@ def test_a_bucket_that_is_gone_is_not_a_bucket_without_objects() -> None:
 
 def test_the_bucket_is_asked_for_once_however_much_is_missing() -> None:
     store = DictStore()
-    findings = find(store, wanted(*(b"weights %d" % number for number in range(100))), threads=1)
+    findings = find(store, wanted(*(b"weights %d" % number for number in range(50))), threads=1)
     assert {finding.status for finding in findings} == {"missing"}
     assert len(store.reads) == 1
 
@@ -234,9 +244,62 @@ def test_objects_are_taken_no_faster_than_they_are_judged() -> None:
             taken.append(number)
             yield item
 
-    findings = Judge(DictStore(), lambda oid: oid).find(source(), threads=1)
+    judge = Judge(DictStore(), lambda oid: oid)
+    findings = in_parallel(judge.judge, source(), threads=1)
     next(findings)
     assert len(taken) <= 64
+
+
+def many(count: int) -> tuple[DictStore, list[Wanted]]:
+    contents = [b"weights %d" % number for number in range(count)]
+    return DictStore({oid_of(content): content for content in contents}), wanted(*contents)
+
+
+def test_many_are_listed_and_only_what_the_list_lacks_is_asked_for() -> None:
+    store, objects = many(600)
+    gone, cut = objects[5].pointer.oid, objects[6].pointer.oid
+    del store.objects[gone]
+    store.objects[cut] = b"cut"
+
+    found = {finding.pointer.oid: finding.status for finding in find(store, objects)}
+
+    assert {oid: status for oid, status in found.items() if status != "present"} == {gone: "missing", cut: "damaged"}
+    assert store.stats == [gone]
+    assert len(set(store.lists)) == 16
+
+
+def test_few_are_asked_for_one_by_one() -> None:
+    store, objects = many(20)
+    assert {finding.status for finding in find(store, objects)} == {"present"}
+    assert (len(store.stats), store.lists) == (20, [])
+
+
+@pytest.mark.parametrize("depth", ["checksum", "deep"])
+def test_a_list_proves_nothing(depth: Depth) -> None:
+    store, objects = many(100)
+    find(store, objects, depth=depth)
+    assert store.lists == []
+
+
+def test_who_may_not_list_asks_one_by_one() -> None:
+    store, objects = many(100)
+    store.failures["list"] = DeniedError("403: s3:ListBucket is needed")
+    assert {finding.status for finding in find(store, objects)} == {"present"}
+
+
+def test_what_ends_all_ends_the_list_too() -> None:
+    store, objects = many(100)
+    store.failures["list"] = CredentialsError("expired")
+    findings = find(store, objects)
+    assert [finding.reason for finding in findings].count("expired") == 1
+    assert store.stats == []
+
+
+def test_a_checksum_is_the_stores_own_or_its_uploads_or_nothing() -> None:
+    store = DictStore({oid_of(b"weights"): b"weights"})
+    assert (one(store, b"weights", depth="checksum").status, one(store, b"weights").status) == ("unproven", "present")
+    store.attested = True
+    assert one(store, b"weights", depth="checksum").proof == "store"
 
 
 def test_who_stops_listening_stops_the_asking() -> None:
@@ -266,6 +329,6 @@ def test_findings_are_right_and_in_order(entries: list[tuple[bytes, str]], threa
             store.objects[oid_of(content)] = {"kept": content, "cut": content[:-1], "flipped": flipped}[fate]
     contents = [content for content, _ in entries]
     told = {"kept": "present", "gone": "missing", "cut": "damaged", "flipped": "damaged"}
-    findings = find(store, wanted(*contents), deep=True, threads=threads)
+    findings = find(store, wanted(*contents), depth="deep", threads=threads)
     assert [finding.status for finding in findings] == [told[fate] for _, fate in entries]
     assert [finding.pointer.oid for finding in findings] == [oid_of(content) for content in contents]
