@@ -39,6 +39,10 @@ class Place(ABC):
         """Writes behind the store's back."""
 
     @abstractmethod
+    def remove(self, key: str) -> None:
+        """Deletes behind the store's back."""
+
+    @abstractmethod
     def unfinished(self) -> int:
         """How many objects are on their way."""
 
@@ -59,6 +63,9 @@ class InDict(Place):
 
     def replace(self, key: str, data: bytes) -> None:
         self._store.objects[key] = data
+
+    def remove(self, key: str) -> None:
+        del self._store.objects[key]
 
     def unfinished(self) -> int:
         return len(self._store.uploads)
@@ -85,6 +92,9 @@ class InFolder(Place):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         path.write_bytes(data)
+
+    def remove(self, key: str) -> None:
+        (self.root / key).unlink()
 
     def unfinished(self) -> int:
         return len(list(self._files())) - len(self.objects())
@@ -121,6 +131,9 @@ class InBucket(Place):
 
     def replace(self, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=self.bucket, Key=key, Body=data)
+
+    def remove(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.bucket, Key=key)
 
     def unfinished(self) -> int:
         return len(self._uploads())
