@@ -216,7 +216,7 @@ class Worker:
         result = moving.result()
         self._count(request, result, meter, time.monotonic() - started)
         if isinstance(result, Path):
-            return protocol.downloaded(request.oid, str(result))
+            return protocol.downloaded(request.oid, _spelled(result))
         with suppress(OSError):  # a folder that can't be written: the next push asks no question, or one too many
             ready.cellar.remember_push()
         return protocol.uploaded(request.oid)
@@ -362,6 +362,18 @@ class Worker:
         sweep_stale(self._folders.incomplete)
         opened.info("started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers)
         return opened
+
+
+def _spelled(path: Path) -> str:
+    """The path in UTF-8, as git-lfs needs it: where it can't be, from the folder that git-lfs started us in.
+
+    Raises LocalError where neither can.
+    """
+    for spelled in (str(path), os.path.relpath(path)):
+        with suppress(UnicodeEncodeError):
+            spelled.encode()
+            return spelled
+    raise LocalError(f"git-lfs cannot spell {path.parent}, which is not UTF-8: let lfs.storage name another folder")
 
 
 def _unexpected(error: BaseException) -> ObjectError:
