@@ -101,7 +101,8 @@ def serve(
         init = protocol.parse_request(first)
         state = protocol.advance("new", init)
     except ProtocolError as error:
-        write(protocol.init_refused(error))
+        if not init_answered:  # a second answer would be taken for that of the first object
+            write(protocol.init_refused(error))
         return
     if not isinstance(init, Init):
         return
@@ -113,7 +114,9 @@ def serve(
             state = protocol.advance(state, request)
         except ProtocolError as error:
             worker.note_unknown(error)
-            continue
+            if not isinstance(request, Upload | Download):
+                continue
+            request = Unusable(request.oid, str(error))  # who asks for an object waits for an answer
         if isinstance(request, Terminate):
             break
         assert isinstance(request, Upload | Download | Unusable)

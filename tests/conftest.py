@@ -15,6 +15,7 @@ from tests.servers.server import program
 
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.register_profile("long", deadline=None, max_examples=10_000)
 
 
 def in_ci() -> bool:
