@@ -78,6 +78,13 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Desk:
 # What may be said
 
 
+class Line(bytes):
+    """A line; a long one is shown by its ends."""
+
+    def __repr__(self) -> str:
+        return super().__repr__() if len(self) < 1000 else f"{self[:200]!r} … {self[-200:]!r}"
+
+
 def line(message: object) -> bytes:
     return json.dumps(message, separators=(",", ":")).encode() + b"\n"
 
@@ -122,7 +129,9 @@ good = st.sampled_from(
         {"event": "download", "oid": DAMAGED, "size": 7, "action": None},
     ]
 )
-others = st.sampled_from([{"event": "terminate"}, {"event": "verify"}, {"event": None}, {}, [], None, "init", 1e308])
+others: st.SearchStrategy[object] = st.sampled_from(
+    [{"event": "terminate"}, {"event": "verify"}, {"event": None}, {}, [], None, "init", 1e308]
+)
 messages = st.one_of(inits, usual_inits, transfers, good, others)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -167,8 +176,8 @@ noise = st.one_of(
     ),
     json_values.map(line),
 )
-openings = st.one_of(usual_inits.map(line), usual_inits.map(line), inits.map(line), spoiled, noise)
-lines = st.one_of(good.map(line), messages.map(line), spoiled, noise)
+openings = st.one_of(usual_inits.map(line), usual_inits.map(line), inits.map(line), spoiled, noise).map(Line)
+lines = st.one_of(good.map(line), messages.map(line), spoiled, noise).map(Line)
 
 
 # What is answered
@@ -244,6 +253,10 @@ def speak(desk: Desk, said: Sequence[bytes], *, wait: bool) -> Heard:
         with suppress(BrokenPipeError):
             stdin.close()
 
+    def say_all() -> None:
+        say(b"".join(said))
+        hang_up()
+
     def hear() -> bytes:
         heard.append(stdout.readline())
         return heard[-1]
@@ -261,7 +274,7 @@ def speak(desk: Desk, said: Sequence[bytes], *, wait: bool) -> Heard:
                     answered += understood(answer).get("event") == "complete"
             hang_up()
         else:
-            threading.Thread(target=lambda: (say(b"".join(said)), hang_up()), daemon=True).start()
+            threading.Thread(target=say_all, daemon=True).start()
         heard += stdout.readlines()
         status = process.wait()
     finally:
@@ -311,9 +324,9 @@ def check(desk: Desk, said: Sequence[bytes], *, wait: bool) -> None:
 
 @settings(max_examples=max(1, settings().max_examples * 3 // 5), suppress_health_check=list(HealthCheck))
 @given(opening=openings, rest=st.lists(lines, max_size=8), wait=st.booleans())
-@example(opening=b'{"event":"init","operation":"upload"}\n', rest=[b"[" * 100_000 + b"\n"], wait=True)
-@example(opening=b'{"event":"init","operation":"upload","remote":\xff}\n', rest=[line({"event": "upload"})], wait=True)
-def test_any_conversation_is_taken(desk: Desk, opening: bytes, rest: list[bytes], wait: bool) -> None:
+@example(Line(b'{"event":"init","operation":"upload"}\n'), [Line(b"[" * 100_000 + b"\n")], True)
+@example(Line(b'{"event":"init","operation":"upload","remote":\xff}\n'), [Line(b'{"event":"upload"}\n')], True)
+def test_any_conversation_is_taken(desk: Desk, opening: Line, rest: list[Line], wait: bool) -> None:
     said = b"".join([opening, *rest])
     for name, oid in (("local", LOCAL), ("harmed", HARMED)):
         said = said.replace(b'"path":"%b"' % name.encode(), b'"path":"%b"' % bytes(desk.local(oid)))
