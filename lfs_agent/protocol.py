@@ -120,6 +120,7 @@ def _transfer(event: Operation, message: dict[str, Any]) -> Request:
             return Download(oid, size)
         if not isinstance(path, str) or not path or "\0" in path:
             raise ValueError("an upload without a file")
+        path.encode(errors="surrogateescape")  # ValueError: half a character is in the name of no file
         return Upload(oid, size, path)
     except ValueError as error:
         return Unusable(str(message.get("oid")), str(error))

@@ -27,7 +27,7 @@ DAMAGED = "d" * 64
 HARMED = "e" * 64
 MISSING = "0" * 64
 STORE = {STORED: b"stored", DAMAGED: b"damaged"}
-PATIENCE_S = 60.0
+PATIENCE_S = 8.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def nested(depth: int, *, lists: bool = True) -> bytes:
     return b"[" * depth + b"]" * depth if lists else b'{"a":' * depth + b"1" + b"}" * depth
 
 
-DEPTHS = [10, 300, 480, 900, 950, 970, 980, 990, 1000, 100_000]
+DEPTHS = [10, 300, 700, 2_000, 100_000]
 ODD_NUMBERS = [b"1e400", b"-1e400", b"NaN", b"Infinity", b"-1", b"0", b"7.0", b"1" + b"0" * 300, b"9" * 5000]
 oids = st.sampled_from(
     [LOCAL, STORED, DAMAGED, HARMED, MISSING, LOCAL.upper(), "../" * 20 + "etc", "", "\ud800", "a\0b", "ü" * 64]

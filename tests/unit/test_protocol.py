@@ -115,7 +115,7 @@ def test_what_cannot_be_tried_is_still_answered(message: dict[str, Any]) -> None
     assert request.oid == str(message["oid"])
 
 
-@pytest.mark.parametrize("path", [None, "", 7, "a\0b"])
+@pytest.mark.parametrize("path", [None, "", 7, "a\0b", "/\ud800"])
 def test_an_upload_without_a_file_cannot_be_tried(path: object) -> None:
     assert isinstance(parse_request(line(event="upload", oid=OID, size=7, path=path)), Unusable)
 
