@@ -5,7 +5,7 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,8 @@ from lfs_agent.session import Handover
 from lfs_agent.store import Body, ObjectStat, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
 from lfs_agent.store.login import Login
-from lfs_agent.store.s3errors import Context, named_action, refuses_keys, translate, translate_login
+from lfs_agent.store.s3errors import Context, named_action, nonsense, refuses_keys, translate, translate_login
+from lfs_agent.store.s3http import BoundedSession
 
 T = TypeVar("T")
 
@@ -276,7 +277,7 @@ class S3Store:
             **({"signature_version": UNSIGNED} if settings.public else {}),
         )
         try:
-            client = connection.session.create_client(
+            client: Any = connection.session.create_client(
                 "s3",
                 region_name=connection.region,
                 endpoint_url=connection.endpoint or None,
@@ -285,6 +286,7 @@ class S3Store:
             )
         except (BotoCoreError, ValueError) as error:
             raise translate(error, self._context("")) from error
+        client._endpoint.http_session = BoundedSession(client._endpoint.http_session)  # there is no other way in
         events = client.meta.events
         events.register_last("before-call.s3.PutObject", _without_expect)
         events.register_first("choose-signer.s3.PutObject", _choose_signer)
@@ -340,8 +342,21 @@ class S3Store:
             if signed and refuses_keys(error) and self._renewed(signed, key):
                 raise TransientError(str(told), heard=True) from error
             raise told from error
+        except (LookupError, ValueError) as error:  # a number that is none, a date …
+            raise nonsense(error, self._context(key, doing)) from error
         self._login.accepted()
         return answer
+
+    @contextmanager
+    def understanding(self, key: str, doing: str) -> Iterator[None]:
+        """Takes an answer apart.
+
+        Raises TransientError where it is not one.
+        """
+        try:
+            yield
+        except (LookupError, ValueError) as error:
+            raise nonsense(error, self._context(key, doing)) from error
 
     def _renewed(self, refused: ReadOnlyCredentials, key: str) -> bool:
         """Whether the chain had others to give than the refused ones, which have served so far."""
@@ -384,7 +399,8 @@ class S3Store:
         except ObjectError:
             self._hear_reason(key)
             raise
-        return _stat(key, head, head["ContentLength"])
+        with self.understanding(key, "looking at"):
+            return _stat(key, head, head["ContentLength"])
 
     def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
         page = self.ask("listing", "list_objects_v2", "", Prefix=prefix, StartAfter=after or None)
@@ -455,7 +471,8 @@ class S3Store:
                 ChecksumType="FULL_OBJECT" if wanted == "full" else None,
                 **self.new_object,
             )
-            return S3Upload(self, key, size, made["UploadId"], _taken(wanted, made))
+            with self.understanding(key, "starting"):
+                return S3Upload(self, key, size, made["UploadId"], _taken(wanted, made))
 
         wanted = self.abilities.now.multipart_checksum
         upload = self.asked(begin, *({"multipart_checksum": less} for less in _LESS[wanted]))
@@ -479,25 +496,25 @@ class S3Store:
 
     def pages_of_parts(self, key: str, upload_id: str, page_size: int = 1000) -> Iterator[dict[str, Any]]:
         """The answers to ListParts: so many parts at a time, or as many as the store likes."""
-        after: int | None = None
+        doing, after = "listing the parts of", 0
         while True:
             page = self.ask(
-                "listing the parts of",
-                "list_parts",
-                key,
-                UploadId=upload_id,
-                MaxParts=page_size,
-                PartNumberMarker=after,
+                doing, "list_parts", key, UploadId=upload_id, MaxParts=page_size, PartNumberMarker=after or None
             )
             yield page
             if not page.get("IsTruncated"):
                 return
-            after = page["NextPartNumberMarker"]
+            with self.understanding(key, doing):
+                if (last := page["NextPartNumberMarker"]) <= after:
+                    raise ValueError(f"after part {after} comes part {last}")  # and so on without an end
+            after = last
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         span = f"bytes={start}-{stop - 1}" if stop > start else None  # of nothing there is no range
         got = self.ask("reading", "get_object", key, Range=span, IfMatch=etag or None)
-        first, size = _range(got)
+        with self.understanding(key, "reading"):
+            first, size = _range(got)
+            found = _stat(key, got, size)
         if first != start:
             raise TransientError(f"{self.address(key)}: the store sent bytes from {first}, not from {start}")
         position = start
@@ -509,7 +526,7 @@ class S3Store:
                 position += len(chunk)
         if position < min(stop, size):
             raise TransientError(f"{self.address(key)}: the store broke off at byte {position}")
-        return _stat(key, got, size)
+        return found
 
     def _read(self, body: Any, key: str, length: int) -> bytes:
         try:
@@ -537,8 +554,9 @@ class S3Upload:
         Raises MissingError where the upload is gone, UnsupportedError where the store can't tell.
         """
         for page in self._store.pages_of_parts(self._key, self._upload_id):
-            for part in page.get("Parts", []):
-                yield StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumCRC32C", ""))
+            with self._store.understanding(self._key, "listing the parts of"):
+                for part in page.get("Parts", []):
+                    yield StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumCRC32C", ""))
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
         def put(can: Abilities) -> tuple[dict[str, Any], str | None]:

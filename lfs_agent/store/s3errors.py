@@ -68,6 +68,8 @@ _CORRUPTED: Final = frozenset({
     "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "ChecksumMismatch",
 })  # fmt: skip
 
+_LONGEST_CODE, _LONGEST_MESSAGE = 80, 1000
+"""Characters of what a store says that are told; it may say megabytes."""
 _NAMED_ACTION: Final = re.compile(r"is not authorized to perform: ([a-z0-9-]{2,30}:[A-Za-z]{2,60})\b")
 _RIGHTS: Final = {
     "reading": "s3:GetObject is needed (and kms:Decrypt where the bucket uses KMS)",
@@ -95,8 +97,8 @@ def refuses_keys(error: Exception) -> bool:
 def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     meta = response.get("ResponseMetadata", {})
     said = response.get("Error", {})
-    status, code = int(meta.get("HTTPStatusCode") or 0), str(said.get("Code", ""))
-    message = str(said.get("Message") or "").strip()
+    status, code = int(meta.get("HTTPStatusCode") or 0), str(said.get("Code", ""))[:_LONGEST_CODE]
+    message = str(said.get("Message") or "").strip()[:_LONGEST_MESSAGE]
     words = f"{status} {code}" + (f" ({message})" if message and message not in ("Not Found", "Forbidden") else "")
     sentence = f"{context.doing} {context.address}: {words}"
     headers = meta.get("HTTPHeaders", {})
@@ -115,7 +117,8 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     if code == "NoSuchBucket":
         return BucketError(f"{sentence}; create the bucket at {context.server}, or correct lfs.url")
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
-        region = headers.get("x-amz-bucket-region") or said.get("Region") or "its own"
+        region = str(headers.get("x-amz-bucket-region") or said.get("Region"))
+        region = region if re.fullmatch("[a-z0-9-]{1,32}", region) else "its own"
         return BucketError(f"{sentence}; the bucket is in another region: set lfs-agent.region to {region}")
     if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
         return ArchivedError(f"{sentence}; it is archived: restore it first (aws s3api restore-object), then pull")
@@ -181,7 +184,7 @@ def _renew(code: str, context: Context) -> str:
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
     text = headers.get("retry-after", "")
-    if text.isdigit():
+    if re.fullmatch("[0-9]{1,9}", text):
         return float(text)
     if not text:
         return None
@@ -289,6 +292,13 @@ def translate_login(error: Exception, context: Context) -> CredentialsError:
             reason = _one_line(error)
     return CredentialsError(
         f"no AWS credentials for {context.address}: {reason}; see: aws sts get-caller-identity{profile}"
+    )
+
+
+def nonsense(error: Exception, context: Context) -> TransientError:
+    """Our error for an answer that holds a number, a date or a checksum that is none, or lacks what it must have."""
+    return TransientError(
+        f"{context.doing} {context.address}: {context.server} gave no sane answer ({_one_line(error)})"
     )
 
 
