@@ -32,8 +32,9 @@ class BoundedSession:
         request.stream_output = True
         answer: Any = self._session.send(request)
         if not streamed or answer.status_code >= 300:
-            answer = AWSResponse(answer.url, answer.status_code, answer.headers, _Whole(_read(answer)))
-        return answer
+            return AWSResponse(answer.url, answer.status_code, answer.headers, _Whole(_read(answer)))
+        whole: AWSResponse = answer
+        return whole
 
     def close(self) -> None:
         self._session.close()

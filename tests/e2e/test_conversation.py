@@ -170,7 +170,6 @@ def test_a_child_that_reads_stdin_gets_nothing_of_the_protocol(
         b'{"event":7}\n',
         b"{}\n",
         b'{"event":"init","operation":"upload","remote":"origin","concurrent":true,"concurrenttransfers":8}\n',
-        b'{"event":"download","oid":"' + b"0" * 64 + b'","size":1,"action":null}\n',
     ],
     ids=lambda line: line[:24].decode(errors="replace").strip() or "empty",
 )
@@ -188,6 +187,30 @@ def test_what_makes_no_sense_is_not_answered_and_disturbs_nothing(
     assert len(agent.heard) == 4
     assert json.loads(agent.heard[-1][1]) == {"event": "complete", "oid": OID}
     assert "Traceback" not in agent.stderr
+
+
+def test_who_asks_for_an_object_waits_for_an_answer_even_out_of_place(home: Home, work: Path, local: Path) -> None:
+    with Agent(home, work) as agent:
+        agent.init("upload")
+        agent.download(OID, 300_000)
+        (refused,) = agent.until_complete()
+        agent.upload(OID, local)
+        stored = agent.until_complete()[-1]
+        assert agent.end() == 0
+
+    assert (refused["oid"], refused["error"]["code"]) == (OID, 2)
+    assert "Download has no place in state 'upload'" in refused["error"]["message"]
+    assert stored == {"event": "complete", "oid": OID}
+
+
+def test_an_init_that_is_none_at_a_second_look_is_answered_once(home: Home, work: Path) -> None:
+    with Agent(home, work) as agent:
+        agent.send(b'{"event":"init","operation":"upload","remote":\xff}\n')
+        assert agent.hear() == {}
+        agent.send(b'{"event":"upload"}\n')
+        agent.process.wait(10)
+
+    assert len(agent.heard) == 1
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ DAMAGED = "d" * 64
 HARMED = "e" * 64
 MISSING = "0" * 64
 STORE = {STORED: b"stored", DAMAGED: b"damaged"}
-PATIENCE_S = 8.0
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
