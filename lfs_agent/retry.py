@@ -17,6 +17,7 @@ from lfs_agent.store import (
     MultipartUpload,
     ObjectStat,
     Progress,
+    Replacing,
     SentPart,
     Store,
     StoredPart,
@@ -276,15 +277,20 @@ class RetryingStore:
     def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
         return self._patience.call("list", lambda: self._store.listed(prefix, after))
 
-    def put(self, key: str, oid: Oid, body: Body) -> bool:
-        return self._patience.call("put", lambda: self._store.put(key, oid, body))
+    def can_replace(self, key: str) -> Replacing:
+        return self._patience.call("can replace", lambda: self._store.can_replace(key))
 
-    def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
-        upload = self._patience.call("begin", lambda: self._store.begin(key, oid, size))
+    def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
+        return self._patience.call("put", lambda: self._store.put(key, oid, body, replacing))
+
+    def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> MultipartUpload:
+        upload = self._patience.call("begin", lambda: self._store.begin(key, oid, size, replacing))
         return _RetryingUpload(upload, self._patience)
 
-    def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
-        found = self._patience.call("resume", lambda: self._store.resume(key, size, token))
+    def resume(
+        self, key: str, size: int, token: str, replacing: str = ""
+    ) -> tuple[MultipartUpload, list[StoredPart]] | None:
+        found = self._patience.call("resume", lambda: self._store.resume(key, size, token, replacing))
         return (_RetryingUpload(found[0], self._patience), found[1]) if found else None
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:

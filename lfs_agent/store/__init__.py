@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
+
+Replacing = Literal["never", "whole", "parts"]
+"""How a store puts an object in the place of exactly the one that was judged: not at all, in one piece, or in parts."""
 
 Write = Callable[[int, bytes], None]
 """Takes a chunk of an object and the offset in the object where it belongs."""
@@ -73,9 +76,9 @@ class MultipartUpload(Protocol):
         """Sends one part. Parts may be sent in any order, from several threads."""
 
     def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
-        """Publishes the object, where nothing is at the key.
+        """Publishes the object, where nothing is at the key, or what it was begun to replace.
 
-        Raises ConflictError where something is, or may be: only `Store.stat` can tell.
+        Raises ConflictError where something else is, or may be: only `Store.stat` can tell.
         """
 
     def abort(self) -> None:
@@ -83,7 +86,9 @@ class MultipartUpload(Protocol):
 
 
 class Store(Protocol):
-    """Objects under keys. Never replaces one. Every method may be called from several threads.
+    """Objects under keys. Every method may be called from several threads.
+
+    Replaces none but the one whose etag it is given as `replacing`, and that only where `can_replace` says so.
 
     All methods raise TransientError where asking again may help, DeniedError, or a SessionError.
     """
@@ -106,17 +111,22 @@ class Store(Protocol):
         Without checksums. Raises UnsupportedError where a list is no cheaper than `stat`.
         """
 
-    def put(self, key: str, oid: Oid, body: Body) -> bool:
+    def can_replace(self, key: str) -> Replacing:
+        """What is known of the store, or found out without harm to what is at `key`."""
+
+    def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
         """Stores `body` at `key`, if its SHA-256 is `oid` and nothing is there; whether the store has proven that.
 
-        Raises ConflictError where something is, or may be: only `stat` can tell; DamagedError where the store took
-        something else than was sent.
+        Raises ConflictError where something (else) is, or may be: only `stat` can tell; DamagedError where the store
+        took something else than was sent.
         """
 
-    def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
+    def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> MultipartUpload:
         """Starts an object of `size` bytes in parts."""
 
-    def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
+    def resume(
+        self, key: str, size: int, token: str, replacing: str = ""
+    ) -> tuple[MultipartUpload, list[StoredPart]] | None:
         """An upload that was begun before, and its parts; None where it is gone, or can't be asked for."""
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:

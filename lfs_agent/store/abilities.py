@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from lfs_agent.modes import UMASK, Modes
+from lfs_agent.store import Replacing
 
 MultipartChecksum = Literal["full", "composite", "none"]
 
@@ -24,6 +25,10 @@ class Abilities:
     """PutObject with x-amz-checksum-sha256."""
     put_confirmed: bool = False
     """An answer to PutObject has shown that checksum; until then Content-MD5 guards the body, too."""
+    replacing: Replacing | Literal["unasked"] = "unasked"
+    """Whether PutObject and CompleteMultipartUpload obey If-Match."""
+    bare_etag: bool = False
+    """If-Match takes an ETag without its quotes only."""
     multipart_checksum: MultipartChecksum = "full"
     """CRC-32C of a multipart upload: of the whole object, of its parts, or none."""
 
@@ -55,8 +60,9 @@ class AbilitiesFile:
         if not isinstance(known, dict):
             return start
         kept: dict[str, Any] = {k: v for k, v in known.items() if type(v) is type(getattr(start, k, None))}
-        if kept.get("multipart_checksum") not in get_args(MultipartChecksum):
-            kept.pop("multipart_checksum", None)
+        for name, words in (("multipart_checksum", MultipartChecksum), ("replacing", Replacing)):
+            if kept.get(name) not in get_args(words):
+                kept.pop(name, None)
         return replace(start, **kept)
 
     def _read(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +20,10 @@ from lfs_agent.errors import (
     TransientError,
     UnsupportedError,
 )
+from lfs_agent.lease import lease
 from lfs_agent.parts import MIB, Part
 from lfs_agent.pointer import Oid, parse_oid
-from lfs_agent.store import Body, Marker, ObjectStat, Progress, SentPart, StoredPart, Unfinished, Write
+from lfs_agent.store import Body, Marker, ObjectStat, Progress, Replacing, SentPart, StoredPart, Unfinished, Write
 
 _BLOCK: Final = MIB
 _UNFINISHED: Final = "lfs-agent-unfinished"
@@ -58,8 +60,11 @@ class FolderStore:
     def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
         raise UnsupportedError("in a folder each file is looked at")
 
-    def put(self, key: str, oid: Oid, body: Body) -> bool:
-        upload = self.begin(key, oid, len(body))
+    def can_replace(self, key: str) -> Replacing:
+        return "parts"
+
+    def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
+        upload = self.begin(key, oid, len(body), replacing)
         try:
             upload.complete([upload.put_part(Part(1, 0, len(body)), body, "")], "")
         except DamagedError as error:
@@ -68,7 +73,7 @@ class FolderStore:
             upload.abort()
         return True
 
-    def begin(self, key: str, oid: Oid, size: int) -> "FolderUpload":
+    def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> "FolderUpload":
         self.connect()
         temporary = self._root / _UNFINISHED / f"{oid}-{os.urandom(8).hex()}"
         try:
@@ -77,9 +82,11 @@ class FolderStore:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o444)
         except OSError as error:
             raise self._translated(error, key) from error
-        return FolderUpload(self, key, oid, temporary, fd)
+        return FolderUpload(self, key, oid, temporary, fd, replacing)
 
-    def resume(self, key: str, size: int, token: str) -> "tuple[FolderUpload, list[StoredPart]] | None":
+    def resume(
+        self, key: str, size: int, token: str, replacing: str = ""
+    ) -> "tuple[FolderUpload, list[StoredPart]] | None":
         return None  # its parts are in a file that nobody vouches for: to send it again costs a copy
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
@@ -175,8 +182,9 @@ class FolderUploads:
 class FolderUpload:
     """A file with a name of its own, linked to the key when it is whole: a kill publishes nothing."""
 
-    def __init__(self, store: FolderStore, key: str, oid: Oid, temporary: Path, fd: int) -> None:
+    def __init__(self, store: FolderStore, key: str, oid: Oid, temporary: Path, fd: int, replacing: str) -> None:
         self._store = store
+        self._replacing = replacing
         self._key = key
         self._oid = oid
         self._temporary = temporary
@@ -217,7 +225,10 @@ class FolderUpload:
         path = self._store._root / self._key
         self._prove()
         try:
-            _publish(self._temporary, path)
+            if self._replacing:
+                self._replace(path)
+            else:
+                _publish(self._temporary, path)
             _sync_folder(path.parent)
         except FileExistsError:
             raise ConflictError(f"{path} is there already") from None
@@ -226,6 +237,18 @@ class FolderUpload:
         except OSError as error:
             raise self._store._translated(error, self._key) from error
         self.abort()
+
+    def _replace(self, path: Path) -> None:
+        """Gives the file the name of the one that was judged; no other repair comes between the look and the end."""
+        lock = self._temporary.with_name(f"{self._oid}-replacing")
+        with lease(lock, threading.Event()):
+            try:
+                found = self._store.stat(self._key)
+                if found is None or found.etag != self._replacing:
+                    raise ConflictError(f"{path} is not the file that was judged any more")
+                self._temporary.replace(path)
+            finally:
+                lock.unlink(missing_ok=True)
 
     def abort(self) -> None:
         if self._fd >= 0:

@@ -39,7 +39,7 @@ from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Handover
-from lfs_agent.store import Body, ObjectStat, SentPart, StoredPart, Write
+from lfs_agent.store import Body, ObjectStat, Replacing, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
 from lfs_agent.store.login import Login
 from lfs_agent.store.s3errors import Context, named_action, nonsense, refuses_keys, translate, translate_login
@@ -50,6 +50,8 @@ T = TypeVar("T")
 _FIRST_BLOCK: Final = 16 * KIB
 """Whoever waits for a first answer need not wait on a slow link for more."""
 _BLOCK: Final = MIB
+_NO_ETAG: Final = f'"{"0" * 32}"'
+"""What no object has."""
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
 _LESS: Final[dict[MultipartChecksum, tuple[MultipartChecksum, ...]]] = {
     "full": ("composite", "none"),
@@ -422,7 +424,64 @@ class S3Store:
             self._hides_missing, self._would_tell = True, named_action(str(error))
             raise
 
-    def put(self, key: str, oid: Oid, body: Body) -> bool:
+    def can_replace(self, key: str) -> Replacing:
+        if not self._connection.endpoint:  # Amazon documents If-Match for both
+            return "parts"
+        known = self.abilities.now.replacing
+        if known == "unasked":
+            known = "never" if self._ignores_condition(key) else "parts" if self._guards_parts(key) else "whole"
+            self.abilities.learn(replacing=known)
+        return known
+
+    def _ignores_condition(self, key: str) -> bool:
+        """Whether the store takes an empty object in the place of something that is not there. Only then it remains."""
+        try:
+            self.ask("storing", "put_object", f"{key}.probe", Body=b"", IfMatch=_NO_ETAG)
+        except (ConflictError, MissingError):
+            return False
+        except UnsupportedError:
+            pass
+        return True
+
+    def _guards_parts(self, key: str) -> bool:
+        """Whether the store looks at the condition of a completion. This one has no parts: it can't succeed anyhow."""
+        made = self.ask("starting", "create_multipart_upload", key)
+        with self.understanding(key, "starting"):
+            upload_id = made["UploadId"]
+        nothing = {"Parts": [{"PartNumber": 1, "ETag": _NO_ETAG}]}
+        try:
+            self.ask(
+                "completing",
+                "complete_multipart_upload",
+                key,
+                UploadId=upload_id,
+                MultipartUpload=nothing,
+                IfMatch=_NO_ETAG,
+            )
+        except (ConflictError, MissingError):
+            return True
+        except ObjectError:
+            pass
+        finally:
+            with suppress(AgentError):
+                self.ask("giving up", "abort_multipart_upload", key, UploadId=upload_id)
+        return False
+
+    def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
+        bare = replacing.strip('"')
+        if not replacing or self.abilities.now.bare_etag:
+            return self._put(key, oid, body, bare)
+        try:
+            return self._put(key, oid, body, replacing)
+        except ConflictError:
+            found = self.stat(key)
+            if found is None or found.etag != replacing:
+                raise
+        proven = self._put(key, oid, body, bare)  # Ceph compares the quotes, too
+        self.abilities.learn(bare_etag=True)
+        return proven
+
+    def _put(self, key: str, oid: Oid, body: Body, replacing: str) -> bool:
         digest = base64.b64encode(bytes.fromhex(oid)).decode()
 
         def put(can: Abilities) -> tuple[dict[str, Any], str | None]:
@@ -437,17 +496,23 @@ class S3Store:
                 ContentMD5=md5,
                 Metadata=_metadata(oid, len(body)),
                 ChecksumSHA256=digest if can.put_checksum else None,
-                IfNoneMatch="*" if can.conditional_put else None,
+                IfNoneMatch="*" if can.conditional_put and not replacing else None,
+                IfMatch=replacing or None,
                 **self.new_object,
             )
             return answer, md5
 
-        answer, md5 = self.asked(
-            put,
+        simpler: list[dict[str, Any]] = [
             {"conditional_put": False},
             {"put_checksum": False},
             {"conditional_put": False, "put_checksum": False},
-        )
+        ]
+        try:
+            answer, md5 = self.asked(put, *([{"put_checksum": False}] if replacing else simpler))
+        except MissingError as error:
+            if not replacing:
+                raise
+            raise ConflictError(str(error)) from error  # what was to be replaced is gone
         if answer.get("ChecksumSHA256") == digest:
             if not self.abilities.now.put_confirmed:
                 self.abilities.learn(put_confirmed=True)
@@ -459,7 +524,7 @@ class S3Store:
             )
         return False
 
-    def begin(self, key: str, oid: Oid, size: int) -> "S3Upload":
+    def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> "S3Upload":
         def begin(can: Abilities) -> S3Upload:
             wanted = can.multipart_checksum
             made = self.ask(
@@ -472,7 +537,7 @@ class S3Store:
                 **self.new_object,
             )
             with self.understanding(key, "starting"):
-                return S3Upload(self, key, size, made["UploadId"], _taken(wanted, made))
+                return S3Upload(self, key, size, made["UploadId"], _taken(wanted, made), replacing)
 
         wanted = self.abilities.now.multipart_checksum
         upload = self.asked(begin, *({"multipart_checksum": less} for less in _LESS[wanted]))
@@ -480,11 +545,13 @@ class S3Store:
             self.abilities.learn(multipart_checksum=upload.checksum)
         return upload
 
-    def resume(self, key: str, size: int, token: str) -> tuple["S3Upload", list[StoredPart]] | None:
+    def resume(
+        self, key: str, size: int, token: str, replacing: str = ""
+    ) -> tuple["S3Upload", list[StoredPart]] | None:
         checksum, _, upload_id = token.partition(" ")
         if checksum not in get_args(MultipartChecksum):
             return None
-        upload = S3Upload(self, key, size, upload_id, cast(MultipartChecksum, checksum))
+        upload = S3Upload(self, key, size, upload_id, cast(MultipartChecksum, checksum), replacing)
         try:
             return upload, list(upload.listed())
         except MissingError:
@@ -539,8 +606,11 @@ class S3Store:
 class S3Upload:
     """A MultipartUpload in S3."""
 
-    def __init__(self, store: S3Store, key: str, size: int, upload_id: str, checksum: MultipartChecksum) -> None:
+    def __init__(
+        self, store: S3Store, key: str, size: int, upload_id: str, checksum: MultipartChecksum, replacing: str
+    ) -> None:
         self._store = store
+        self._replacing = replacing
         self._key = key
         self._size = size
         self._upload_id = upload_id
@@ -600,18 +670,20 @@ class S3Upload:
                 UploadId=self._upload_id,
                 MultipartUpload={"Parts": [self._listed(sent) for sent in ordered]},
                 MpuObjectSize=self._size,
-                IfNoneMatch="*" if can.conditional_complete else None,
+                IfNoneMatch="*" if can.conditional_complete and not self._replacing else None,
+                IfMatch=self._replacing or None,
                 ChecksumCRC32C=crc32c if self.checksum == "full" else None,
                 ChecksumType="FULL_OBJECT" if self.checksum == "full" else None,
             )
 
         try:
-            self._store.asked(complete, {"conditional_complete": False})
+            self._store.asked(complete, *([] if self._replacing else [{"conditional_complete": False}]))
         except MissingError as error:  # NoSuchUpload: perhaps a first Complete whose answer was lost
             raise ConflictError(str(error)) from error
         except TransientError as error:
             with suppress(DeniedError):
-                if self._store.stat(self._key):  # perhaps the answer alone was lost: asking again would not tell
+                found = self._store.stat(self._key)
+                if found and found.etag != self._replacing:  # perhaps the answer alone was lost: asking won't tell
                     raise ConflictError(str(error)) from error
             raise
 

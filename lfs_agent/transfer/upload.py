@@ -22,6 +22,7 @@ from lfs_agent.errors import (
     ObjectError,
     StoppedError,
     TransientError,
+    UnsupportedError,
 )
 from lfs_agent.lease import lease
 from lfs_agent.modes import UMASK, Modes
@@ -42,7 +43,7 @@ _JOURNAL: Final = ".upload"
 class Sent:
     """How an upload ended well: by sending, or because the store had it. `proven`: by the store's own checksum."""
 
-    how: Literal["uploaded", "skipped"]
+    how: Literal["uploaded", "replaced", "skipped"]
     proven: bool
 
 
@@ -57,28 +58,39 @@ def upload(
     modes: Modes = UMASK,
     limits: Limits,
     streams: int,
+    replacing: str = "",
 ) -> Sent:
     """Brings the object to the store, where it isn't there already.
 
     `state`: a folder for what has to survive a kill, in files with the `modes`. `streams`: parts in flight at once.
+    `replacing`: the etag of what was judged to be damaged; that, and nothing else, the object takes the place of.
 
     Raises LocalError where the file is not the object: then nothing was published; DamagedError where something else
-    is at the key: it is not replaced; and what the store raises.
+    is at the key: it is not replaced; UnsupportedError where the store can't replace exactly what was judged; and what
+    the store raises.
     """
     with _opened(path, oid, meter.size) as fd:
         for last in range(_TRIES):
-            if (found := _look(store, key)) is not None:
+            found = _look(store, key)
+            if found is not None and not _is_judged(found, replacing):
                 return _skip(store, found, oid, meter)
+            damaged = found.etag if found else ""
             try:
-                sent = _send(store, key, oid, fd, meter, state, modes, limits, streams)
+                sent = _send(store, key, oid, fd, meter, state, modes, limits, streams, damaged)
             except ConflictError as conflict:
-                if (found := _look(store, key) if last < _TRIES - 1 else store.stat(key)) is not None:
+                found = _look(store, key) if last < _TRIES - 1 else store.stat(key)
+                if found is not None and not _is_judged(found, replacing):
                     return _skip(store, found, oid, meter)
                 if last == _TRIES - 1:  # else a race without a winner, or an upload that is gone: from the start
-                    raise ObjectError(f"{conflict}; and yet nothing is there: push again") from conflict
+                    there = "what was judged is still there" if found else "nothing is there"
+                    raise ObjectError(f"{conflict}; and yet {there}: push again") from conflict
             else:
                 return sent
     raise AssertionError("unreachable")
+
+
+def _is_judged(found: ObjectStat, replacing: str) -> bool:
+    return bool(replacing) and found.etag == replacing
 
 
 @contextmanager
@@ -129,19 +141,20 @@ def _skip(store: Store, found: ObjectStat, oid: Oid, meter: Meter) -> Sent:
     return Sent("skipped", found.proves(oid))
 
 
-def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str) -> Sent:
+def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str, damaged: str) -> Sent:
     """An upload in parts was answered with success; it is looked at once more, since parts were put together."""
+    how: Literal["uploaded", "replaced"] = "replaced" if damaged else "uploaded"
     try:
         found = store.stat(key)
     except DeniedError:  # there is a right to write, and none to read
-        return Sent("uploaded", False)
+        return Sent(how, False)
     if found is None or found.size != meter.size or found.crc32c not in ("", crc32c):
         has = f"{found.size} bytes with the CRC-32C {found.crc32c or 'unknown'}" if found else "nothing"
         raise DamagedError(
             f"{store.address(key)}: stored {meter.size} bytes with the CRC-32C {crc32c}, but the store has {has}; "
             "look at it, delete it, and push again"
         )
-    return Sent("uploaded", found.proves(oid) or bool(found.crc32c))
+    return Sent(how, found.proves(oid) or bool(found.crc32c))
 
 
 def journals(state: Path, oid: Oid) -> list[Path]:
@@ -159,14 +172,17 @@ def _send(
     modes: Modes,
     limits: Limits,
     streams: int,
+    damaged: str,
 ) -> Sent:
-    """Sends the object whole or in parts."""
+    """Sends the object whole or in parts; in the place of the one with the etag `damaged`, unless that is ""."""
     try:
         plan = plan_parts(meter.size, limits)
     except ValueError as error:
         raise ObjectError(f"{store.address(key)}: {error}") from None
+    if damaged:
+        plan = _plan_replacing(store, key, plan, limits)
     if plan.count == 1:
-        return _send_whole(store, key, oid, fd, meter)
+        return _send_whole(store, key, oid, fd, meter, damaged)
     of_whom = hashlib.sha256(store.identity(key).encode()).hexdigest()[:16]
     notes = state / f"{oid}.{of_whom}{_JOURNAL}"
     with ExitStack() as stack:
@@ -175,30 +191,43 @@ def _send(
             held = stack.enter_context(lease(notes, meter.stop, modes))
         journal = Journal(held.fd if held else None)
         try:
-            if held and held.waited and _look(store, key) is not None:
+            if held and held.waited and (found := _look(store, key)) is not None and not _is_judged(found, damaged):
                 raise ConflictError(f"{store.address(key)} was stored meanwhile")
-            crc32c = _send_parts(store, key, oid, fd, meter, plan, streams, journal)
-            return _sent(store, key, oid, meter, crc32c)
+            crc32c = _send_parts(store, key, oid, fd, meter, plan, streams, journal, damaged)
+            return _sent(store, key, oid, meter, crc32c, damaged)
         finally:
             if held and not journal.heading:
                 with suppress(OSError):
                     notes.unlink(missing_ok=True)
 
 
-def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter) -> Sent:
+def _plan_replacing(store: Store, key: str, plan: Plan, limits: Limits) -> Plan:
+    """The plan, in one piece where the store replaces nothing else under a condition."""
+    way = store.can_replace(key)
+    if way == "parts":
+        return plan
+    if way == "whole" and plan.size <= limits.max_part:
+        return Plan(plan.size, max(1, plan.size))
+    raise UnsupportedError(
+        f"{store.address(key)} was not replaced: this store can't be held to replace an object of {plan.size} bytes "
+        "only as long as it is the one that was judged; delete it there, and run lfs-agent push-missing"
+    )
+
+
+def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter, damaged: str) -> Sent:
     hashing = _Hashing(fd, meter)
     part = Part(1, 0, meter.size)
     crc = hashing.take(part)
     hashing.check(oid)
-    proven = store.put(key, oid, FileBody(fd, part, crc, meter))
+    proven = store.put(key, oid, FileBody(fd, part, crc, meter), damaged)
     meter.finished_part()
-    return Sent("uploaded", proven)
+    return Sent("replaced" if damaged else "uploaded", proven)
 
 
 def _send_parts(
-    store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: Plan, streams: int, journal: Journal
+    store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: Plan, streams: int, journal: Journal, damaged: str
 ) -> str:
-    upload_, plan, stored = _begun(store, key, oid, plan, journal)
+    upload_, plan, stored = _begun(store, key, oid, plan, journal, damaged)
     hashing = _Hashing(fd, meter)
     sent: list[SentPart] = []
 
@@ -235,14 +264,14 @@ def _is_final(error: BaseException) -> bool:
 
 
 def _begun(
-    store: Store, key: str, oid: Oid, plan: Plan, journal: Journal
+    store: Store, key: str, oid: Oid, plan: Plan, journal: Journal, damaged: str
 ) -> tuple[MultipartUpload, Plan, dict[int, StoredPart]]:
     """The upload that was broken off, as it was planned, with its parts; a new one where there is none."""
     match journal.heading:
         case {"size": plan.size, "part_size": int(part_size), "token": str(token)} if part_size > 0:
-            if (found := store.resume(key, plan.size, token)) is not None:
+            if (found := store.resume(key, plan.size, token, damaged)) is not None:
                 return found[0], Plan(plan.size, part_size), {part.number: part for part in found[1]}
-    upload_ = store.begin(key, oid, plan.size)
+    upload_ = store.begin(key, oid, plan.size, damaged)
     if upload_.token:
         journal.begin({"size": plan.size, "part_size": plan.part_size, "token": upload_.token})
     return upload_, plan, {}

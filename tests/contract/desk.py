@@ -30,9 +30,20 @@ class Desk:
         self.path.write_bytes(data)
         return oid_of(data)
 
-    def up(self, store: Store, oid: Oid, size: int = -1, *, key: str = KEY, limits: Limits = SMALL_PARTS) -> Sent:
+    def up(
+        self,
+        store: Store,
+        oid: Oid,
+        size: int = -1,
+        *,
+        key: str = KEY,
+        limits: Limits = SMALL_PARTS,
+        replacing: str = "",
+    ) -> Sent:
         self.meter = Meter(self.path.stat().st_size if size < 0 else size, self.stop)
-        return upload(store, key, oid, self.path, self.meter, state=self.state, limits=limits, streams=2)
+        return upload(
+            store, key, oid, self.path, self.meter, state=self.state, limits=limits, streams=2, replacing=replacing
+        )
 
     @property
     def state(self) -> Path:

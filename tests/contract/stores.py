@@ -20,7 +20,7 @@ from lfs_agent.parts import MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.retry import Patience, RetryingStore
 from lfs_agent.session import Budget
-from lfs_agent.store import Body, MultipartUpload, ObjectStat, SentPart, Store, StoredPart, Write
+from lfs_agent.store import Body, MultipartUpload, ObjectStat, Replacing, SentPart, Store, StoredPart, Write
 from lfs_agent.store.s3 import Connection, S3Store
 from tests.servers import Server
 
@@ -127,20 +127,25 @@ class DictStore:
         page = [ObjectStat(key, len(self.objects[key])) for key in keys[:3]]
         return page, page[-1].key if len(keys) > 3 else ""
 
-    def put(self, key: str, oid: Oid, body: Body) -> bool:
+    def can_replace(self, key: str) -> Replacing:
+        return "parts"
+
+    def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
         data = self._received(body)
         if oid_of(data) != oid:
             raise TransientError("400 BadDigest", heard=True)
-        self._publish(key, data)
+        self._publish(key, data, replacing)
         return True
 
-    def begin(self, key: str, oid: Oid, size: int) -> "DictUpload":
+    def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> "DictUpload":
         self.connect()
-        upload = DictUpload(self, key, size)
+        upload = DictUpload(self, key, size, replacing)
         self.uploads.append(upload)
         return upload
 
-    def resume(self, key: str, size: int, token: str) -> "tuple[DictUpload, list[StoredPart]] | None":
+    def resume(
+        self, key: str, size: int, token: str, replacing: str = ""
+    ) -> "tuple[DictUpload, list[StoredPart]] | None":
         upload = next((upload for upload in self.uploads if upload.token == token), None)
         return (upload, upload.stored()) if upload else None
 
@@ -160,9 +165,10 @@ class DictStore:
         body.sending()
         return b"".join(iter(lambda: body.read(65536), b""))
 
-    def _publish(self, key: str, data: bytes) -> None:
+    def _publish(self, key: str, data: bytes, replacing: str) -> None:
         with self.lock:
-            if key in self.objects:
+            found = self.objects.get(key)
+            if (oid_of(found) if found is not None else "") != replacing:
                 raise ConflictError(f"412 {self.address(key)}")
             self.objects[key] = data
 
@@ -170,8 +176,9 @@ class DictStore:
 class DictUpload:
     """A MultipartUpload to a DictStore."""
 
-    def __init__(self, store: DictStore, key: str, size: int) -> None:
+    def __init__(self, store: DictStore, key: str, size: int, replacing: str) -> None:
         self._store = store
+        self._replacing = replacing
         self._key = key
         self._size = size
         self._parts: dict[int, bytes] = {}
@@ -193,7 +200,7 @@ class DictUpload:
         whole = b"".join(self._parts[sent.part.number] for sent in sorted(parts, key=lambda sent: sent.part.number))
         if len(whole) != self._size or crc_of(whole) != crc32c:
             raise DamagedError("400 BadDigest")
-        self._store._publish(self._key, whole)
+        self._store._publish(self._key, whole, self._replacing)
         self.abort()
 
     def abort(self) -> None:
@@ -234,17 +241,23 @@ class FlakyStore:
         self._next("list")
         return self._store.listed(prefix, after)
 
-    def put(self, key: str, oid: Oid, body: Body) -> bool:
+    def can_replace(self, key: str) -> Replacing:
+        self._next("can replace")
+        return self._store.can_replace(key)
+
+    def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
         self._next("put")
-        return self._store.put(key, oid, body)
+        return self._store.put(key, oid, body, replacing)
 
-    def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
+    def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> MultipartUpload:
         self._next("begin")
-        return _FlakyUpload(self, self._store.begin(key, oid, size))
+        return _FlakyUpload(self, self._store.begin(key, oid, size, replacing))
 
-    def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
+    def resume(
+        self, key: str, size: int, token: str, replacing: str = ""
+    ) -> tuple[MultipartUpload, list[StoredPart]] | None:
         self._next("resume")
-        found = self._store.resume(key, size, token)
+        found = self._store.resume(key, size, token, replacing)
         return (_FlakyUpload(self, found[0]), found[1]) if found else None
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:

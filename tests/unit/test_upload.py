@@ -233,9 +233,9 @@ def test_progress_never_exceeds_the_object_when_somebody_else_was_first(desk: De
     oid = desk.write(content(12 * MIB))
 
     class Overtaken(DictStore):
-        def begin(self, key: str, oid: Oid, size: int) -> DictUpload:
+        def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> DictUpload:
             self.objects[key] = b""
-            upload = super().begin(key, oid, size)
+            upload = super().begin(key, oid, size, replacing)
             self.objects[key] = content(12 * MIB)
             return upload
 

@@ -22,7 +22,7 @@ from lfs_agent.errors import (
 from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid, Pointer
 from lfs_agent.selection import Wanted
-from lfs_agent.store import Body, MultipartUpload, ObjectStat, Store, StoredPart, Write
+from lfs_agent.store import Body, MultipartUpload, ObjectStat, Replacing, Store, StoredPart, Write
 from lfs_agent.verify import NOT_ASKED, Depth, Finding, Judge
 
 
@@ -68,13 +68,18 @@ class DictStore:
         page = [ObjectStat(key, len(self.objects[key])) for key in keys[:20]]
         return page, page[-1].key if len(keys) > 20 else ""
 
-    def put(self, key: str, oid: Oid, body: Body) -> bool:
+    def can_replace(self, key: str) -> Replacing:
+        return "never"
+
+    def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
         raise AssertionError("verify only reads")
 
-    def resume(self, key: str, size: int, token: str) -> tuple[MultipartUpload, list[StoredPart]] | None:
+    def resume(
+        self, key: str, size: int, token: str, replacing: str = ""
+    ) -> tuple[MultipartUpload, list[StoredPart]] | None:
         raise AssertionError("verify only reads")
 
-    def begin(self, key: str, oid: Oid, size: int) -> MultipartUpload:
+    def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> MultipartUpload:
         raise AssertionError("verify only reads")
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
