@@ -5,7 +5,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from lfs_agent.errors import (
@@ -52,6 +52,8 @@ class Finding:
     reason: str
     paths: Sequence[str]
     proof: Proof = ""
+    found: ObjectStat | None = None
+    """What the store says of the key; None where nothing is there, or it could not be asked."""
 
     @property
     def proven(self) -> bool:
@@ -66,6 +68,7 @@ class Verdict:
     status: Status
     reason: str = ""
     proof: Proof = ""
+    found: ObjectStat | None = None
 
 
 class Judge:
@@ -146,15 +149,14 @@ class Judge:
         pointer, key = wanted.pointer, self._key(wanted.pointer.oid)
         verdict = Verdict("unknown", self._why()) if self.cause else self._asked(key, pointer)
         address = self._store.address(key)
-        return Finding(verdict.status, pointer, key, address, verdict.reason, wanted.paths, verdict.proof)
+        what = verdict.status, pointer, key, address, verdict.reason, wanted.paths, verdict.proof, verdict.found
+        return Finding(*what)
 
     def _asked(self, key: str, pointer: Pointer) -> Verdict:
         try:
             return self._judged(key, pointer)
         except MissingError:
             return Verdict("missing", "nobody has pushed it here, or it was deleted")
-        except DamagedError as error:
-            return Verdict("damaged", str(error))
         except ArchivedError as error:
             return Verdict("archived", str(error))
         except UsageError:
@@ -182,6 +184,9 @@ class Judge:
             self._check_alive(key)
             raise MissingError("nothing is there")
         self._alive.set()
+        return replace(self._compared(key, pointer, found), found=found)
+
+    def _compared(self, key: str, pointer: Pointer, found: ObjectStat) -> Verdict:
         if found.size != pointer.size:
             return Verdict("damaged", f"it has {found.size} bytes, not {pointer.size}")
         if found.sha256 and not found.proves(pointer.oid):
@@ -205,7 +210,10 @@ class Judge:
     def _read(self, key: str, pointer: Pointer, found: ObjectStat) -> Verdict:
         digest = ""
         for _ in range(_TRIES):  # twice: it may have been damaged on the way only
-            digest = self._hash(key, pointer.size, found.etag)
+            try:
+                digest = self._hash(key, pointer.size, found.etag)
+            except DamagedError as error:
+                return Verdict("damaged", str(error))
             if digest == pointer.oid:
                 return Verdict("present", proof="read")
         return Verdict("damaged", f"its SHA-256 is {digest}")

@@ -82,8 +82,9 @@ def upload(
                 if found is not None and not _is_judged(found, replacing):
                     return _skip(store, found, oid, meter)
                 if last == _TRIES - 1:  # else a race without a winner, or an upload that is gone: from the start
-                    there = "what was judged is still there" if found else "nothing is there"
-                    raise ObjectError(f"{conflict}; and yet {there}: push again") from conflict
+                    if found is not None:
+                        raise ObjectError(f"{conflict}; and yet it is as it was: nothing was replaced") from conflict
+                    raise ObjectError(f"{conflict}; and yet nothing is there: push again") from conflict
             else:
                 return sent
     raise AssertionError("unreachable")
