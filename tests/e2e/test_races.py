@@ -4,14 +4,14 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests.cellar import Cellar, random_bytes
-from tests.e2e.dialogue import processes_of
-from tests.proxy import FaultProxy, Faults, Rule, Stall
+from tests.e2e.dialogue import kill_git, processes_of
+from tests.proxy import FaultProxy, Faults, Rule, Stall, Throttle
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -93,6 +93,52 @@ def test_two_pushes_of_one_clone_both_succeed_and_send_each_part_once(server: Se
     assert asked["CompleteMultipartUpload"] == len(LARGE)
     assert asked["PutObject"] <= 2 * (len(FILES) - len(LARGE))
     assert processes_of(cellar.home) == {}
+
+
+def test_two_clones_that_share_their_storage_send_each_part_once(cellar: Cellar, tmp_path: Path) -> None:
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    clone = cellar.clone(tmp_path / "clone")
+    for work in (cellar.work, clone):
+        cellar.home.git("config", "lfs.storage", tmp_path / "storage", cwd=work)
+    oids = fill(cellar, clone)
+    mark = cellar.server.mark()
+
+    pushes = at_once(cellar, [cellar.work, clone])
+
+    assert [push.returncode for push in pushes] == [0, 0], pushes
+    check_stored(cellar, oids)
+    asked = Counter(request.operation for request in cellar.server.requests(mark) if request.bucket == cellar.bucket)
+    assert asked["CreateMultipartUpload"] == len(LARGE)
+    assert asked["UploadPart"] == len(LARGE) * PARTS
+
+
+def test_who_waits_for_a_push_that_is_killed_goes_on_with_its_parts(cellar: Cellar) -> None:
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    oid = cellar.add("weights.bin", 40 * MIB, seed=1)
+    slow = Rule(Throttle(up=4 * MIB), target="partNumber")
+    mark = cellar.server.mark()
+    waiting: list[Future[subprocess.CompletedProcess[str]]] = []
+    with FaultProxy(cellar.server.endpoint, Faults((slow,))) as proxy, ThreadPoolExecutor() as pool:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+
+        def is_waited_for() -> bool:
+            """Once it has sent something, and the other one, which may not begin, has looked at the key."""
+            if not waiting and any(seen.method == "PUT" and seen.status == 200 for seen in proxy.requests):
+                waiting.append(pool.submit(cellar.push, "origin", "HEAD:refs/heads/second", check=False))
+            return sum(seen.method == "HEAD" and seen.ended is not None for seen in proxy.requests) == 2
+
+        kill_git(cellar.home, cellar.work, ["push", "origin", "HEAD:refs/heads/first"], proxy, is_waited_for)
+        sent = sum(seen.method == "PUT" and seen.status == 200 for seen in proxy.requests)
+        proxy.faults = Faults()
+        done = waiting[0].result()
+
+    assert done.returncode == 0, done
+    asked = Counter(request.operation for request in cellar.server.requests(mark) if request.bucket == cellar.bucket)
+    assert asked["CreateMultipartUpload"] == asked["CompleteMultipartUpload"] == 1
+    assert asked["ListParts"] == 1
+    assert 1 <= sent < 8
+    content = cellar.server.client().get_object(Bucket=cellar.bucket, Key=cellar.key(oid))["Body"].read()
+    assert content == random_bytes(40 * MIB, 1)
 
 
 @pytest.mark.usefixtures("versions")
