@@ -13,6 +13,7 @@ from tests.proxy.faults import Answer as Answer
 from tests.proxy.faults import Faults as Faults
 from tests.proxy.faults import Flip as Flip
 from tests.proxy.faults import Plan as Plan
+from tests.proxy.faults import ReplaceHeaders as ReplaceHeaders
 from tests.proxy.faults import Reset as Reset
 from tests.proxy.faults import Rule as Rule
 from tests.proxy.faults import Seen as Seen
@@ -20,5 +21,6 @@ from tests.proxy.faults import Stall as Stall
 from tests.proxy.faults import StripHeaders as StripHeaders
 from tests.proxy.faults import Throttle as Throttle
 from tests.proxy.faults import Truncate as Truncate
+from tests.proxy.faults import Whitespace as Whitespace
 from tests.proxy.proxy import FaultProxy as FaultProxy
 from tests.proxy.sign import Key as Key

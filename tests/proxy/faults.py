@@ -56,11 +56,27 @@ class Truncate:
 
 
 @dataclass(frozen=True, slots=True)
+class Whitespace:
+    """200 at once, blanks for `seconds`, at last the answer, were it an error: so Amazon answers completions."""
+
+    seconds: float
+    after_declaration: bool = True  # False: even the XML declaration comes after the blanks
+    where: ClassVar[Moment] = "answer-body"
+
+
+@dataclass(frozen=True, slots=True)
 class StripHeaders:
     """Headers that the store, or the client, never sees; where signatures count, give the proxy a `key`."""
 
     request: tuple[str, ...] = ()
     answer: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaceHeaders:
+    """Headers of the answer that the client sees with another value, where the store sends them."""
+
+    answer: tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +88,8 @@ class Throttle:
 
 
 Placed = Reset | Stall | Flip | Truncate
-Fault = Answer | Placed
-Action = Fault | StripHeaders | Throttle
+Fault = Answer | Placed | Whitespace
+Action = Fault | StripHeaders | ReplaceHeaders | Throttle
 
 SLOW_DOWN = Answer(503, "SlowDown")
 INTERNAL_ERROR = Answer(500, "InternalError")
@@ -110,7 +126,7 @@ class Seen:
         return "transfer-encoding" in self.headers or self.headers.get("content-length", "0") != "0"
 
 
-# At most one Fault counts, the first; StripHeaders and Throttle all do.
+# At most one Fault counts, the first; all the others do.
 Plan = Callable[[Seen], tuple[Action, ...]]
 
 
@@ -162,6 +178,11 @@ class Faults:
                 actions.append(action)
         return tuple(actions)
 
+    @property
+    def fired(self) -> set[int]:
+        """The numbers of the rules that have fired, from 0 on."""
+        return {number for number, _ in self._fired}
+
     def _fire(self, number: int, rule: Rule, seen: Seen) -> Action | None:
         this, scope = (number, identity(seen)), (number, identity(seen) if rule.each else "")
         self._matched.update({this, scope})
@@ -199,7 +220,13 @@ def _can_meet(action: Action, seen: Seen) -> bool:
     match action:
         case Reset(where="request-body") | Stall(where="request-body") | Flip(where="request-body"):
             return seen.has_body
-        case Truncate() | Reset(where="answer-body") | Stall(where="answer-body") | Flip(where="answer-body"):
+        case (
+            Truncate()
+            | Whitespace()
+            | Reset(where="answer-body")
+            | Stall(where="answer-body")
+            | Flip(where="answer-body")
+        ):
             return seen.method != "HEAD"
         case _:
             return True

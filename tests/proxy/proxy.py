@@ -20,12 +20,14 @@ from tests.proxy.faults import (
     Moment,
     Placed,
     Plan,
+    ReplaceHeaders,
     Reset,
     Seen,
     Stall,
     StripHeaders,
     Throttle,
     Truncate,
+    Whitespace,
     title,
 )
 from tests.proxy.sign import Key, sign_again
@@ -150,6 +152,7 @@ class FaultProxy:
             fault=next((action for action in actions if isinstance(action, Fault)), None),
             throttles=[action for action in actions if isinstance(action, Throttle)],
             hidden=[name for action in actions if isinstance(action, StripHeaders) for name in action.answer],
+            replaced=[line for action in actions if isinstance(action, ReplaceHeaders) for line in action.answer],
             pace=self._pace,
         )
         keep = False
@@ -181,6 +184,7 @@ class _Exchange:
     fault: Fault | None
     throttles: list[Throttle]
     hidden: list[str]
+    replaced: list[tuple[str, str]]
     pace: Pace
 
     async def run(self) -> bool:
@@ -221,10 +225,32 @@ class _Exchange:
         if isinstance(self.fault, Reset) and self.fault.where == "answer-head":
             await self._copy(store, None, body, "answer-body")  # its end says that the store has finished
         await self._meet("answer-head")
+        head = self._changed(head)
+        if isinstance(self.fault, Whitespace):
+            return await self._answer_late(store, head, body, self.fault)
         self.seen.status = head.status
-        await self.client.send(head.without(self.hidden).to_bytes())
+        await self.client.send(head.to_bytes())
         whole = await self._copy(store, self.client, body, "answer-body")
         return whole and body != "until-close" and wire.keeps_alive(head) and wire.keeps_alive(self.head)
+
+    def _changed(self, head: Head) -> Head:
+        for name, value in self.replaced:
+            head = head.with_line(name, value) if name.lower() in head.headers else head
+        return head.without(self.hidden)
+
+    async def _answer_late(self, store: _Store, head: Head, body: Body, blanks: Whitespace) -> bool:
+        content = b"".join([p.data async for p in wire.pieces(store.reader, body, wire.LONGEST_PIECE) if p.payload])
+        declared = content.find(b"?>") + 2 if blanks.after_declaration and content.startswith(b"<?xml") else 0
+        self.seen.fault, self.seen.status = title(blanks), 200
+        lines = head.without(["Content-Length"]).with_line("Transfer-Encoding", "chunked").lines
+        await self.client.send(Head("HTTP/1.1 200 OK", lines).to_bytes() + wire.chunk(content[:declared]))
+        until = time.monotonic() + blanks.seconds
+        while time.monotonic() < until:
+            await self.client.send(wire.chunk(b" "))
+            await asyncio.sleep(min(0.1, blanks.seconds))
+        await self.client.send(wire.chunk(content[declared:]) + b"0\r\n\r\n")
+        self.seen.response_bytes += len(content)
+        return body != "until-close" and wire.keeps_alive(head) and wire.keeps_alive(self.head)
 
     async def _final_head(self, store: _Store) -> Head:
         while head := await wire.read_head(store.reader):

@@ -29,6 +29,7 @@ from tests.proxy import (
     Faults,
     Flip,
     Key,
+    ReplaceHeaders,
     Reset,
     Rule,
     Seen,
@@ -36,6 +37,7 @@ from tests.proxy import (
     StripHeaders,
     Throttle,
     Truncate,
+    Whitespace,
 )
 from tests.proxy.sign import sign_again
 from tests.proxy.wire import Head
@@ -427,7 +429,39 @@ def test_two_requests_share_a_throttled_link(upstream: Upstream) -> None:
         assert 0.2 <= time.monotonic() - middle < 1
 
 
+DOCUMENT = b'<?xml version="1.0"?>\n<Done/>'
+
+
+@pytest.mark.parametrize(
+    "after_declaration,begins", [(True, rb'<\?xml version="1\.0"\?> {3,}'), (False, rb" {3,}<\?xml")]
+)
+def test_blanks_come_before_an_answer(upstream: Upstream, after_declaration: bool, begins: bytes) -> None:
+    upstream.objects["/b/k"] = DOCUMENT
+    with faulty(upstream, Rule(Whitespace(0.3, after_declaration))) as (proxy, client):
+        status, body, headers = client.ask("GET", "/b/k")
+        assert (status, headers["ETag"], headers["Content-Length"]) == (200, '"e"', None)
+        assert re.match(begins, body)
+        assert body.replace(b" ", b"") == DOCUMENT.replace(b" ", b"")
+        assert proxy.requests[0].fault == "whitespace answer-body"
+        assert client.ask("HEAD", "/b/k")[0] == 200  # on the same connection
+
+
+def test_a_refusal_after_blanks_is_a_200(upstream: Upstream) -> None:
+    with faulty(upstream, Rule(Whitespace(0.1))) as (proxy, client):
+        status, body, _ = client.ask("PUT", "/refused-early", BODY)
+        assert (status, body.strip()) == (200, b"denied")
+        assert proxy.requests[0].store_status == 403
+
+
 # Headers
+
+
+def test_a_header_of_the_answer_is_replaced_where_it_is_there(upstream: Upstream) -> None:
+    replace = ReplaceHeaders((("ETag", '"no md5"'), ("x-amz-checksum-crc32c", "AAAAAA==")))
+    with faulty(upstream, Rule(replace)) as (_, client):
+        headers = client.ask("PUT", "/b/k", BODY)[2]
+        assert headers["ETag"] == '"no md5"'
+        assert headers["x-amz-checksum-crc32c"] is None
 
 
 def test_headers_are_stripped_both_ways_beside_a_fault(upstream: Upstream) -> None:
@@ -480,7 +514,8 @@ def test_a_rule_fires_from_its_nth_match_and_so_many_times() -> None:
 
 def test_rules_read_as_a_sequence() -> None:
     faults = Faults((Rule(SLOW_DOWN, times=1), Rule(CONFLICT, times=1)))
-    assert fates(faults, ["/b/k"] * 3) == [(SLOW_DOWN,), (CONFLICT,), ()]
+    assert (fates(faults, ["/b/k"]), faults.fired) == ([(SLOW_DOWN,)], {0})
+    assert (fates(faults, ["/b/k"] * 2), faults.fired) == ([(CONFLICT,), ()], {0, 1})
 
 
 def test_each_request_can_have_its_own_count() -> None:

@@ -74,6 +74,15 @@ def keeps_alive(head: Head) -> bool:
     return head.headers.get("connection", "").lower() != "close" and "HTTP/1.0" not in head.start
 
 
+def chunk(data: bytes) -> bytes:
+    """The data as one chunk of a body; nothing for nothing, which would end the body.
+
+    >>> chunk(b"abc"), chunk(b"")
+    (b'3\\r\\nabc\\r\\n', b'')
+    """
+    return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
+
+
 async def pieces(reader: asyncio.StreamReader, body: Body, longest: int) -> AsyncIterator[Piece]:
     """Every byte of the body in order, none added, none changed."""
     match body:
