@@ -367,6 +367,10 @@ class S3Store:
         except Exception as error:
             raise translate_login(error, self._context(key)) from error
 
+    def no_answer(self, lacks: str, key: str, doing: str) -> str:
+        """The sentence on a success that does not say what every store's does."""
+        return f"{doing} {self.address(key)}: the answer has no {lacks}; something on the way is not S3, or changes it"
+
     def asked(self, ask: Callable[[Abilities], T], *simpler: dict[str, Any]) -> T:
         """The answer to `ask`, in simpler ways where the store does not know what it is asked.
 
@@ -517,7 +521,9 @@ class S3Store:
             if not self.abilities.now.put_confirmed:
                 self.abilities.learn(put_confirmed=True)
             return True
-        if md5 and _is_other_md5(answer.get("ETag", ""), md5):
+        if not answer.get("ETag"):  # whoever has said so, only a look at the store can tell what came of it
+            raise ConflictError(self.no_answer("ETag", key, "storing"))
+        if md5 and _is_other_md5(answer["ETag"], md5):
             raise DamagedError(
                 f"{self.address(key)}: the store took something else than was sent, and checks nothing; "
                 "look at it, delete it, and push again"
@@ -588,7 +594,7 @@ class S3Store:
         with closing(got["Body"]) as body:
             block = _FIRST_BLOCK
             while position < stop and (chunk := self._read(body, key, min(block, stop - position))):
-                block = _BLOCK
+                block = min(_BLOCK, 2 * block)  # where silence breaks it off, most of what came is kept
                 write(position, chunk)
                 position += len(chunk)
         if position < min(stop, size):
@@ -647,6 +653,8 @@ class S3Upload:
 
         try:
             answer, md5 = self._store.asked(put)
+            if not answer.get("ETag"):
+                raise TransientError(self._store.no_answer("ETag", self._key, f"storing part {part.number} of"))
             if md5 and _is_other_md5(answer["ETag"], md5):
                 raise TransientError(f"part {part.number} did not arrive as it was sent", heard=True)
             return SentPart(part, answer["ETag"], crc32c)

@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from lfs_agent.errors import (
+    ConflictError,
     CredentialsError,
     DeniedError,
     ObjectError,
@@ -36,6 +37,7 @@ from tests.proxy import (
     Reset,
     Rule,
     Stall,
+    StripHeaders,
     Throttle,
     Truncate,
 )
@@ -255,6 +257,56 @@ def test_something_on_the_way_that_is_not_s3_is_asked_again(bucket_of: BucketOf)
         upload.complete(put_parts(upload, data), crc_of(data))
 
     assert place.objects() == {KEY: data}
+
+
+PORTAL = Answer(200, body=b"<html><body>Please log in to the Wi-Fi</body></html>")
+
+
+@pytest.mark.parametrize("fault", [PORTAL, StripHeaders(answer=("ETag",))])
+def test_a_part_is_sent_again_where_the_answer_has_no_etag(bucket_of: BucketOf, fault: Answer | StripHeaders) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(fault, method="PUT", times=1), Rule(PORTAL, method="POST", times=1)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        data = content(6 * MIB)
+        upload = store.begin(KEY, oid_of(data), len(data))
+        upload.complete(put_parts(upload, data), crc_of(data))
+
+    assert place.objects() == {KEY: data}
+    assert [seen.method for seen in proxy.requests] == ["POST", "POST", "PUT", "PUT", "PUT", "POST"]
+
+
+def test_a_store_whose_parts_have_no_etag_is_told_as_what_it_is(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(StripHeaders(answer=("ETag",)), method="PUT")) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint), deadline_s=1)
+        data = content(6 * MIB)
+        upload = store.begin(KEY, oid_of(data), len(data))
+        with pytest.raises(ObjectError, match="the answer has no ETag; something on the way is not S3, or changes it"):
+            put_parts(upload, data)
+
+    assert place.objects() == {}
+
+
+def test_a_success_without_an_etag_is_looked_at(bucket_of: BucketOf) -> None:
+    """Nothing was stored, whatever the answer says."""
+    place = bucket_of("versitygw")
+    with place.through(Rule(PORTAL, method="PUT")) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        with pytest.raises(ConflictError, match="the answer has no ETag"):
+            store.put(KEY, OID, BytesBody(DATA))
+
+    assert len(proxy.requests) == 1
+
+
+def test_what_came_before_a_silence_is_not_asked_for_again(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    data = content(1_000_000)
+    place.replace(KEY, data)
+    with place.through(Rule(Stall("answer-body", 20, at=0.5), times=1)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint, read_timeout=1))
+        assert read(store, KEY, 0, len(data))[1] == data
+
+    assert [seen.headers["range"] for seen in proxy.requests] == ["bytes=0-999999", "bytes=245760-999999"]
 
 
 def test_a_disk_that_is_full_breaks_off_a_read_from_s3(bucket_of: BucketOf) -> None:
