@@ -671,7 +671,7 @@ class S3Upload:
         ordered = sorted(parts, key=lambda sent: sent.part.number)
 
         def complete(can: Abilities) -> None:
-            self._store.ask(
+            answer = self._store.ask(
                 "completing",
                 "complete_multipart_upload",
                 self._key,
@@ -683,6 +683,8 @@ class S3Upload:
                 ChecksumCRC32C=crc32c if self.checksum == "full" else None,
                 ChecksumType="FULL_OBJECT" if self.checksum == "full" else None,
             )
+            if "Key" not in answer:  # Ceph's ETag is empty here
+                raise TransientError(self._store.no_answer("Key", self._key, "completing"))
 
         try:
             self._store.asked(complete, *([] if self._replacing else [{"conditional_complete": False}]))

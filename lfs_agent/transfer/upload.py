@@ -24,7 +24,7 @@ from lfs_agent.errors import (
     TransientError,
     UnsupportedError,
 )
-from lfs_agent.lease import lease
+from lfs_agent.lease import idle, lease
 from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import KIB, MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
@@ -73,7 +73,9 @@ def upload(
         for last in range(_TRIES):
             found = _look(store, key)
             if found is not None and not _is_judged(found, replacing):
-                return _skip(store, found, oid, meter)
+                skipped = _skip(store, found, oid, meter)
+                _let_go(store, key, meter.size, _notes(store, key, oid, state))
+                return skipped
             damaged = found.etag if found else ""
             try:
                 sent = _send(store, key, oid, fd, meter, state, modes, limits, streams, damaged)
@@ -163,6 +165,12 @@ def journals(state: Path, oid: Oid) -> list[Path]:
     return sorted(state.glob(f"{oid}.*{_JOURNAL}"))
 
 
+def _notes(store: Store, key: str, oid: Oid, state: Path) -> Path:
+    """Where what has been done of an upload is kept."""
+    of_whom = hashlib.sha256(store.identity(key).encode()).hexdigest()[:16]
+    return state / f"{oid}.{of_whom}{_JOURNAL}"
+
+
 def _send(
     store: Store,
     key: str,
@@ -184,8 +192,7 @@ def _send(
         plan = _plan_replacing(store, key, plan, limits)
     if plan.count == 1:
         return _send_whole(store, key, oid, fd, meter, damaged)
-    of_whom = hashlib.sha256(store.identity(key).encode()).hexdigest()[:16]
-    notes = state / f"{oid}.{of_whom}{_JOURNAL}"
+    notes = _notes(store, key, oid, state)
     with ExitStack() as stack:
         held = None
         with suppress(DiskError):  # an upload needs no room: without a lease it is just not resumed
@@ -276,6 +283,19 @@ def _begun(
     if upload_.token:
         journal.begin({"size": plan.size, "part_size": plan.part_size, "token": upload_.token})
     return upload_, plan, {}
+
+
+def _let_go(store: Store, key: str, size: int, notes: Path) -> None:
+    """Gives up what an earlier push has begun of an object that is there by now; not where somebody is at it."""
+    if not notes.exists():
+        return
+    with suppress(AgentError, OSError), idle([notes]) as nobody:
+        if nobody:
+            with notes.open("r+b") as file:
+                token = Journal(file.fileno()).heading.get("token", "")
+            if token and (begun := store.resume(key, size, token)) is not None:
+                begun[0].abort()
+            notes.unlink()
 
 
 def _give_up(upload_: MultipartUpload, journal: Journal) -> None:

@@ -29,6 +29,7 @@ from tests.contract.stores import (
 )
 from tests.proxy import (
     ACCESS_DENIED,
+    ERROR_IN_200,
     INTERNAL_ERROR,
     SLOW_DOWN,
     Action,
@@ -296,6 +297,31 @@ def test_a_success_without_an_etag_is_looked_at(bucket_of: BucketOf) -> None:
             store.put(KEY, OID, BytesBody(DATA))
 
     assert len(proxy.requests) == 1
+
+
+def test_a_completion_is_asked_for_again_where_the_answer_is_none(bucket_of: BucketOf) -> None:
+    place = bucket_of("versitygw")
+    data = content(6 * MIB)
+    with place.through(Rule(PORTAL, target="[?&]uploadId=", method="POST", times=1)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        upload = store.begin(KEY, oid_of(data), len(data))
+        upload.complete(put_parts(upload, data), crc_of(data))
+
+    assert place.objects() == {KEY: data}
+    assert place.unfinished() == 0
+
+
+@pytest.mark.parametrize("answer", [PORTAL, ERROR_IN_200])
+def test_a_page_that_is_not_the_object_is_not_taken_for_a_range_of_it(bucket_of: BucketOf, answer: Answer) -> None:
+    place = bucket_of("versitygw")
+    place.replace(KEY, DATA)
+    with place.through(Rule(answer, method="GET", times=1)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        found = store.stat(KEY)
+        assert found
+        assert read(store, KEY, 0, len(DATA), found.etag)[1] == DATA
+
+    assert [seen.method for seen in proxy.requests] == ["HEAD", "GET", "GET"]
 
 
 def test_what_came_before_a_silence_is_not_asked_for_again(bucket_of: BucketOf) -> None:

@@ -260,6 +260,17 @@ def test_an_upload_is_taken_up_by_the_same_account_only(
     assert len(desk.left()) == (0 if goes_on else 1)  # whose it is goes on with it
 
 
+def test_what_was_begun_is_given_up_where_the_object_is_there_by_now(place: Place, desk: Desk) -> None:
+    """Somebody else has sent it."""
+    oid = desk.write(content(12 * MIB))
+    with pytest.raises(StoppedError):
+        desk.up(FlakyStore(place.store, [None, None, None, StoppedError("killed")]), oid)
+    place.replace(KEY, content(12 * MIB))
+
+    assert desk.up(place.store, oid).how == "skipped"
+    assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(12 * MIB)}, 0, [])
+
+
 def test_an_upload_that_is_gone_meanwhile_is_begun_anew(place: Place, desk: Desk) -> None:
     oid = desk.write(content(12 * MIB))
     with pytest.raises(StoppedError):
