@@ -367,10 +367,6 @@ class S3Store:
         except Exception as error:
             raise translate_login(error, self._context(key)) from error
 
-    def no_answer(self, lacks: str, key: str, doing: str) -> str:
-        """The sentence on a success that does not say what every store's does."""
-        return f"{doing} {self.address(key)}: the answer has no {lacks}; something on the way is not S3, or changes it"
-
     def asked(self, ask: Callable[[Abilities], T], *simpler: dict[str, Any]) -> T:
         """The answer to `ask`, in simpler ways where the store does not know what it is asked.
 
@@ -522,7 +518,7 @@ class S3Store:
                 self.abilities.learn(put_confirmed=True)
             return True
         if not answer.get("ETag"):  # whoever has said so, only a look at the store can tell what came of it
-            raise ConflictError(self.no_answer("ETag", key, "storing"))
+            raise ConflictError(str(nonsense(KeyError("ETag"), self._context(key, "storing"))))
         if md5 and _is_other_md5(answer["ETag"], md5):
             raise DamagedError(
                 f"{self.address(key)}: the store took something else than was sent, and checks nothing; "
@@ -588,6 +584,8 @@ class S3Store:
         with self.understanding(key, "reading"):
             first, size = _range(got)
             found = _stat(key, got, size)
+            if etag and not found.etag:
+                raise LookupError("no ETag")  # a page of somebody else's
         if first != start:
             raise TransientError(f"{self.address(key)}: the store sent bytes from {first}, not from {start}")
         position = start
@@ -635,11 +633,13 @@ class S3Upload:
                     yield StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumCRC32C", ""))
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
+        doing = f"storing part {part.number} of"
+
         def put(can: Abilities) -> tuple[dict[str, Any], str | None]:
             md5 = _md5(body) if self.checksum == "none" else None
             body.seek(0)
             answer = self._store.ask(
-                f"storing part {part.number} of",
+                doing,
                 "upload_part",
                 self._key,
                 UploadId=self._upload_id,
@@ -653,11 +653,11 @@ class S3Upload:
 
         try:
             answer, md5 = self._store.asked(put)
-            if not answer.get("ETag"):
-                raise TransientError(self._store.no_answer("ETag", self._key, f"storing part {part.number} of"))
-            if md5 and _is_other_md5(answer["ETag"], md5):
+            with self._store.understanding(self._key, doing):
+                etag = answer["ETag"]
+            if md5 and _is_other_md5(etag, md5):
                 raise TransientError(f"part {part.number} did not arrive as it was sent", heard=True)
-            return SentPart(part, answer["ETag"], crc32c)
+            return SentPart(part, etag, crc32c)
         except MissingError as error:  # NoSuchUpload: somebody has cleaned up
             raise ConflictError(str(error)) from error
         except UnsupportedError as error:
@@ -683,8 +683,9 @@ class S3Upload:
                 ChecksumCRC32C=crc32c if self.checksum == "full" else None,
                 ChecksumType="FULL_OBJECT" if self.checksum == "full" else None,
             )
-            if "Key" not in answer:  # Ceph's ETag is empty here
-                raise TransientError(self._store.no_answer("Key", self._key, "completing"))
+            with self._store.understanding(self._key, "completing"):
+                if "Key" not in answer:  # Ceph's ETag is empty here
+                    raise LookupError("no Key")
 
         try:
             self._store.asked(complete, *([] if self._replacing else [{"conditional_complete": False}]))

@@ -282,7 +282,7 @@ def test_a_store_whose_parts_have_no_etag_is_told_as_what_it_is(bucket_of: Bucke
         store = retrying(place.store_with(endpoint=proxy.endpoint), deadline_s=1)
         data = content(6 * MIB)
         upload = store.begin(KEY, oid_of(data), len(data))
-        with pytest.raises(ObjectError, match="the answer has no ETag; something on the way is not S3, or changes it"):
+        with pytest.raises(ObjectError, match="gave no sane answer \\('ETag'\\)"):
             put_parts(upload, data)
 
     assert place.objects() == {}
@@ -293,7 +293,7 @@ def test_a_success_without_an_etag_is_looked_at(bucket_of: BucketOf) -> None:
     place = bucket_of("versitygw")
     with place.through(Rule(PORTAL, method="PUT")) as proxy:
         store = retrying(place.store_with(endpoint=proxy.endpoint))
-        with pytest.raises(ConflictError, match="the answer has no ETag"):
+        with pytest.raises(ConflictError, match="gave no sane answer \\('ETag'\\)"):
             store.put(KEY, OID, BytesBody(DATA))
 
     assert len(proxy.requests) == 1
