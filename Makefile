@@ -73,6 +73,7 @@ lock: ## pins all versions anew (needs uv)
 	@command -v uv >/dev/null || { echo "uv is not here: see https://docs.astral.sh/uv/" >&2; exit 1; }
 	uv pip compile pyproject.toml --group dev --output-file packaging/dev.lock $(LOCK)
 	uv pip compile packaging/localstack.in --output-file packaging/localstack.lock $(LOCK)
+	uv pip compile packaging/gto.in --output-file packaging/gto.lock $(LOCK)
 LOCK := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--custom-compile-command "make lock"
 

@@ -18,6 +18,12 @@ _POINTER = re.compile(
     rb"(?:ext-[^\n]*\n)*"
     rb"size \+?(?P<size>[0-9]+)"
 )
+_CANONICAL = re.compile(
+    rb"version https://git-lfs\.github\.com/spec/v1\n"
+    rb"(?:ext-[0-9]-[^\s]+ sha256:[0-9a-f]{64}\n)*"
+    rb"oid sha256:[0-9a-f]{64}\n"
+    rb"size (?:0|[1-9][0-9]*)\n"
+)
 _MAX_SIZE = 2**63 - 1
 
 
@@ -57,3 +63,8 @@ def parse_pointer(blob: bytes) -> Pointer | None:
     if not match or (size := int(match["size"])) > _MAX_SIZE:
         return None
     return Pointer(Oid(match["oid"].decode()), size)
+
+
+def is_canonical(blob: bytes) -> bool:
+    """Whether a pointer is as git-lfs writes it: any other way to write it is another blob for the same object."""
+    return bool(_CANONICAL.fullmatch(blob))

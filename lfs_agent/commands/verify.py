@@ -14,7 +14,7 @@ import re
 import sys
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,7 @@ from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_si
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
 from lfs_agent.pointer import Oid
-from lfs_agent.selection import Wanted, select
+from lfs_agent.selection import Wanted, select, trees
 from lfs_agent.verify import NOT_ASKED, Depth, Finding, Judge
 
 EXAMPLES = """\
@@ -76,16 +76,22 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     threads = READ_THREADS if arguments.deep else STAT_THREADS
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)
     wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
+    irregular = list(find_irregular(repo, words, arguments.paths))
     told = _spell_words([*(["all refs"] if arguments.all else []), *words])
-    if not wanted:
+    if not wanted and not irregular:
         print(f"no LFS pointers in {told}: nothing to verify", file=sys.stderr if arguments.json else sys.stdout)
         return 0
     stop = threading.Event()
     store, _ = cellar.open(stop=stop, connections=threads)
-    tally = Tally(len(wanted), visible=sys.stderr.isatty())
+    tally = Tally(len(wanted), len(irregular), visible=sys.stderr.isatty())
     sample = _sample(wanted, arguments.sample) if arguments.sample else None
     judge = Judge(store, cellar.key, depth=depth, sample=sample, stop=stop, on_read=tally.read)
     report = JUnit(f"lfs-agent verify {told}") if arguments.junit else None
+    for path, reason in irregular:
+        if report:
+            report.add_irregular(path, reason)
+        line = json.dumps(irregular_to_json(path, reason, depth=depth))
+        print(line if arguments.json else f"irregular  {plain(path)}  {plain(reason)}")
     try:
         for finding in judge.find(wanted, threads=threads):
             tally.count(finding)
@@ -137,6 +143,22 @@ def _sample(wanted: Sequence[Wanted], share: float) -> set[Oid]:
     return {each.pointer.oid for each in random.sample(wanted, count)}
 
 
+def find_irregular(repo: Repository, words: Sequence[str], paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Files of the trees among `words` that belong to Git LFS and are no pointers as it writes them, each once."""
+    found: dict[str, str] = {}
+    for revision, limits in trees(repo, words, paths):
+        if ".." not in revision:
+            found |= repo.irregular(revision, limits)
+    yield from found.items()
+
+
+def irregular_to_json(path: str, reason: str, *, depth: Depth) -> dict[str, Any]:
+    """Such a file as `--json` prints it."""
+    nothing = dict.fromkeys(("oid", "size", "key", "address"))
+    told = {"paths": [path], "proof": "", "proven": False, "depth": depth, "reason": reason}
+    return {"status": "irregular", **nothing, **told}
+
+
 def to_json(finding: Finding, *, depth: Depth) -> dict[str, Any]:
     """A finding as `--json` prints it."""
     return {
@@ -180,6 +202,12 @@ class JUnit:
         said = ElementTree.SubElement(case, kind, type=finding.status, message=plain(finding.reason))
         said.text = f"{plain(finding.address)}: {plain(finding.reason)}"
 
+    def add_irregular(self, path: str, reason: str) -> None:
+        """A file that is no pointer as it should be."""
+        case = ElementTree.SubElement(self._suite, "testcase", classname="lfs-agent.verify", name=plain(path))
+        ElementTree.SubElement(case, "failure", type="irregular", message=plain(reason))
+        self._counts.update(["tests", "failures"])
+
     def write(self, path: Path) -> None:
         """Into a file. Raises UsageError where it can't be written."""
         for name in ("tests", "failures", "errors"):
@@ -195,6 +223,7 @@ class Tally:
     """Counts findings; on a terminal it also shows how far they are, once they take longer than a moment."""
 
     total: int
+    irregular: int
     visible: bool
     counts: Counter[str] = field(default_factory=Counter)
     _size: int = 0
@@ -229,12 +258,13 @@ class Tally:
         found = [f"{self.counts['present']:,} present ({self._proven:,} proven)"]
         wrong = ("missing", "damaged", "unproven", "archived", "unknown")
         found += [f"{self.counts[name]:,} {name}" for name in wrong if self.counts[name]]
+        found += [f"{self.irregular:,} irregular"] if self.irregular else []
         not_asked = f" ({self._not_asked:,} not asked: one cause stops them all)" if self._not_asked else ""
         return f"{spell_count(self.total, 'object')}, {spell_size(self._size)}: {', '.join(found)}{not_asked}"
 
     @property
     def status(self) -> int:
         """The exit status."""
-        if self.counts["missing"] or self.counts["damaged"]:
+        if self.counts["missing"] or self.counts["damaged"] or self.irregular:
             return 1
         return 3 if self.counts["unproven"] or self.counts["archived"] or self.counts["unknown"] else 0

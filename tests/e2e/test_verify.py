@@ -15,10 +15,12 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.cellar import Cellar
+from tests.conftest import absent
 from tests.e2e.conftest import HomeOf
 from tests.machine import Home
 from tests.proxy.dead import BlackHole
 from tests.servers import Server
+from tests.servers.server import cache
 
 SIZE = 100_000
 SCHEMA = {
@@ -494,3 +496,94 @@ def test_an_archived_object_is_a_finding_of_its_own(server: Server, cellar: Cell
         done = verify(home, work, "--json", *how)
         assert (done.returncode, statuses(done)) == (3, {oid: "archived"})
         assert "DEEP_ARCHIVE" in findings(done)[oid]["reason"]
+
+
+def test_files_that_are_no_pointers_as_git_lfs_writes_them_are_findings(cellar: Cellar, clone: Clone) -> None:
+    oid = cellar.add("good.pt", SIZE)
+    cellar.push()
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize {SIZE}\n"
+    for name, content in (("raw.pt", "weights"), ("cr.pt", pointer.replace("\n", "\r\n")), ("empty.pt", "")):
+        (cellar.work / name).write_bytes(content.encode())
+    past_the_filter = ("-c", "filter.lfs.clean=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false")
+    cellar.git(*past_the_filter, "add", "raw.pt", "cr.pt", "empty.pt")
+    cellar.git(*past_the_filter, "commit", "-q", "-m", "Past the filter")
+    cellar.git("push", "-q", "origin", "HEAD")
+    home, work = clone()
+
+    done = verify(home, work, "--json")
+    assert done.returncode == 1
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    irregular = {finding["paths"][0]: finding["reason"] for finding in found if finding["status"] == "irregular"}
+    assert irregular.keys() == {"raw.pt", "cr.pt"}
+    assert "is no pointer, but 7 bytes" in irregular["raw.pt"]
+    assert "not as git-lfs writes it" in irregular["cr.pt"]
+    assert all(finding.keys() == SCHEMA.keys() for finding in found)
+    assert "2 irregular" in verify(home, work).stdout
+    assert verify(home, work, "--", "good.pt").returncode == 0
+    (work / "deep").mkdir()
+    assert verify(home, work / "deep").returncode == 1
+
+
+def test_a_clone_without_blobs_is_completed_by_one_fetch(cellar: Cellar, home_of: HomeOf, tmp_path: Path) -> None:
+    oids = {cellar.write(f"{number}.pt", 100, seed=number) for number in range(20)}
+    cellar.commit("Fill the cellar")
+    oids.add(cellar.add("0.pt", 100, seed=100))
+    cellar.push()
+    for name in ("allowFilter", "allowAnySHA1InWant"):
+        cellar.home.git("config", f"uploadpack.{name}", "true", cwd=cellar.origin)
+    home = home_of("reader")
+    home.environ.update(cellar.server.environ())
+    work = tmp_path / "clone"
+    home.git("clone", "-q", "--filter=blob:none", "--no-checkout", f"file://{cellar.origin}", work)
+    trace = tmp_path / "trace"
+
+    done = home.run("lfs-agent", "verify", "--json", "--all", cwd=work, env={"GIT_TRACE": str(trace)})
+
+    assert statuses(done) == dict.fromkeys(oids, "present")
+    assert trace.read_text().count("built-in: git fetch ") == 1
+    shallow = tmp_path / "shallow"
+    home.git("clone", "-q", "--depth=1", "--no-checkout", f"file://{cellar.origin}", shallow)
+    assert len(statuses(verify(home, shallow, "--json", "--all"))) == 20
+
+
+@pytest.fixture
+def gto(cellar: Cellar) -> Callable[..., str]:
+    """GTO itself, in the work tree."""
+    program = cache() / "gto-1.10.1" / "bin" / "python"
+    if not program.exists():
+        absent("GTO is not installed: run `tests/install/install.sh gto`")
+    return lambda *words: cellar.home.run(program, "-m", "gto.cli", *words, cwd=cellar.work).stdout.strip()
+
+
+def test_gto_references_are_what_gto_says(cellar: Cellar, gto: Callable[..., str], clone: Clone) -> None:
+    first = cellar.add("vit-l/base/model.pt", SIZE, seed=1)
+    cellar.add("other/model.pt", SIZE, seed=2)
+    gto("register", "vit-l/base", "--version", "v1.0.9")
+    gto("assign", "vit-l/base", "--stage", "prod", "--version", "v1.0.9")
+    second = cellar.add("vit-l/base/model.pt", SIZE, seed=3)
+    gto("register", "vit-l/base", "--version", "v1.0.10")
+    gto("assign", "vit-l/base", "--stage", "prod", "--version", "v1.0.10")
+    (cellar.work / "artifacts.yaml").write_text("churn:\n  path: ./models/churn.pt\n  type: model\n")
+    third = cellar.add("models/churn.pt", SIZE, seed=4)
+    gto("register", "churn", "--version", "v0.1.0")
+    cellar.push()
+    cellar.git("push", "-q", "--tags")
+    home, work = clone()
+    commit_of = {"v1.0.9": first, "v1.0.10": second}
+
+    def objects(reference: str) -> set[str]:
+        done = verify(home, work, "--json", reference)
+        assert done.returncode == 0, done
+        return set(statuses(done))
+
+    assert objects("vit-l/base@v1.0.9") == {first}
+    assert objects("vit-l/base@latest") == {commit_of[gto("show", "vit-l/base@latest", "--version")]} == {second}
+    assert objects("vit-l/base#prod") == {commit_of[gto("show", "vit-l/base#prod", "--version")]} == {second}
+    assert objects("churn@latest") == {third}
+    time.sleep(1.1)  # GTO orders by the second in which a tag was made
+    gto("assign", "vit-l/base", "--stage", "prod", "--version", "v1.0.9", "--force")  # back to the first
+    cellar.git("push", "-q", "--tags")
+    home.git("fetch", "-q", "--tags", cwd=work)
+    assert objects("vit-l/base#prod") == {commit_of[gto("show", "vit-l/base#prod", "--version")]} == {first}
+    nothing = verify(home, work, "vit-l/base#dev")
+    assert (nothing.returncode, "nothing is registered or assigned so here" in nothing.stderr) == (2, True)

@@ -5,6 +5,7 @@
 #   git-lfs-newest  git-lfs 3.8.1 by `go install`, into the cache
 #   versitygw       Versity S3 Gateway 1.8.0 by `go install`, into the cache
 #   localstack      LocalStack 4.13.1 in a virtual environment of its own, in the cache
+#   gto             GTO 1.10.1, likewise
 #   ml-cellar       ml-cellar 0.2.0 by cargo, into the cache
 #   ceph            Ceph's mon, osd and radosgw by apt-get, system-wide: only when asked for by this name, or by all-ci
 #   nss-wrapper     libnss-wrapper by apt-get, system-wide, likewise: buckets as host names in a test's own process
@@ -166,15 +167,24 @@ install_ml_cellar() {
   link ml-cellar-0.2.0 ml-cellar
 }
 
-install_localstack() {
-  local dir=$cache/localstack-4.13.1 lock=$root/packaging/localstack.lock
-  if ! cmp -s "$lock" "$dir/localstack.lock" || ! "$dir/bin/python" -c '' 2>/dev/null; then
-    say "Installing LocalStack 4.13.1 (half a minute, once) …"
-    fresh localstack
-    make_venv localstack "$temporary" "$lock" 13 || return
+# own_venv NAME VERSION: a virtual environment in the cache that holds what packaging/NAME.lock pins.
+own_venv() {
+  local dir=$cache/$1-$2 lock=$root/packaging/$1.lock
+  if ! cmp -s "$lock" "$dir/$1.lock" || ! "$dir/bin/python" -c '' 2>/dev/null; then
+    say "Installing $1 $2 (half a minute, once) …"
+    fresh "$1"
+    make_venv "$1" "$temporary" "$lock" 13 || return
     cp "$lock" "$temporary/"
     place "$dir"
   fi
+}
+
+install_localstack() {
+  own_venv localstack 4.13.1
+}
+
+install_gto() {
+  own_venv gto 1.10.1
 }
 
 install_ceph() {
@@ -208,7 +218,7 @@ install_venv() {
 
 install_all_ci() {
   local failed= name
-  for name in git-lfs git-lfs-newest versitygw localstack ceph nss-wrapper ml-cellar; do
+  for name in git-lfs git-lfs-newest versitygw localstack ceph nss-wrapper ml-cellar gto; do
     ( "install_${name//-/_}" ) || failed="$failed $name"
   done
   [ -z "$failed" ] || fail "not installed:$failed"
@@ -220,8 +230,8 @@ case $1 in
   *)
     for name in "$@"; do
       case $name in
-        git-lfs|git-lfs-newest|versitygw|localstack|ml-cellar|ceph|nss-wrapper|all-ci) "install_${name//-/_}" ;;
-        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, versitygw, localstack, ml-cellar, ceph, nss-wrapper, all-ci" || exit 2 ;;
+        git-lfs|git-lfs-newest|versitygw|localstack|ml-cellar|gto|ceph|nss-wrapper|all-ci) "install_${name//-/_}" ;;
+        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, versitygw, localstack, ml-cellar, gto, ceph, nss-wrapper, all-ci" || exit 2 ;;
       esac
     done ;;
 esac

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lfs_agent.pointer import Oid, Pointer, parse_oid, parse_pointer
+from lfs_agent.pointer import Oid, Pointer, is_canonical, parse_oid, parse_pointer
 
 VERSION = b"version https://git-lfs.github.com/spec/v1\n"
 OID = "4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393"
@@ -110,3 +110,18 @@ def test_an_oid_is_64_hexadecimal_digits_and_nothing_else(text: object) -> None:
 def test_an_oid_with_a_line_break_behind_it_is_none() -> None:
     with pytest.raises(ValueError, match="not an object id"):
         parse_oid(OID + "\n")
+
+
+@given(hexadecimal, sizes)
+def test_what_git_lfs_writes_is_canonical_and_any_other_spelling_is_not(oid: str, size: int) -> None:
+    blob = written(oid, size)
+    assert is_canonical(blob)
+    assert is_canonical(blob.replace(b"oid ", b"ext-0-foo sha256:" + b"0" * 64 + b"\noid ", 1))
+    for other in (
+        blob + b"\n",
+        blob[:-1],
+        blob.replace(b"\n", b"\r\n"),
+        blob.replace(b"size ", b"size +"),
+        b" " + blob,
+    ):
+        assert not is_canonical(other)
