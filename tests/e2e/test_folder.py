@@ -1,6 +1,7 @@
 """A shared folder as the store, `dir::/srv/share`: a whole push and clone without any server."""
 
 import hashlib
+import re
 import signal
 import time
 from hashlib import sha256
@@ -200,3 +201,8 @@ def test_a_kill_publishes_no_half_object(home: Home, tmp_path: Path) -> None:
     assert stored.stat().st_size == size
     with stored.open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == oid
+
+    assert len(files_below(share / "lfs-agent-unfinished")) == 1
+    done = home.run("lfs-agent", "uploads", "--abort", "--older-than", "0s", cwd=work)
+    assert re.match(rf"aborted +{oid[:12]} .* 1 part .*{re.escape(str(stored))}$", done.stdout.splitlines()[0])
+    assert files_below(share) == [str(stored.relative_to(share))]

@@ -226,6 +226,19 @@ def test_a_store_that_lists_no_uploads_is_a_sentence(cellar: Cellar) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_server_that_only_the_repository_names_is_asked_nothing(cellar: Cellar) -> None:
+    begin(cellar, cellar.key(OID))
+    (cellar.work / ".lfsconfig").write_text(f"[lfs]\n\turl = {cellar.url}?endpoint={cellar.server.endpoint}\n")
+    del cellar.home.environ["AWS_ENDPOINT_URL_S3"]
+    mark = cellar.server.mark()
+
+    done = uploads(cellar, "--abort", "--older-than", "0s")
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "lfs-agent trust" in done.stderr
+    assert cellar.server.requests(mark) == []
+
+
 def test_without_unfinished_uploads_it_says_so(cellar: Cellar) -> None:
     done = uploads(cellar)
     assert (done.returncode, done.stdout) == (0, f"{cellar.url}: 0 unfinished uploads, 0 bytes in 0 parts\n")
