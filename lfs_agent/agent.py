@@ -361,7 +361,7 @@ class Worker:
         settings = cellar.settings
         level = settings.log_level or ("info" if settings.log_file else None)
         opened = log.Log(record, level, settings.log_file, store=str(cellar.target), **bound)
-        sweep(cellar.state_dir)
+        sweep(cellar.state_dir, session)
         sweep_stale(self._folders.incomplete)
         opened.info("started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers)
         return opened

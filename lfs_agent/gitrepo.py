@@ -48,7 +48,7 @@ def run_git(
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs git, whatever its exit status; its output is captured, and it never reads our input.
 
-    Raises UsageError where there is no git.
+    Raises UsageError where there is no git, or none can be started.
     """
     try:
         return subprocess.run(
@@ -61,6 +61,8 @@ def run_git(
         )
     except FileNotFoundError:
         raise UsageError("git is not on PATH: install it first") from None
+    except OSError as error:
+        raise UsageError(f"git could not be started: {error.strerror}; see ulimit -a") from error
 
 
 def git(*arguments: str, cwd: str | Path | None = None) -> str:

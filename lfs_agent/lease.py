@@ -103,6 +103,8 @@ def disk_error(error: OSError, folder: Path) -> DiskError:
             f"the disk of {folder} is full: make room (git lfs prune needs care), and pull again; "
             "what has arrived of large objects is kept"
         )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return DiskError(f"cannot write in {folder}: {error.strerror}; raise the limit on open files (ulimit -n)")
     return DiskError(f"cannot write in {folder}: {error.strerror}; the LFS storage must be writable")
 
 

@@ -44,17 +44,17 @@ def _process(pid: int) -> tuple[str, int, float] | None:
 
 def _started(pid: int) -> float:
     """The start of a process as `ps` tells it, where there is no /proc; 0 where it doesn't."""
-    done = subprocess.run(
-        ["ps", "-o", "lstart=", "-p", str(pid)],
-        capture_output=True,
-        text=True,
-        check=False,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "LC_ALL": "C"},
-    )
     try:
+        done = subprocess.run(
+            ["ps", "-o", "lstart=", "-p", str(pid)],
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env={**os.environ, "LC_ALL": "C"},
+        )
         return time.mktime(time.strptime(done.stdout.strip()))
-    except ValueError:
+    except (OSError, ValueError):
         return 0.0
 
 
@@ -121,9 +121,9 @@ class Breaker:
         try:
             told = json.loads(self._path.read_bytes())
             return Cause(str(told["message"]), float(told["at"]))
-        except FileNotFoundError:
+        except OSError:  # no such file, mostly
             return None
-        except (OSError, ValueError, LookupError, TypeError):
+        except (ValueError, LookupError, TypeError):
             return Cause("", 0.0)  # it is being written
 
 
@@ -221,12 +221,13 @@ def records_in(state_dir: Path) -> list[Path]:
     return sorted((state_dir / "sessions").glob("*.jsonl"))
 
 
-def sweep(state_dir: Path) -> None:
-    """Lets go of all but the last sessions."""
+def sweep(state_dir: Path, running: str = "") -> None:
+    """Lets go of all but the last sessions; `running` is one of them, whatever the clock says."""
     changed: dict[str, float] = {}
     with suppress(OSError):  # swept by another worker meanwhile
         for path in (state_dir / "sessions").glob("*.*"):
             changed[path.stem] = max(changed.get(path.stem, 0.0), path.stat().st_mtime)
+    changed.pop(running, None)
     for name in sorted(changed, key=lambda name: changed[name])[:-KEPT_SESSIONS]:
         files = SessionFiles(state_dir / "sessions", name)
         for path in (files.record, files.cause, files.retries, files.login):

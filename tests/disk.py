@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shlex
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
@@ -46,21 +47,22 @@ class Disk:
         """What is on it, for who stands outside."""
         return Path(f"/proc/{self._holder.pid}/root{self.at}")
 
-    def inside(self, cwd: Path, *argv: str | Path) -> list[str]:
-        """The words that run a command in `cwd` where the disk is mounted."""
+    def inside(self) -> list[str]:
+        """The words that let a command see the disk."""
         keep = ["--preserve-credentials"] if self._user else []
         enter = ["nsenter", f"--target={self._holder.pid}", "--mount", *self._user, *keep]
-        return [*enter, "env", "-C", str(cwd), *map(str, argv)]
+        again = 'cd "$0" && exec "$@"'  # a namespace is entered at its root
+        return ["sh", "-c", f'exec {shlex.join(enter)} sh -c {shlex.quote(again)} "$(pwd -P)" "$@"', "sh"]
 
     def run(
         self, home: Home, *argv: str | Path, cwd: Path, check: bool = True, env: Mapping[str, str] = {}
     ) -> subprocess.CompletedProcess[str]:
         """`home.run` with the disk mounted."""
-        return home.run(*self.inside(cwd, *argv), check=check, env=env)
+        return home.run(*self.inside(), *argv, cwd=cwd, check=check, env=env)
 
     def remount(self, options: str) -> None:
         """With other options: "ro", or a larger "size=64m"."""
-        subprocess.run(self.inside(Path("/"), "mount", "-o", f"remount,{options}", self.at), check=True)
+        subprocess.run([*self.inside(), "mount", "-o", f"remount,{options}", self.at], check=True)
 
     def fill(self, leave: int = 0) -> None:
         """Leaves room for `leave` bytes, about; where that is nothing, for not a byte."""

@@ -116,7 +116,7 @@ _HINTS: Final = {
     errno.ENOENT: "try: git lfs fetch",
     errno.EACCES: "does it belong to another user?",
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "the machine has too many files open",
+    errno.ENFILE: "raise the limit on open files (sysctl fs.file-max)",
 }
 _MEND: Final = "it is damaged and was not stored; git lfs fsck moves it away, then fetch or add it again"
 

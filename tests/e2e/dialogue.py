@@ -223,8 +223,9 @@ def kill_git(home: Home, work: Path, command: list[str], proxy: FaultProxy, when
     """Runs git through the proxy, and kills all of it, the workers too, when it is time to."""
     environ = {**home.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint}
     quiet = subprocess.DEVNULL
+    words = [*home.runs_as, "git", *command]
     process = subprocess.Popen(
-        ["git", *command], cwd=work, env=environ, start_new_session=True, stdin=quiet, stdout=quiet, stderr=quiet
+        words, cwd=work, env=environ, start_new_session=True, stdin=quiet, stdout=quiet, stderr=quiet
     )
     patience = time.monotonic() + 60
     while not when():

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cellar import Cellar
-from tests.e2e.dialogue import kill_all, wait_for
+from tests.e2e.dialogue import kill_git
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
 from tests.servers import Server
@@ -59,15 +57,6 @@ def user_of(hall: Path, any_server: Server) -> UserOf:
     return user_of
 
 
-def break_off(home: Home, repository: Path, *command: str, when: Callable[[], bool]) -> None:
-    """Runs git, and kills all that runs for the user when it is time."""
-    words = [*home.runs_as, "git", "-C", str(repository), *command]
-    process = subprocess.Popen(words, env=home.environ, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_for(when, 30)
-    kill_all(home, signal.SIGKILL)
-    process.wait()
-
-
 def ended(proxy: FaultProxy, method: str) -> int:
     return sum(seen.method == method and seen.ended is not None for seen in proxy.requests)
 
@@ -90,7 +79,7 @@ def test_one_user_goes_on_where_another_was_killed(
     with FaultProxy(any_server.endpoint, SLOW) as proxy:
         for home in (vera, otto):
             home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
-        break_off(vera, repository, "lfs", "fetch", "origin", "main", when=lambda: ended(proxy, "GET") >= 2)
+        kill_git(vera, repository, ["lfs", "fetch", "origin", "main"], proxy, lambda: ended(proxy, "GET") >= 2)
         before = ended(proxy, "GET")
         otto.git("lfs", "fetch", "origin", "main", cwd=repository)
         assert ended(proxy, "GET") - before <= 3
@@ -98,7 +87,7 @@ def test_one_user_goes_on_where_another_was_killed(
         assert stored.stat().st_mode & 0o060 == 0o060
 
         any_server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(oid))
-        break_off(otto, repository, "lfs", "push", "--all", "origin", when=lambda: ended(proxy, "PUT") >= 2)
+        kill_git(otto, repository, ["lfs", "push", "--all", "origin"], proxy, lambda: ended(proxy, "PUT") >= 2)
         before = ended(proxy, "PUT")
         vera.git("lfs", "push", "--all", "origin", cwd=repository)
         assert ended(proxy, "PUT") - before <= 3

@@ -85,6 +85,22 @@ def test_records_are_in_order_and_only_the_last_ones_are_kept(tmp_path: Path) ->
     assert [path.name for path in sessions.glob("*.stop")] == [f"{names[-1]}.stop"]
 
 
+def test_the_running_session_is_kept_whatever_the_clock_said_before(tmp_path: Path) -> None:
+    sessions = tmp_path / "sessions"
+    sessions.mkdir()
+    future = time.time() + 365 * 24 * 3600
+    for number in range(KEPT_SESSIONS + 5):
+        (sessions / f"2040-{number:02}.jsonl").touch()
+        os.utime(sessions / f"2040-{number:02}.jsonl", (future, future))
+    for suffix in (".jsonl", ".stop"):
+        (sessions / f"2026{suffix}").touch()
+
+    sweep(tmp_path, "2026")
+
+    assert {"2026.jsonl", "2026.stop"} <= {path.name for path in sessions.iterdir()}
+    assert len(records_in(tmp_path)) == KEPT_SESSIONS + 1
+
+
 def test_a_long_session_that_still_writes_is_kept(tmp_path: Path) -> None:
     sessions = tmp_path / "sessions"
     sessions.mkdir()

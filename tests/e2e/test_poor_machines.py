@@ -1,0 +1,148 @@
+"""Machines that lack something: a home, a folder for temporary files, descriptors, /proc, a locale, the right time."""
+
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from tests.cellar import Cellar, random_bytes
+from tests.disk import Disk
+from tests.e2e.dialogue import Agent, files_below, keep_local, kill_git, new_repository
+from tests.machine import Home
+from tests.proxy import FaultProxy, Faults, Rule, Throttle
+from tests.servers import Server
+
+MIB = 1 << 20
+Poor = Callable[[Cellar, Path], Iterator[None]]
+
+
+def without_a_home(cellar: Cellar, _: Path) -> Iterator[None]:
+    environ = cellar.home.environ
+    environ["GIT_CONFIG_GLOBAL"] = str(cellar.home.folder / ".gitconfig")
+    for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        del environ[name]
+    yield
+
+
+def with_a_read_only_home(cellar: Cellar, folder: Path) -> Iterator[None]:
+    with Disk(folder / "read-only", "1m") as disk:
+        shutil.copy(cellar.home.folder / ".gitconfig", disk.content)
+        disk.remount("ro")
+        cellar.home.environ |= {"HOME": str(disk.at), "XDG_CONFIG_HOME": str(disk.at), "XDG_CACHE_HOME": str(disk.at)}
+        cellar.home.runs_as = disk.inside()
+        yield
+
+
+def without_a_folder_for_temporary_files(cellar: Cellar, folder: Path) -> Iterator[None]:
+    cellar.home.environ["TMPDIR"] = str(folder / "missing")
+    yield
+
+
+def without_proc(cellar: Cellar, _: Path) -> Iterator[None]:
+    with Disk(Path("/proc"), "1m") as disk:
+        cellar.home.runs_as = disk.inside()
+        yield
+
+
+def in_the_posix_locale(cellar: Cellar, _: Path) -> Iterator[None]:
+    cellar.home.environ |= {"LC_ALL": "POSIX", "LANG": "C"}
+    yield
+
+
+def with_few_descriptors(cellar: Cellar, _: Path) -> Iterator[None]:
+    """As few as git-lfs itself can do with."""
+    cellar.home.runs_as = ["sh", "-c", 'ulimit -n 64 && exec "$@"', "sh"]
+    yield
+
+
+@pytest.mark.parametrize(
+    "poor",
+    [
+        without_a_home,
+        with_a_read_only_home,
+        without_a_folder_for_temporary_files,
+        without_proc,
+        in_the_posix_locale,
+        with_few_descriptors,
+    ],
+)
+def test_a_poor_machine_pushes_and_pulls(cellar: Cellar, tmp_path: Path, poor: Poor) -> None:
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    oids = [cellar.write("weights.bin", 22 * MIB, 1), cellar.write("naïve/モデル.bin", 30_000, 2)]
+    cellar.commit("Fill the cellar")
+    with contextmanager(poor)(cellar, tmp_path):
+        cellar.push()
+        clone = cellar.clone(tmp_path / "clone モデル")
+        assert "2 present" in cellar.home.run("lfs-agent", "verify", cwd=clone).stdout
+        assert "pull from s3::" in cellar.home.run("lfs-agent", "log", cwd=clone).stdout
+
+    assert cellar.keys() == sorted(map(cellar.key, oids))
+    for name in ("weights.bin", "naïve/モデル.bin"):
+        assert (clone / name).read_bytes() == (cellar.work / name).read_bytes()
+    assert files_below(clone / ".git" / "lfs" / "tmp") == files_below(clone / ".git" / "lfs" / "incomplete") == []
+
+
+@pytest.mark.parametrize("operation", ["upload", "download"])
+@pytest.mark.parametrize("good, limit", [(0, 8), (1, 3)], ids=["no git can be started", "no file can be opened"])
+def test_without_descriptors_there_is_a_sentence(
+    home: Home, any_server: Server, bucket: str, tmp_path: Path, operation: str, good: int, limit: int
+) -> None:
+    """After so many `good` objects no number from `limit` on is left."""
+    home.environ |= any_server.environ()
+    work = new_repository(home, tmp_path / "work", f"s3::{bucket}/cellar")
+    message = ""
+    with Agent(home, work) as agent:
+        agent.init(operation)
+        for number in range(good + 1):
+            content = random_bytes(30_000, number)
+            oid = sha256(content).hexdigest()
+            if number == good:
+                resource.prlimit(agent.process.pid, resource.RLIMIT_NOFILE, (limit, limit))
+            if operation == "upload":
+                agent.upload(oid, keep_local(work, oid, content))
+            else:
+                key = f"cellar/{oid[:2]}/{oid[2:4]}/{oid}"
+                any_server.client().put_object(Bucket=bucket, Key=key, Body=content)
+                agent.download(oid, len(content))
+            error = agent.until_complete()[-1].get("error")
+            assert (error is not None) == (number == good)
+            message = error["message"] if error else ""
+        agent.end()
+
+    assert "Too many open files" in message
+    assert "ulimit" in message
+    assert "Traceback" not in agent.stderr
+    assert files_below(work / ".git" / "lfs" / "incomplete") == []
+
+
+def test_a_clock_that_was_set_back_costs_nothing(cellar: Cellar, any_server: Server) -> None:
+    """What was kept comes from the future then."""
+    cellar.home.environ |= {"LFS_AGENT_PART_SIZE": "5MiB", "LFS_AGENT_STREAMS": "1"}
+    oid = cellar.add("weights.bin", 20 * MIB)
+    state = cellar.work / ".git" / "lfs"
+    with FaultProxy(any_server.endpoint, Faults((Rule(Throttle(up=8 * MIB)),))) as proxy:
+
+        def done() -> int:
+            return sum(seen.method == "PUT" and seen.status == 200 for seen in proxy.requests)
+
+        kill_git(cellar.home, cellar.work, ["push", "origin", "HEAD"], proxy, lambda: done() >= 2)
+        before = done()
+        (state / "lfs-agent" / "sessions").mkdir(exist_ok=True)
+        for number in range(30):
+            (state / "lfs-agent" / "sessions" / f"20400101T0000{number:02}Z-1.jsonl").touch()
+        future = time.time() + 10 * 365 * 24 * 3600
+        for path in state.rglob("*"):
+            os.utime(path, (future, future))
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        cellar.push()
+        assert done() == 4
+    assert before >= 2
+    assert cellar.keys() == [cellar.key(oid)]
+    assert files_below(state / "incomplete") == []
+    assert cellar.home.run("lfs-agent", "log", cwd=cellar.work).returncode == 0
