@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from lfs_agent.store.folder import FolderStore
     from lfs_agent.store.s3 import Connection, S3Store
+    from lfs_agent.store.s3bucket import S3Bucket
 
 TRUSTED_KEY: Final = "lfs-agent.trusted"
 _MAX_CELLAR_FILE: Final = 1 << 16
@@ -125,6 +126,18 @@ class Cellar:
 
         return RetryingUploads(S3Uploads(self._s3(target, None, connections), target.prefix), patience)
 
+    def bucket(self, *, stop: threading.Event) -> "S3Bucket":
+        """The bucket itself; as for `open`, nothing has been asked of it.
+
+        Raises TargetError, also for a folder; UsageError, CredentialsError.
+        """
+        target, patience = self.target, self._patience(stop)
+        if isinstance(target, FolderTarget):
+            raise TargetError(f"{target} is a folder, not a bucket")
+        from lfs_agent.store.s3bucket import S3Bucket
+
+        return S3Bucket(self._s3(target, None, 1), patience.call)
+
     def _patience(
         self, stop: threading.Event, notice: Notice | None = None, shared: SessionFiles | None = None
     ) -> Patience:
@@ -140,13 +153,13 @@ class Cellar:
     def _folder(self, target: FolderTarget) -> "FolderStore":
         from lfs_agent.store.folder import FolderStore  # here, as S3Store below: only one of them is loaded
 
-        self._check()
+        self.check_trust()
         return FolderStore(Path(target.path))
 
     def _s3(self, target: S3Target, handover: Handover | None, connections: int) -> "S3Store":
         if self.settings.public and self.operation == "upload":
             raise TargetError(f"{self.target} is public: it is read without credentials, and not written")
-        self._check()
+        self.check_trust()
         connection = self.connection
         from lfs_agent.store.s3 import S3Store
 
@@ -197,7 +210,11 @@ class Cellar:
 
         return resolve_connection(session, self.settings, self.claim.endpoint, self.repo.http_setting)
 
-    def _check(self) -> None:
+    def check_trust(self) -> None:
+        """Nothing, where requests may go to the store.
+
+        Raises TargetError with the command that says yes.
+        """
         trusted = {entry.value for entry in self.repo.config if entry.key == TRUSTED_KEY}
         check(self.claim, trusted=trusted, last_push=self._last_push() if self.operation == "upload" else "")
         if self.claim.endpoint:

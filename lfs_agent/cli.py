@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from lfs_agent import __version__
 from lfs_agent.errors import AgentError
@@ -16,6 +17,7 @@ COMMANDS = {
     "config": "show the settings in force, and where each comes from",
     "trust": "allow a store that a repository names",
     "verify": "prove that the store has what the pointers name",
+    "doctor": "look at what a push and a pull need, and say what mends it",
     "uploads": "list uploads that nobody has finished, and give them up",
     "log": "show what the last push or pull did",
 }
@@ -29,8 +31,8 @@ examples:
 
 EXIT_STATUSES = """\
 exit status:
-  0  done; for verify: everything is present
-  1  objects are missing or damaged
+  0  done; for verify: everything is present; for doctor: nothing is broken
+  1  objects are missing or damaged; for doctor: something is broken
   2  usage: the command line or a setting is wrong
   3  could not be done, or could not be asked
   130  interrupted
@@ -78,6 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     known = [words[0]] if words and words[0] in COMMANDS else list(COMMANDS)
     arguments = parse(build_parser(known), words)
+    try:
+        Path.cwd()
+    except OSError as error:
+        print(f"lfs-agent: the current folder cannot be read ({error.strerror}): change to another", file=sys.stderr)
+        return 3
     try:
         status: int = import_module(f"lfs_agent.commands.{arguments.command}").run(arguments, os.environ)
     except AgentError as error:

@@ -203,7 +203,12 @@ class Repository:
 
     @cached_property
     def committed(self) -> list[Entry]:
-        """What we take from `.lfsconfig`: the work tree's, else the index's, else HEAD's, as git-lfs does."""
+        """What we take from `.lfsconfig`."""
+        return [entry for entry in self.lfsconfig if _COMMITTED_KEYS.fullmatch(entry.key)]
+
+    @cached_property
+    def lfsconfig(self) -> list[Entry]:
+        """All of `.lfsconfig`: the work tree's, else the index's, else HEAD's, as git-lfs does."""
         sources = [["--blob", ":.lfsconfig"], ["--blob", "HEAD:.lfsconfig"]]
         if self.worktree and (self.worktree / ".lfsconfig").exists():
             sources.insert(0, ["--file", str(self.worktree / ".lfsconfig")])
@@ -211,8 +216,7 @@ class Repository:
             done = run_git(["config", *source, "--no-includes", "--list", "-z"], cwd=self.cwd)
             if done.returncode == 0:
                 lines = done.stdout.decode(errors="surrogateescape").split("\0")[:-1]
-                entries = (_entry(line, ".lfsconfig")._replace(origin=".lfsconfig") for line in lines)
-                return [entry for entry in entries if _COMMITTED_KEYS.fullmatch(entry.key)]
+                return [_entry(line, ".lfsconfig")._replace(origin=".lfsconfig") for line in lines]
         return []
 
     def get(self, key: str) -> Entry | None:

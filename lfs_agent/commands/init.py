@@ -13,11 +13,11 @@ from typing import Final
 
 from lfs_agent import log
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
-from lfs_agent.commands.install import SECTION
 from lfs_agent.commands.wording import plain
 from lfs_agent.config import from_query, resolve
 from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, run_git
+from lfs_agent.registration import SECTION
 from lfs_agent.store.url import FolderTarget, Target, parse_target
 from lfs_agent.trust import Claim, check_scheme
 

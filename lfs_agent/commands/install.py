@@ -4,17 +4,13 @@ Does `git lfs install` too, where it has not been done: without it a clone ends 
 """
 
 import argparse
-import os
-import re
-import shlex
-import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
-import lfs_agent
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import ConfigFile, Entry, Scope, config_file, git, read_config, run_git
+from lfs_agent.registration import FILTER, GET_GIT_LFS, SECTION, another_agent, registration
 
 EXAMPLES = """\
 examples:
@@ -22,23 +18,12 @@ examples:
   lfs-agent install --local
 """
 
-NAME: Final = "lfs-agent"
-SECTION: Final = f"lfs.customtransfer.{NAME}"
-SCHEME_KEYS: Final = ("lfs.s3::.standalonetransferagent", "lfs.dir::.standalonetransferagent")
-
 ADDED_KEY: Final = f"{SECTION}.added"
 """What came with the installation, for uninstall: the words file, newline, filter, version, hooks.
 
 The file itself, the end of its last line, git-lfs's filter, the version that it notes in a repository, its hooks there.
 """
 
-FILTER: Final[Mapping[str, str]] = {
-    "filter.lfs.clean": "git-lfs clean -- %f",
-    "filter.lfs.smudge": "git-lfs smudge -- %f",
-    "filter.lfs.process": "git-lfs filter-process",
-    "filter.lfs.required": "true",
-}
-"""As `git lfs install` writes it."""
 VERSION: Final = ("lfs.repositoryformatversion", "0")
 _HOOKS: Final = ("pre-push", "post-checkout", "post-commit", "post-merge")
 
@@ -59,10 +44,7 @@ def add_scopes(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     scope: Scope = arguments.scope
     if run_git(["lfs", "version"]).returncode:
-        raise UsageError(
-            "git-lfs is not installed: apt install git-lfs (Debian, Ubuntu), brew install git-lfs (macOS), "
-            "or see https://git-lfs.com"
-        )
+        raise UsageError(f"git-lfs is not installed: {GET_GIT_LFS}")
     file = config_file(scope)
     seen = _seen(scope, file)
     if other := another_agent(seen, file.path):
@@ -76,21 +58,6 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def registration() -> dict[str, str]:
-    """The keys that make git-lfs start this agent.
-
-    The interpreter is named as it was started, by an absolute path: a graphical client has no PATH, and behind the
-    link of a virtual environment is an interpreter without our packages.
-    """
-    worker = Path(lfs_agent.__file__).absolute().with_name("worker.py")
-    return {
-        f"{SECTION}.path": os.path.abspath(sys.executable),  # noqa: PTH100 - no link is followed
-        f"{SECTION}.args": f"-I -S {shlex.quote(str(worker))}",
-        f"{SECTION}.concurrent": "true",
-        **dict.fromkeys(SCHEME_KEYS, NAME),
-    }
-
-
 def register(file: ConfigFile, added: Iterable[str]) -> bool:
     """Writes the registration; False where it was there.
 
@@ -100,23 +67,6 @@ def register(file: ConfigFile, added: Iterable[str]) -> bool:
     changes = [file.set(ADDED_KEY, " ".join(dict.fromkeys(words)))] if words else []
     changes += [file.set(key, value) for key, value in registration().items()]
     return any(changes)
-
-
-def another_agent(entries: Iterable[Entry], path: Path) -> str:
-    """Why we cannot be the agent for our schemes, and what to do; "" where we can.
-
-    git-lfs looks at the scheme alone, and takes any of several such keys. The same key in another file is overridden.
-    """
-    for key, value, origin in entries:
-        ours = re.fullmatch(r"lfs\.(s3::|dir::).*\.standalonetransferagent", key)
-        where = origin.removeprefix("git config, file:")
-        if not ours or value == NAME or (key in SCHEME_KEYS and where != str(path)):
-            continue
-        return (
-            f"{where}: {key} names another agent, {value!r}, and git-lfs takes only one for all {ours[1]} URLs; to let "
-            f"{NAME} take its place: git config --file {shlex.quote(where)} --unset-all {shlex.quote(key)}"
-        )
-    return ""
 
 
 def _seen(scope: Scope, file: ConfigFile) -> list[Entry]:

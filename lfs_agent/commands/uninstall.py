@@ -4,8 +4,9 @@ import argparse
 import re
 from collections.abc import Mapping
 
-from lfs_agent.commands.install import ADDED_KEY, FILTER, NAME, SCHEME_KEYS, SECTION, VERSION, add_scopes
+from lfs_agent.commands.install import ADDED_KEY, VERSION, add_scopes
 from lfs_agent.gitrepo import ConfigFile, config_file, run_git
+from lfs_agent.registration import FILTER, NAME, SCHEME_KEYS, SECTION
 
 EXAMPLES = """\
 examples:

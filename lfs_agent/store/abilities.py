@@ -43,6 +43,11 @@ class AbilitiesFile:
         self._learning = threading.Lock()  # one thread at a time changes `now` and the file
         self.now = self._load()
 
+    @property
+    def asked(self) -> bool:
+        """Whether the endpoint has been asked before, by a process that kept what it learned."""
+        return isinstance(self._read().get(self._endpoint), dict)
+
     def learn(self, **abilities: Any) -> None:
         """Takes the new values over, and keeps them for the next process."""
         with self._learning:

@@ -150,6 +150,44 @@ def test_unfinished_uploads(cellar_at_host: Cellar) -> None:
     assert client.list_multipart_uploads(Bucket="my-cellar").get("Uploads", []) == []
 
 
+def test_doctor(cellar_at_host: Cellar) -> None:
+    follow(DOCS / "how-to" / "doctor.md", cellar_at_host.home)
+
+
+GH008 = """\
+#!/bin/sh
+# Refuses, as GitHub does, commits with pointers where no lfs.url is committed.
+while read -r _ new _; do
+    git config --blob "$new:.lfsconfig" --get lfs.url >/dev/null && continue
+    if git grep -q '^version https://git-lfs.github.com/spec/v1' "$new"; then
+        echo "error: GH008: Your push referenced at least 1 unknown Git LFS object" >&2
+        exit 1
+    fi
+done
+"""
+
+
+def test_a_host_that_refuses_unknown_pointers_takes_those_of_the_recipe(reader: Home, any_server: Server) -> None:
+    reader.install()
+    hook = at_host(reader, "cellar") / "hooks" / "pre-receive"
+    hook.write_text(GH008)
+    hook.chmod(0o755)
+
+    naive = reader.folder / "naive"
+    reader.git("clone", "-q", f"{HOST}cellar.git", naive)
+    reader.git("config", "lfs.url", "s3::my-cellar/weights", cwd=naive)
+    (naive / "model.safetensors").write_bytes(MODEL)
+    reader.git("lfs", "track", "*.safetensors", cwd=naive)
+    reader.git("add", ".gitattributes", "model.safetensors", cwd=naive)
+    reader.git("commit", "-q", "-m", "Add the model", cwd=naive)
+    assert "GH008" in reader.git("push", "origin", "HEAD", cwd=naive, check=False).stderr
+    warned = reader.run("lfs-agent", "doctor", cwd=naive, check=False).stdout
+    assert "warning  .lfsconfig: only your configuration names the store" in warned
+
+    follow(DOCS / "how-to" / "host.md", reader)
+    assert reader.git("ls-remote", f"{HOST}cellar.git", "main").stdout
+
+
 def test_ci(cellar_at_host: Cellar, home_of: HomeOf) -> None:
     runner = home_of("runner")
     runner.environ.update(cellar_at_host.server.environ())

@@ -228,6 +228,54 @@ def test_a_reader_without_get_is_told_so(cellar: Cellar, second_home: Home, tmp_
         assert "missing or forbidden: s3:GetObject" in verified.stdout
 
 
+# What the doctor says of rights
+
+
+def examined(home: Home, cellar: Cellar, *arguments: str) -> dict[str, str]:
+    """Status and text of each check."""
+    done = home.run("lfs-agent", "doctor", "--json", *arguments, cwd=cellar.work, check=False)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line["check"]: f"{line['status']} {line['text']}" for line in lines}
+
+
+def test_the_doctor_finds_nothing_wrong_with_a_reader_and_a_writer(cellar: Cellar) -> None:
+    fill(cellar)
+    cellar.push()
+    become(cellar.home, cellar, "reader")
+    found = examined(cellar.home, cellar)
+    assert {check: found[check].split()[0] for check in ("credentials", "bucket", "uploads", "writing")} == {
+        "credentials": "ok",
+        "bucket": "ok",
+        "uploads": "skipped",
+        "writing": "skipped",
+    }
+    assert needed(found["uploads"]) == {"s3:ListBucketMultipartUploads"}
+    become(cellar.home, cellar, "writer")
+    assert examined(cellar.home, cellar, "--write-test")["writing"].startswith("ok")
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+@pytest.mark.parametrize("action, left", [("s3:PutObject", 0), ("s3:AbortMultipartUpload", 1)])
+def test_the_doctor_names_the_right_that_a_write_test_lacks(cellar: Cellar, action: str, left: int, how: How) -> None:
+    become(cellar.home, cellar, "writer", without=action, how=how)
+    found = examined(cellar.home, cellar, "--write-test")["writing"]
+    assert found.startswith("problem")
+    assert needed(found) == {action}
+    assert unfinished(cellar) == left
+
+
+def test_the_doctor_tells_a_missing_right_to_list_from_none_at_all(cellar: Cellar) -> None:
+    fill(cellar)
+    cellar.push()
+    become(cellar.home, cellar, "reader", without="s3:ListBucket")
+    found = examined(cellar.home, cellar)
+    assert found["bucket"].startswith("warning")
+    assert needed(found["bucket"]) == {"s3:ListBucket"}
+    assert found["credentials"].startswith("ok")
+    become(cellar.home, cellar, "caretaker")
+    assert examined(cellar.home, cellar)["bucket"].startswith("problem")
+
+
 # Who clears up
 
 

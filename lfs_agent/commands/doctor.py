@@ -1,0 +1,53 @@
+"""Looks at what a push and a pull need, and says what mends what is broken.
+
+The machine, the repository around the current folder, and its store: one request shows whether credentials, bucket and
+clock are right, another which uploads are unfinished. Nothing is written, unless you say --write-test, and a store that
+is not trusted is not asked. What rests on something that is broken is not looked at: mend it, and ask again.
+"""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+from lfs_agent import log
+from lfs_agent.commands.verify import choose_remote
+from lfs_agent.commands.wording import plain
+from lfs_agent.doctor import Line, Patient, examine
+from lfs_agent.gitrepo import Repository
+
+EXAMPLES = """\
+examples:
+  lfs-agent doctor                    what is broken here?
+  lfs-agent doctor --write-test       may I push objects, too?
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    parser.add_argument(
+        "--write-test",
+        action="store_true",
+        help="begin an upload in parts, and give it up; nothing is stored, and nothing else is ever written",
+    )
+    parser.add_argument("--json", action="store_true", help="print every line as one JSON object")
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    repo = Repository(Path.cwd())
+    remote = choose_remote(repo, arguments.remote) if arguments.remote else None
+    counts: Counter[str] = Counter()
+    for line in examine(Patient(repo, environ, remote, arguments.write_test)):
+        counts[line.status] += 1
+        print(log.redact(json.dumps(asdict(line))) if arguments.json else spell(line), flush=True)
+    if counts["problem"]:
+        return 1
+    return 3 if counts["unknown"] else 0
+
+
+def spell(line: Line) -> str:
+    """A line for people."""
+    mend = f"; to mend it: {plain(line.mend)}" if line.mend else ""
+    return f"{line.status:8} {line.check}: {plain(line.text)}{mend}"

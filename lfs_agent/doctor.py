@@ -1,0 +1,578 @@
+"""Looks at what a push and a pull need, one precondition after another; each finding says what mends it."""
+
+import importlib.util
+import os
+import re
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Final, Literal
+from urllib.parse import urlsplit
+
+from lfs_agent import __version__
+from lfs_agent.cellar import Cellar
+from lfs_agent.errors import AgentError, CredentialsError, DeniedError, ObjectError, TransientError, UnreachableError
+from lfs_agent.gitrepo import Entry, Repository, read_config, run_git
+from lfs_agent.pointer import Oid
+from lfs_agent.protocol import Operation
+from lfs_agent.registration import (
+    FILTER,
+    GET_GIT_LFS,
+    NAME,
+    SCHEME_KEYS,
+    SECTION,
+    registration,
+    scheme_of,
+    taken_out,
+    where,
+)
+from lfs_agent.store.url import FolderTarget, S3Target
+
+Status = Literal["ok", "warning", "problem", "unknown", "skipped"]
+
+OLDEST_GIT_LFS: Final = (3, 3, 0)
+SAFE_GIT_LFS: Final = (3, 8, 1)
+WARN_SKEW_S: Final = 300
+REFUSED_SKEW_S: Final = 900
+"""Amazon refuses what is signed at another time than this."""
+OLD_UPLOAD_S: Final = 7 * 86400
+FETCHED_REFS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What one check has found; `mend`: the command that mends it, "" where the text has it or nothing is to mend.
+
+    `unknown`: it could not be asked; `skipped`: it was not asked, and need not be.
+    """
+
+    check: str
+    status: Status
+    text: str
+    mend: str = ""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """What is looked at: this machine, the repository around the current folder, the store of one remote.
+
+    `write_test`: an upload may be begun, and given up.
+    """
+
+    repo: Repository
+    environ: Mapping[str, str]
+    named_remote: str | None = None
+    write_test: bool = False
+
+    @cached_property
+    def remote(self) -> str:
+        """Whose store; where nobody says so, that of the remote which git-lfs would take."""
+        return self.named_remote or self.repo.default_remote()
+
+    @cached_property
+    def config(self) -> dict[str, Entry]:
+        """The user's git configuration: the last entry of each key."""
+        return {entry.key: entry for entry in read_config(self.repo.cwd)}
+
+    def cellar(self, operation: Operation = "download") -> Cellar:
+        return Cellar(self.repo, operation, self.remote, self.environ)
+
+
+Check = Callable[[Patient], Iterable[Line]]
+
+
+def examine(patient: Patient) -> Iterator[Line]:
+    """A line or more for each check. What rests on something that is broken is not looked at."""
+    yield from (found := looked_at(git, patient))
+    if _broken(found):
+        return
+    for check in (git_lfs, filters, agent, program, hidden_failures_of_mine):
+        yield from looked_at(check, patient)
+    if run_git(["rev-parse", "--git-dir"], cwd=patient.repo.cwd).returncode:
+        yield from looked_at(repository, patient)
+        return
+    for check in (hidden_failures, prune, checkout):
+        yield from (found := looked_at(check, patient))
+    if _broken(found):
+        return
+    yield from (found := looked_at(store, patient))
+    if _broken(found):
+        return
+    for check in (lfsconfig, host):
+        yield from looked_at(check, patient)
+    yield from (found := looked_at(trust, patient))
+    if _broken(found):
+        return
+    yield from (found := looked_at(access, patient))
+    if _broken(found):
+        return
+    for check in (unfinished, writing, abilities):
+        yield from looked_at(check, patient)
+
+
+def looked_at(check: Check, patient: Patient) -> list[Line]:
+    """What the check finds, or what kept it from that; never an exception, whatever is broken."""
+    name = check.__name__.replace("_", " ")
+    found: list[Line] = []
+    try:
+        found.extend(check(patient))
+    except AgentError as error:
+        found.append(failed(name, error))
+    except Exception as error:
+        found.append(Line(name, "unknown", f"unexpected {type(error).__name__}: {error}; please report it"))
+    return found
+
+
+def failed(check: str, error: AgentError) -> Line:
+    """The line for an error: its sentence says what to do."""
+    not_asked = isinstance(error, (UnreachableError, TransientError)) or type(error) is ObjectError
+    return Line(check, "unknown" if not_asked else "problem", str(error))
+
+
+def _broken(found: Iterable[Line]) -> bool:
+    return any(line.status in ("problem", "unknown") for line in found)
+
+
+# This machine
+
+
+def git(patient: Patient) -> Iterator[Line]:
+    """git, and whether it can read its own configuration."""
+    said = run_git(["--version"]).stdout.decode(errors="replace").strip()
+    _ = patient.config
+    yield Line("git", "ok", said)
+
+
+def git_lfs(patient: Patient) -> Iterator[Line]:
+    """The program that starts us, and what is known of its version."""
+    done = run_git(["lfs", "version"], cwd=patient.repo.cwd)
+    said = done.stdout.decode(errors="replace")
+    found = re.match(r"git-lfs/(\d+)\.(\d+)\.(\d+)", said)
+    newest = "install the newest: https://github.com/git-lfs/git-lfs/releases"
+    if done.returncode or not found:
+        yield Line("git-lfs", "problem", "git-lfs is not installed", GET_GIT_LFS)
+        return
+    version = (int(found[1]), int(found[2]), int(found[3]))
+    told = ".".join(map(str, version))
+    if version < OLDEST_GIT_LFS:
+        yield Line("git-lfs", "problem", f"{told} is too old: nothing before 3.3.0 is known to work", newest)
+    elif version < SAFE_GIT_LFS:
+        hole = "a repository can make it run a program (CVE-2026-105803), which 3.8.1 does not"
+        yield Line("git-lfs", "warning", f"{told}: {hole}", newest)
+    else:
+        yield Line("git-lfs", "ok", told)
+
+
+def filters(patient: Patient) -> Iterator[Line]:
+    """What `git lfs install` writes: without it a clone ends well, with pointers in place of files."""
+    if any(key not in patient.config for key in FILTER):
+        text = "git lfs install has not been done: files stay pointers, and weights go to git itself"
+        yield Line("filters", "problem", text, "git lfs install")
+    elif any("--skip" in patient.config[key].value for key in ("filter.lfs.smudge", "filter.lfs.process")):
+        text = "git-lfs is set up with --skip-smudge: files stay pointers until git lfs pull"
+        yield Line("filters", "warning", text, "git lfs install --force")
+    else:
+        yield Line("filters", "ok", "git lfs install has been done")
+
+
+def agent(patient: Patient) -> Iterator[Line]:
+    """Whether git-lfs starts us for our schemes, and nobody else: of two it takes one at random."""
+    named = [entry for entry in patient.config.values() if scheme_of(entry.key)]
+    rivals = [entry for entry in named if entry.value != NAME]
+    for entry in rivals:
+        scheme = scheme_of(entry.key)
+        twice = any(other.value == NAME and scheme_of(other.key) == scheme for other in named)
+        text = (
+            f"two agents are registered for {scheme} URLs, and git-lfs takes one of them at random: {NAME} and "
+            f"{entry.value!r} ({where(entry)}: {entry.key})"
+            if twice
+            else f"for {scheme} URLs git-lfs starts {entry.value!r} ({where(entry)}: {entry.key})"
+        )
+        yield Line("agent", "problem", text, f"{taken_out(entry)} && lfs-agent install")
+    missing = [key for key in (*SCHEME_KEYS, f"{SECTION}.path", f"{SECTION}.args") if key not in patient.config]
+    if missing and not rivals:
+        text = f"git-lfs does not know this agent on this machine: {missing[0]} is not set"
+        yield Line("agent", "problem", text, "lfs-agent install")
+    elif not rivals:
+        yield Line("agent", "ok", f"registered for s3:: and dir:: URLs ({where(patient.config[SCHEME_KEYS[0]])})")
+
+
+def program(patient: Patient) -> Iterator[Line]:
+    """Whether what is registered is there, and is this very program."""
+    path, args = (patient.config.get(f"{SECTION}.{name}") for name in ("path", "args"))
+    if not path or not args:
+        return
+    worker = _worker_of(args.value)
+    for file in (Path(path.value), worker):
+        if not file.is_file():
+            text = f"git-lfs would start {file}, which is gone ({where(path)})"
+            yield Line("program", "problem", text, "lfs-agent install")
+            return
+    if not os.access(path.value, os.X_OK):
+        yield Line("program", "problem", f"{path.value} may not be run", "lfs-agent install")
+        return
+    version = _version_beside(worker)
+    if version != __version__:
+        text = f"git-lfs starts version {version or 'unknown'} in {worker.parent}, and this is {__version__}"
+        yield Line("program", "warning", text, "lfs-agent install")
+        return
+    here = args.value == registration()[f"{SECTION}.args"]
+    if here and not Path(importlib.util.cache_from_source(str(worker.with_name("protocol.py")))).exists():
+        text = f"{worker.parent} is not compiled: each of eight workers does that anew"
+        yield Line("program", "ok", text, f"{shlex.quote(path.value)} -m compileall {shlex.quote(str(worker.parent))}")
+        return
+    yield Line("program", "ok", f"version {version} in {worker.parent}")
+
+
+def _worker_of(args: str) -> Path:
+    try:
+        return Path(shlex.split(args)[-1])
+    except (IndexError, ValueError):
+        return Path(args)
+
+
+def _version_beside(worker: Path) -> str:
+    try:
+        found = re.search(r'^__version__ = "([^"\n]{1,40})"', worker.with_name("__init__.py").read_text(), re.MULTILINE)
+    except (OSError, ValueError):
+        return ""
+    return found[1] if found else ""
+
+
+_HIDING: Final = {
+    "lfs.skipdownloaderrors": "a clone ends well with pointers in place of files",
+    "lfs.allowincompletepush": "a push ends well without its objects",
+}
+
+
+def hidden_failures_of_mine(patient: Patient) -> Iterator[Line]:
+    """Settings of the user that turn failures into successes."""
+    for key, effect in _HIDING.items():
+        entry = patient.config.get(key)
+        if entry and _is_true(entry.value):
+            yield Line("hidden failures", "warning", f"{where(entry)}: {key} is set: {effect}", taken_out(entry))
+    if patient.environ.get("GIT_LFS_SKIP_DOWNLOAD_ERRORS", "0") not in ("", "0", "false"):
+        text = f"GIT_LFS_SKIP_DOWNLOAD_ERRORS is set: {_HIDING['lfs.skipdownloaderrors']}"
+        yield Line("hidden failures", "warning", text, "unset GIT_LFS_SKIP_DOWNLOAD_ERRORS")
+
+
+# The repository
+
+
+def repository(patient: Patient) -> Iterator[Line]:
+    """Why the repository was not looked at."""
+    said = run_git(["rev-parse", "--git-dir"], cwd=patient.repo.cwd).stderr.decode(errors="replace").strip()
+    if "not a git repository" in said:
+        yield Line("repository", "skipped", "there is none here: only the machine was looked at")
+    else:
+        yield Line("repository", "problem", " ".join(said.split()))
+
+
+def hidden_failures(patient: Patient) -> Iterator[Line]:
+    """Settings of the repository that turn failures into successes, for everybody."""
+    found = {entry.key: entry.value for entry in patient.repo.lfsconfig if entry.key in _HIDING}
+    for key, value in found.items():
+        if _is_true(value):
+            text = f".lfsconfig sets {key} for everybody: {_HIDING[key]}"
+            mend = f'git config --file .lfsconfig --unset-all {key} && git commit -m "Tell failures" -- .lfsconfig'
+            yield Line("hidden failures", "problem", text, mend)
+
+
+def _is_true(value: str) -> bool:
+    return value.lower() in ("true", "yes", "on", "1")
+
+
+def prune(patient: Patient) -> Iterator[Line]:
+    """Whether something runs git-lfs's own prune, which deletes without having asked the store."""
+    harm = "git lfs prune deletes local objects without having asked the store"
+    found = 0
+    for key in ("lfs.pruneverifyremotealways", "lfs.pruneverifyunreachablealways"):
+        entry = patient.config.get(key)
+        if entry and _is_true(entry.value):
+            found += 1
+            text = f"{where(entry)}: {key} is set, and protects nothing here: {harm}"
+            yield Line("prune", "warning", text, taken_out(entry))
+    for entry in patient.config.values():
+        if entry.key.startswith("alias.") and _prunes(entry.value):
+            found += 1
+            yield Line("prune", "warning", f"{where(entry)}: {entry.key} runs it: {harm}", taken_out(entry))
+    for hook in _hooks(patient):
+        found += 1
+        yield Line("prune", "warning", f"the hook {hook} runs it: {harm}", f"take git lfs prune out of {hook}")
+    if not found:
+        yield Line("prune", "ok", "nothing here runs git lfs prune")
+
+
+def _prunes(command: str) -> bool:
+    return re.search(r"\blfs\s+(prune\b|(fetch|pull)\b[^\n;&|]*--prune\b)", command) is not None
+
+
+def _hooks(patient: Patient) -> Iterator[Path]:
+    said = run_git(["rev-parse", "--git-path", "hooks"], cwd=patient.repo.cwd).stdout.decode(errors="surrogateescape")
+    folder = patient.repo.cwd / said.rstrip("\n")
+    for hook in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if hook.is_file() and not hook.name.endswith(".sample"):
+            lines = hook.read_bytes()[: 1 << 20].decode(errors="replace").splitlines()
+            if any(_prunes(line) for line in lines if not line.lstrip().startswith("#")):
+                yield hook
+
+
+def checkout(patient: Patient) -> Iterator[Line]:
+    """Whether git-lfs can see `.lfsconfig` yet: before the first checkout it asks the host's own LFS server."""
+    repo = patient.repo
+    if repo.lfsconfig or repo.worktree is None or "lfs.url" in patient.config:
+        return
+    born = _is_there(patient, "HEAD^{commit}")
+    ref = next((ref for ref in _fetched(patient) if _is_there(patient, f"{ref}:.lfsconfig")), "")
+    in_ci = patient.environ.get("CI", "").lower() not in ("", "0", "false")
+    if not born and (ref or in_ci):
+        text = (
+            "nothing is checked out yet, so git-lfs does not see .lfsconfig: git lfs fetch would ask the host, "
+            "not the store"
+        )
+        yield Line("checkout", "problem", text, f"GIT_LFS_SKIP_SMUDGE=1 git checkout {ref or 'REF'} && git lfs pull")
+    elif ref:
+        text = f"this checkout has no .lfsconfig, and {ref} has one: git-lfs does not see it"
+        yield Line("checkout", "problem", text, f"git merge {ref} (or check it out), then git lfs pull")
+
+
+def _is_there(patient: Patient, name: str) -> bool:
+    return run_git(["rev-parse", "--verify", "--quiet", name], cwd=patient.repo.cwd).returncode == 0
+
+
+def _fetched(patient: Patient) -> list[str]:
+    words = ["for-each-ref", f"--count={FETCHED_REFS}", "--sort=-committerdate", "--format=%(refname:short)"]
+    said = run_git([*words, "refs/remotes"], cwd=patient.repo.cwd).stdout.decode(errors="surrogateescape")
+    return said.split() or ["FETCH_HEAD"]
+
+
+def store(patient: Patient) -> Iterator[Line]:
+    """Whether a store is named, and the settings for it can be read."""
+    cellar = patient.cellar()
+    named = cellar.named
+    _ = cellar.resolved
+    query = f"?{cellar.target.query}" if cellar.target.query else ""
+    yield Line("store", "ok", f"{cellar.target}{query} ({named.origin})")
+
+
+def lfsconfig(patient: Patient) -> Iterator[Line]:
+    """Whether everybody finds the store: `.lfsconfig` is as HEAD has it."""
+    cellar = patient.cellar()
+    named = cellar.named
+    if not named.committed:
+        text = f"only your configuration names the store ({named.origin}): a clone does not find it"
+        yield Line(".lfsconfig", "warning", text, f"lfs-agent init {shlex.quote(named.url)} --force")
+        return
+    commit = 'git commit -m "Name the store" -- :/.lfsconfig'
+    match _state_of_lfsconfig(patient):
+        case "committed":
+            yield Line(".lfsconfig", "ok", "committed")
+        case "ignored":
+            text = ".lfsconfig is ignored by git, and not committed: nobody else finds the store"
+            yield Line(".lfsconfig", "problem", text, f"git add --force :/.lfsconfig && {commit}")
+        case "untracked":
+            text = ".lfsconfig is not committed: nobody else finds the store"
+            yield Line(".lfsconfig", "problem", text, f"git add :/.lfsconfig && {commit}")
+        case "staged":
+            yield Line(".lfsconfig", "problem", ".lfsconfig is staged, and not committed yet", commit)
+        case "other":
+            text = ".lfsconfig is not as HEAD has it: you and everybody else may use two stores"
+            yield Line(".lfsconfig", "problem", text, f"git diff HEAD -- :/.lfsconfig; then {commit}")
+
+
+def _state_of_lfsconfig(patient: Patient) -> Literal["committed", "ignored", "untracked", "staged", "other"]:
+    """Not by `git status`, which asks git-lfs about other files, and fails with it."""
+
+    def name_of(*words: str) -> str:
+        return run_git(words, cwd=patient.repo.worktree).stdout.decode(errors="replace").strip()
+
+    if patient.repo.worktree is None:
+        return "committed"
+    head, index = (name_of("rev-parse", "--verify", "--quiet", f"{tree}:.lfsconfig") for tree in ("HEAD", ""))
+    if head and head == index == name_of("hash-object", "--", ".lfsconfig"):
+        return "committed"
+    if head:
+        return "other"
+    if index:
+        return "staged"
+    return "ignored" if name_of("check-ignore", "--", ".lfsconfig") else "untracked"
+
+
+def host(patient: Patient) -> Iterator[Line]:
+    """Whether the remote's host refuses pointers that its own LFS does not know."""
+    url = run_git(["ls-remote", "--get-url", patient.remote], cwd=patient.repo.cwd).stdout.decode(errors="replace")
+    name = host_of(url.strip())
+    if "gitlab" in name:
+        text = f'{name} refuses a push ("LFS objects are missing") while Git LFS is switched on in the project'
+        yield Line("host", "warning", text, "Settings, General, Visibility, Git LFS: off")
+    elif "github" in name and not _says_lfs_url(patient):
+        text = f"{name} refuses pointers that it does not know (GH008) where HEAD has no .lfsconfig with lfs.url"
+        yield Line("host", "warning", text, "lfs-agent init s3::BUCKET/PREFIX, then commit .lfsconfig first")
+    elif name:
+        yield Line("host", "ok", f"{name} takes the pointers, as far as is known")
+
+
+def host_of(url: str) -> str:
+    """The host of a remote's URL; "" for a folder.
+
+    >>> host_of("git@github.com:you/cellar.git"), host_of("https://gitlab.example.org/you/cellar"), host_of("/srv/git")
+    ('github.com', 'gitlab.example.org', '')
+    """
+    if "://" in url:
+        try:
+            return (urlsplit(url).hostname or "").lower()
+        except ValueError:
+            return ""
+    found = re.match(r"(?:[^/@:]+@)?([^/@:]+):(?!:)", url)
+    return found[1].lower() if found else ""
+
+
+def _says_lfs_url(patient: Patient) -> bool:
+    words = ["config", "--blob", "HEAD:.lfsconfig", "--get", "lfs.url"]
+    return run_git(words, cwd=patient.repo.cwd).returncode == 0
+
+
+# The store
+
+
+def trust(patient: Patient) -> Iterator[Line]:
+    """Whether requests may go there at all: what only the repository names has to be trusted first."""
+    operations: tuple[Operation, ...] = ("download", "upload")
+    for operation in operations:
+        patient.cellar(operation).check_trust()
+    claim = patient.cellar().claim
+    yield Line("trust", "ok", f"requests may go to {claim.identity}")
+
+
+def access(patient: Patient) -> Iterator[Line]:
+    """Credentials, bucket and clock: all are told by the first answer."""
+    cellar = patient.cellar()
+    if isinstance(cellar.target, FolderTarget):
+        cellar.open()[0].connect()
+        yield Line("bucket", "ok", f"{cellar.target} is there")
+        return
+    bucket = cellar.bucket(stop=threading.Event())
+    try:
+        bucket.connect()
+        greeting = bucket.greet(cellar.target.prefix)
+    except CredentialsError as error:
+        check = "clock" if "RequestTimeTooSkewed" in str(error) else "credentials"
+        yield Line(check, "problem", str(error))
+        return
+    except DeniedError as error:
+        yield from _without_list(patient, error)
+        return
+    except AgentError as error:
+        yield failed("bucket", error)
+        return
+    yield _credentials(cellar)
+    yield _region(cellar, greeting.region)
+    yield _clock(greeting.skew_s)
+
+
+def _without_list(patient: Patient, refusal: DeniedError) -> Iterator[Line]:
+    """Whether more is denied than the list: an object that is there can be seen without that right."""
+    cellar = patient.cellar()
+    opened, _ = cellar.open()
+    pointers = islice(patient.repo.pointers("HEAD"), 1) if _is_there(patient, "HEAD^{commit}") else iter(())
+    seen = "no object could be looked at"
+    for pointer, path in pointers:
+        try:
+            if opened.stat(cellar.key(pointer.oid)):
+                yield _credentials(cellar)
+                text = f"{refusal}: a missing object cannot be told from a forbidden one ({path} can be seen)"
+                yield Line("bucket", "warning", text)
+                return
+        except DeniedError as error:
+            seen = str(error)
+    yield Line("bucket", "problem", f"{refusal}; {seen}")
+
+
+def _credentials(cellar: Cellar) -> Line:
+    if cellar.settings.public:
+        return Line("credentials", "ok", "public: none are used")
+    profile = cellar.connection.profile
+    return Line("credentials", "ok", f"the store takes those of {f'profile {profile}' if profile else 'the default'}")
+
+
+def _region(cellar: Cellar, region: str) -> Line:
+    used = cellar.connection.region
+    if region and region != used:
+        text = f"{cellar.target} is in {region}, and requests are signed for {used}: each is sent twice"
+        return Line("bucket", "warning", text, f"git config --global lfs-agent.region {region}")
+    return Line("bucket", "ok", f"{cellar.target} is there{f', in {region}' if region else ''}")
+
+
+def _clock(skew_s: float | None) -> Line:
+    if skew_s is None:
+        return Line("clock", "skipped", "the store's answer has no date")
+    if abs(skew_s) < WARN_SKEW_S:
+        return Line("clock", "ok", "as the store's")
+    told = f"{abs(skew_s):.0f} s {'ahead of' if skew_s > 0 else 'behind'} the store's"
+    if abs(skew_s) < REFUSED_SKEW_S:
+        text = f"this machine's clock is {told}; at {REFUSED_SKEW_S} s S3 refuses every request"
+        return Line("clock", "warning", text, "timedatectl set-ntp true")
+    return Line("clock", "problem", f"this machine's clock is wrong: {told}", "timedatectl set-ntp true")
+
+
+def unfinished(patient: Patient) -> Iterator[Line]:
+    """How many uploads nobody has finished, as far as one answer tells."""
+    cellar = patient.cellar("upload")
+    if cellar.settings.public:
+        return
+    try:
+        found, more = cellar.uploads(stop=threading.Event(), connections=1).listed(None)
+    except ObjectError as error:
+        yield Line("uploads", "skipped", str(error))
+        return
+    old = sum(time.time() - (upload.begun or time.time()) > OLD_UPLOAD_S for upload in found)
+    told = f"{len(found):,}{' or more' if more else ''} unfinished"
+    if old:
+        text = f"{told}, {old:,} of them begun more than a week ago: their parts are billed, and no list shows them"
+        yield Line("uploads", "warning", text, "lfs-agent uploads --abort --older-than 7d")
+    else:
+        yield Line("uploads", "ok", told)
+
+
+def writing(patient: Patient) -> Iterator[Line]:
+    """Whether an upload in parts can be begun and given up; tried only where the user says so."""
+    if not patient.write_test:
+        yield Line("writing", "skipped", "not tried: nothing is written", "lfs-agent doctor --write-test")
+        return
+    cellar = patient.cellar("upload")
+    opened, _ = cellar.open()
+    nobodys = Oid(sha256(os.urandom(32)).hexdigest())
+    opened.connect()
+    upload = opened.begin(cellar.key(nobodys), nobodys, 1)
+    upload.abort()
+    yield Line("writing", "ok", "an upload was begun, and given up")
+
+
+def abilities(patient: Patient) -> Iterator[Line]:
+    """What the store can do beyond plain S3, as far as this clone has asked it."""
+    cellar = patient.cellar()
+    if not isinstance(cellar.target, S3Target):
+        return
+    can = cellar.bucket(stop=threading.Event()).abilities
+    if can is None:
+        yield Line("abilities", "skipped", "not known yet: the first push from this clone asks")
+        return
+    checks = {"full": "of the whole object", "composite": "of each part", "none": "none"}
+    table = {
+        "only if nothing is there, one PUT": _yes(can.conditional_put),
+        "only if nothing is there, in parts": _yes(can.conditional_complete),
+        "SHA-256 of one PUT": "checked and told" if can.put_confirmed else _yes(can.put_checksum),
+        "CRC-32C of parts": checks[can.multipart_checksum],
+    }
+    for ability, value in table.items():
+        yield Line("abilities", "ok", f"{ability}: {value}")
+
+
+def _yes(can: bool) -> str:
+    return "not refused yet" if can else "no"

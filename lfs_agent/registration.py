@@ -1,0 +1,83 @@
+"""What makes git-lfs start this agent: keys of git config, and who else claims them."""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import lfs_agent
+from lfs_agent.gitrepo import Entry
+
+NAME: Final = "lfs-agent"
+SECTION: Final = f"lfs.customtransfer.{NAME}"
+SCHEME_KEYS: Final = ("lfs.s3::.standalonetransferagent", "lfs.dir::.standalonetransferagent")
+
+FILTER: Final[Mapping[str, str]] = {
+    "filter.lfs.clean": "git-lfs clean -- %f",
+    "filter.lfs.smudge": "git-lfs smudge -- %f",
+    "filter.lfs.process": "git-lfs filter-process",
+    "filter.lfs.required": "true",
+}
+"""As `git lfs install` writes it."""
+
+GET_GIT_LFS: Final = "apt install git-lfs (Debian, Ubuntu), brew install git-lfs (macOS), or see https://git-lfs.com"
+
+_AGENT_KEY: Final = re.compile(r"lfs\.(s3::|dir::).*\.standalonetransferagent")
+_ORIGIN: Final = "git config, file:"
+
+
+def registration() -> dict[str, str]:
+    """The keys that make git-lfs start this agent.
+
+    The interpreter is named as it was started, by an absolute path: a graphical client has no PATH, and behind the
+    link of a virtual environment is an interpreter without our packages.
+    """
+    worker = Path(lfs_agent.__file__).absolute().with_name("worker.py")
+    return {
+        f"{SECTION}.path": os.path.abspath(sys.executable),  # noqa: PTH100 - no link is followed
+        f"{SECTION}.args": f"-I -S {shlex.quote(str(worker))}",
+        f"{SECTION}.concurrent": "true",
+        **dict.fromkeys(SCHEME_KEYS, NAME),
+    }
+
+
+def scheme_of(key: str) -> str:
+    """The scheme for whose URLs the key names an agent; "" where it is none of ours.
+
+    >>> scheme_of("lfs.s3::.standalonetransferagent"), scheme_of("lfs.url")
+    ('s3::', '')
+    """
+    found = _AGENT_KEY.fullmatch(key)
+    return found[1] if found else ""
+
+
+def another_agent(entries: Iterable[Entry], path: Path) -> str:
+    """Why we cannot be the agent for our schemes, and what to do; "" where we can.
+
+    git-lfs looks at the scheme alone, and takes any of several such keys. The same key in another file is overridden.
+    """
+    for entry in entries:
+        scheme = scheme_of(entry.key)
+        if not scheme or entry.value == NAME or (entry.key in SCHEME_KEYS and where(entry) != str(path)):
+            continue
+        return (
+            f"{where(entry)}: {entry.key} names another agent, {entry.value!r}, and git-lfs takes only one for all "
+            f"{scheme} URLs; to let {NAME} take its place: {taken_out(entry)}"
+        )
+    return ""
+
+
+def where(entry: Entry) -> str:
+    """The file that an entry stands in."""
+    return entry.origin.removeprefix(_ORIGIN)
+
+
+def taken_out(entry: Entry) -> str:
+    """The command that takes the entry out of its file."""
+    file = where(entry)
+    # git names the repository's own file as seen from the top, wherever we are.
+    which = f"--file {shlex.quote(file)}" if Path(file).is_absolute() else "--local"
+    return f"git config {which} --unset-all {shlex.quote(entry.key)}"
