@@ -291,6 +291,7 @@ class S3Store:
         client._endpoint.http_session = BoundedSession(client._endpoint.http_session)  # there is no other way in
         events = client.meta.events
         events.register_last("before-call.s3.PutObject", _without_expect)
+        events.register("before-call.s3.HeadBucket", _not_redirected)
         events.register_first("choose-signer.s3.PutObject", _choose_signer)
         events.register_first("choose-signer.s3.UploadPart", _choose_signer)
         events.register("before-send.s3", _note_sending)
@@ -784,6 +785,11 @@ def _choose_signer(signature_version: object, **_: Any) -> Any:
 
 def _without_expect(params: dict[str, Any], **_: Any) -> None:
     params["headers"].pop("Expect", None)  # a small body is sent sooner than an answer to the question comes
+
+
+def _not_redirected(context: dict[str, Any], **_: Any) -> None:
+    """Where a bucket is, botocore asks by a HEAD, and after a redirect of that by another, and so on."""
+    context["s3_redirect"]["redirected"] = True
 
 
 def _note_sending(request: Any, **_: Any) -> None:

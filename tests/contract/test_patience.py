@@ -324,6 +324,18 @@ def test_a_page_that_is_not_the_object_is_not_taken_for_a_range_of_it(bucket_of:
     assert [seen.method for seen in proxy.requests] == ["HEAD", "GET", "GET"]
 
 
+def test_a_redirect_to_nowhere_is_followed_once(bucket_of: BucketOf) -> None:
+    """As a network does that wants a login first."""
+    place = bucket_of("versitygw")
+    away = Answer(307, headers=(("Location", "http://127.0.0.1:9/"),))
+    with place.through(Rule(away)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint))
+        with pytest.raises(ObjectError, match="307"):
+            store.stat(KEY)
+
+    assert len(proxy.requests) <= 4
+
+
 def test_what_came_before_a_silence_is_not_asked_for_again(bucket_of: BucketOf) -> None:
     place = bucket_of("versitygw")
     data = content(1_000_000)
