@@ -1,0 +1,77 @@
+"""Several seeds at once: `Crew(server_of, folder, size)`, each hand with a nursery and clients of its own."""
+
+import queue
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from tests.servers import Server
+from tests.storm.plan import case_of
+from tests.storm.run import BUCKET, Run, run
+from tests.storm.ways import Nursery
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+
+class Hand:
+    """What runs one seed after another."""
+
+    def __init__(self, server_of: Callable[[str], Server], nursery: Nursery) -> None:
+        self._server_of = server_of
+        self._nursery = nursery
+        self._clients: dict[str, S3Client] = {}
+
+    def run(self, seed: int, folder: Path) -> Run:
+        case = case_of(seed)
+        server = self._server_of(case.server)
+        if case.server not in self._clients:
+            self._clients[case.server] = server.client()
+        return run(case, server, self._clients[case.server], self._nursery, folder)
+
+
+class Crew:
+    """Runs seeds, `size` at a time, over running servers. Folders of what went wrong are left, or all with `keep`."""
+
+    def __init__(self, server_of: Callable[[str], Server], folder: Path, size: int, *, keep: bool = False) -> None:
+        self._server_of = server_of
+        self._folder = folder
+        self._size = size
+        self._keep = keep
+
+    def __enter__(self) -> Self:
+        self._stack = ExitStack()
+        self._hands: queue.SimpleQueue[Hand] = queue.SimpleQueue()
+        for _ in range(self._size):
+            self._hands.put(Hand(self._server_of, self._stack.enter_context(Nursery())))
+        self._pool = self._stack.enter_context(ThreadPoolExecutor(self._size))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def run(self, seeds: Iterable[int]) -> Iterator[Run]:
+        """How each went, in the order of the seeds."""
+        return self._pool.map(self._run, seeds)
+
+    def _run(self, seed: int) -> Run:
+        folder = self._folder / str(seed)
+        hand = self._hands.get()
+        try:
+            done = hand.run(seed, folder)
+        finally:
+            self._hands.put(hand)
+        if not self._keep and not done.wrong:
+            shutil.rmtree(folder, ignore_errors=True)
+        return done
+
+
+def open_bucket(server: Server) -> Server:
+    """The server, with the storms' bucket."""
+    client = server.client()
+    if BUCKET not in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
+        client.create_bucket(Bucket=BUCKET)
+    return server
