@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What action.yml runs, in the checkout. Ends with the exit status of lfs-agent verify.
+set -euo pipefail
+
+refuse() { printf '::error title=LFS objects::%s\n' "$1"; exit "$2"; }
+
+case ${BASE:-} in *[!0]*) ;; *) BASE= ;; esac # a new branch: GitHub says forty zeros
+range=${RANGE:-${BASE:+$BASE..HEAD}}
+range=${range:-HEAD}
+first=${range%%..*}
+git cat-file -e "$first^{commit}" 2>/dev/null ||
+  refuse "the history is not here: give actions/checkout \`fetch-depth: 0\`" 3
+if [ "${LFSCONFIG_MAY_CHANGE:-}" != true ] && [ "$first" != "$range" ] && ! git diff --quiet "$range" -- .lfsconfig; then
+  refuse "this change touches .lfsconfig, which leads everybody's objects elsewhere: somebody has to look at it" 1
+fi
+if [ -n "${PACKAGE:-}" ]; then
+  python3 -m venv "$RUNNER_TEMP/lfs-agent"
+  "$RUNNER_TEMP/lfs-agent/bin/pip" install --quiet --disable-pip-version-check "$PACKAGE"
+  PATH=$RUNNER_TEMP/lfs-agent/bin:$PATH
+fi
+
+status=0
+# shellcheck disable=SC2086 # several options
+lfs-agent verify ${OPTIONS:-} "$range" >"$RUNNER_TEMP/lfs-objects.txt" || status=$?
+cat "$RUNNER_TEMP/lfs-objects.txt"
+{
+  echo "### LFS objects"
+  echo '```'
+  cat "$RUNNER_TEMP/lfs-objects.txt"
+  echo '```'
+} >>"$GITHUB_STEP_SUMMARY"
+case $status in
+  0) ;;
+  1) refuse "objects that this change names are not in the bucket as they should be: push them (lfs-agent push-missing)" 1 ;;
+  *) refuse "the bucket could not be asked" "$status" ;;
+esac
