@@ -281,6 +281,22 @@ def test_an_upload_that_is_gone_meanwhile_is_begun_anew(place: Place, desk: Desk
     assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(12 * MIB)}, 0, [])
 
 
+def test_an_upload_that_is_given_up_under_a_push_is_begun_anew(place: Place, desk: Desk) -> None:
+    """By a lifecycle rule, or by somebody who clears up without patience."""
+    oid = desk.write(content(12 * MIB))
+    rule = iter([place.forget_uploads])
+
+    def meddle(call: str) -> None:
+        if call == "part 2" and (forget := next(rule, None)):
+            forget()
+
+    store = Meddling(place.store, meddle)
+
+    assert desk.up(retrying(store), oid).how == "uploaded"
+    assert store.calls.count("begin") == 2
+    assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(12 * MIB)}, 0, [])
+
+
 def test_a_pull_that_broke_off_asks_only_for_what_is_missing(place: Place, desk: Desk) -> None:
     size = 26 * MIB
     oid = oid_of(content(size))
