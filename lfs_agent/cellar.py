@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from lfs_agent.store.s3bucket import S3Bucket
 
 TRUSTED_KEY: Final = "lfs-agent.trusted"
-_MAX_CELLAR_FILE: Final = 1 << 16
+_MAX_CELLAR_FILE: Final = 1 << 13
 """Bytes of a `.mlcellar.toml`; nobody writes a larger one in earnest."""
 
 
@@ -53,7 +53,7 @@ class Cellar:
         """
         found = self.given or self.repo.lfs_url(self.operation, self.remote)
         if found is None or not is_ours(found.url):
-            says = f"{found.origin} says {log.redact(found.url)}" if found else "nothing says"
+            says = f"{found.origin} says {log.redact(found.url[:200])}" if found else "nothing says"
             raise TargetError(
                 f"no store is named for the objects of {self.remote or 'this repository'} ({says}): "
                 "run lfs-agent init s3::BUCKET/PREFIX, and commit .lfsconfig"

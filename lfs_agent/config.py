@@ -341,5 +341,5 @@ def _parse(setting: Setting, value: Value) -> Any:
 
 def _unknown(key: str, known: Iterable[str], origin: str = "") -> UsageError:
     spelled = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(key.lower(), spelled, n=1, cutoff=0.0)[0]
+    close = difflib.get_close_matches(key[:80].lower(), spelled, n=1, cutoff=0.0)[0]
     return UsageError(f"{origin + ': ' if origin else ''}unknown setting {key[:80]!r}; did you mean {spelled[close]}?")

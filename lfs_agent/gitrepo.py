@@ -210,7 +210,7 @@ class Repository:
     def lfsconfig(self) -> list[Entry]:
         """All of `.lfsconfig`: the work tree's, else the index's, else HEAD's, as git-lfs does."""
         sources = [["--blob", ":.lfsconfig"], ["--blob", "HEAD:.lfsconfig"]]
-        if self.worktree and (self.worktree / ".lfsconfig").exists():
+        if self.worktree and _is_file(self.worktree / ".lfsconfig"):
             sources.insert(0, ["--file", str(self.worktree / ".lfsconfig")])
         for source in sources:
             done = run_git(["config", *source, "--no-includes", "--list", "-z"], cwd=self.cwd)
@@ -504,6 +504,11 @@ class _CatFile:
         if not size.isdigit():
             raise LocalError(f"git cannot read its object {name}: see git fsck")
         return kind, int(size)
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is one itself: a link that is committed could lead out of the repository."""
+    return path.is_file() and not path.is_symlink()
 
 
 def _last(entries: Sequence[Entry], key: str) -> Entry | None:

@@ -18,7 +18,7 @@ LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error"
 _SIGNATURES: Final = re.compile(
     r"(?i)(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+|(Signature=|Bearer )[A-Za-z0-9%+/=_.-]+"
 )
-_URL_PASSWORD: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]*://)[^/@\s:]*:[^/@\s]+@")
+_URL_PASSWORD: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)[^/@\s:]*:[^/@\s]+@")
 
 _secrets: set[str] = set()
 _secrets_lock = threading.Lock()  # secrets come from transfer threads while others log

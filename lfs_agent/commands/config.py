@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lfs_agent import log
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands.wording import plain
 from lfs_agent.config import SETTINGS, Settings, Value, from_environ, from_git, resolve
 from lfs_agent.errors import TargetError
 from lfs_agent.gitrepo import Repository
@@ -57,9 +58,9 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if arguments.json:
             print(log.redact(json.dumps(row._asdict())))
         elif arguments.show_origin:
-            print(log.redact(f"{row.name:<16} {text_of(row):<{width}}  {row.origin}"))
+            print(plain(f"{row.name:<16} {text_of(row):<{width}}  {row.origin}"))
         else:
-            print(log.redact(f"{row.name:<16} {text_of(row)}".rstrip()))
+            print(plain(f"{row.name:<16} {text_of(row)}".rstrip()))
     return 0
 
 

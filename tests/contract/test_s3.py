@@ -16,7 +16,7 @@ from botocore.session import Session
 
 import lfs_agent
 from lfs_agent.config import Settings
-from lfs_agent.errors import CredentialsError, DeniedError, MissingError, SessionError, UnreachableError
+from lfs_agent.errors import CredentialsError, DeniedError, MissingError, SessionError, TransientError, UnreachableError
 from lfs_agent.parts import MIB
 from lfs_agent.store.s3 import Connection, S3Store, S3Upload
 from tests.conftest import absent
@@ -289,6 +289,20 @@ def test_a_denial_names_the_missing_action(
 
     assert told in str(denied.value)
     assert str(denied.value).count(" is needed") + str(denied.value).count(" would tell") == 1
+
+
+@pytest.mark.parametrize("marker", ["0", "1", "-1", "many"])
+def test_a_list_of_parts_without_an_end_ends(bucket_of: BucketOf, marker: str) -> None:
+    place = bucket_of("versitygw")
+    page = f"<ListPartsResult><IsTruncated>true</IsTruncated><NextPartNumberMarker>{marker}</NextPartNumberMarker>"
+    rule = Rule(Answer(200, body=f"{page}</ListPartsResult>".encode()), method="GET")
+    with (
+        FaultProxy(place.server.endpoint, Faults((rule,))) as proxy,
+        pytest.raises(TransientError, match=r"listing the parts of .* gave no sane answer"),
+    ):
+        list(begun(place.store_with(endpoint=proxy.endpoint)).listed())
+
+    assert len(proxy.requests) <= 3
 
 
 def begun(store: S3Store) -> S3Upload:

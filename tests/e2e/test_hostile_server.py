@@ -142,9 +142,9 @@ def work(home: Home, tmp_path: Path) -> Path:
     home.environ |= {
         "AWS_ACCESS_KEY_ID": "demoaccess",
         "AWS_SECRET_ACCESS_KEY": "demosecret",
-        "LFS_AGENT_FIRST_DEADLINE": "2",
-        "LFS_AGENT_DEADLINE": "1",
-        "LFS_AGENT_READ_TIMEOUT": "2",
+        "LFS_AGENT_FIRST_DEADLINE": "1",
+        "LFS_AGENT_DEADLINE": "0.5",
+        "LFS_AGENT_READ_TIMEOUT": "1",
     }
     return new_repository(home, tmp_path / "work", "s3::cellar/weights")
 
@@ -170,6 +170,58 @@ def test_what_a_store_answers_ends_in_a_sentence(home: Home, work: Path, said: S
         assert store.requests > 0
     assert [name for name in files_below(work / ".git" / "lfs" / "objects") if OID not in name] == []
     assert not [name for name in files_below(work / ".git" / "lfs") if name.startswith("tmp")]
+
+
+@pytest.mark.parametrize(
+    "status, code",
+    [
+        ("301 Moved", "PermanentRedirect"),
+        ("302 Found", "TemporaryRedirect"),
+        ("307 Temporary Redirect", "TemporaryRedirect"),
+        ("308 Permanent Redirect", "PermanentRedirect"),
+        ("400 Bad Request", "AuthorizationHeaderMalformed"),
+    ],
+)
+def test_a_redirect_leads_nowhere(home: Home, work: Path, status: str, code: str) -> None:
+    local = keep_local(work, OID, CONTENT)
+    with Hostile(answer("200 OK")) as third:
+        there = f"127.0.0.1:{third.port}"
+        body = f"<Error><Code>{code}</Code><Endpoint>{there}</Endpoint><Region>{there}/x</Region></Error>".encode()
+        headers = (f"Location: http://{there}/", f"x-amz-bucket-region: {there}/")
+        with Hostile(answer(status, body, *headers)) as store:
+            home.environ["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{store.port}"
+            with Agent(home, work) as agent:
+                agent.init("upload", workers=1)
+                agent.upload(OID, local)
+                last = agent.until_complete()[-1]
+                assert agent.end() == 0
+            assert 1 <= store.requests < 20
+
+        assert third.requests == 0
+    check_sentence(last["error"]["message"])
+
+
+def test_what_a_store_says_paints_no_terminal(home: Home, work: Path) -> None:
+    """Not by a push, not by the commands that tell of it later."""
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize {len(CONTENT)}\n"
+    (work / "a.bin").write_text(pointer)
+    home.git("add", "a.bin", cwd=work)
+    home.git("commit", "-q", "-m", "Add a.bin", cwd=work)
+    with Hostile(answer("403 No", error(PAINT[:60]))) as store:
+        home.environ["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{store.port}"
+        with Agent(home, work) as agent:
+            agent.init("download", workers=1)
+            agent.download(OID, len(CONTENT))
+            agent.until_complete()
+            agent.end()
+        said = [
+            home.run("lfs-agent", *words, cwd=work, check=False).stdout
+            for words in (["verify"], ["verify", "--deep", "--json"], ["log"], ["log", "--json"])
+        ]
+
+    assert ["?31m?2J?" in text or "\\u009b31m" in text for text in said] == [True] * 4
+    for text in said:
+        check_sentence(text)
 
 
 def peak(pid: int) -> int:
