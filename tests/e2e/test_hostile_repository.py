@@ -227,6 +227,7 @@ NAMES = [
     "d\udcff\udc9b.bin",
     "e'$(touch x)`.bin",
     "-rf.bin",
+    "ü.bin",
 ]
 
 
