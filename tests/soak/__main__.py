@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: a large object over each server, a slow link, 10,000 objects that nobody takes.
+"""`python -m tests.soak`: large objects, a slow link, 10,000 objects that nobody takes, 10,000 seeded storms.
 
 Ends with 1 where a claim does not hold. Needs four times the size of the large object on disk.
 """
@@ -15,11 +15,13 @@ from pathlib import Path
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
 from tests.servers import KINDS, Ceph, Server, Versitygw, cache
-from tests.soak.book import Book
+from tests.soak.book import MIB, Book
 from tests.soak.journey import Journey
 from tests.soak.refused import Refused
+from tests.storm.campaign import Campaign
+from tests.storm.crew import Crew, running_servers
 
-PARTS = ("large", "slow", "refused")
+PARTS = ("large", "many", "slow", "refused", "storm")
 SLOW = 1_000_000
 """Bytes a second of the slow link."""
 
@@ -34,6 +36,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--size", type=float, default=6, metavar="GIB", help="of it (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=2, help="on the slow link, both ways (default: %(default)s)")
     parser.add_argument("--objects", type=int, default=10_000, help="that nobody takes (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=10_000, help="of storms (default: %(default)s)")
+    parser.add_argument("--storm-minutes", type=float, default=60, help="for them, in this call (default: %(default)s)")
+    parser.add_argument("--at-once", type=int, default=2, help="of them (default: %(default)s)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=cache() / "storm",
+        help="of storms; a further call goes on with the seeds that are left (default: %(default)s)",
+    )
     parser.add_argument("--folder", type=Path, help="where to work (default: the system's temporary folder)")
     return parser.parse_args(argv)
 
@@ -54,11 +65,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "large" in parts:
         for name in arguments.servers.split(","):
             _large(base, name, size, git_lfs, book)
+    if "many" in parts:
+        _many(base, int(size / 6), git_lfs, book)
     if "slow" in parts:
         _slow(base, arguments.minutes, git_lfs, book)
     if "refused" in parts:
         with _folder(base) as folder:
             Refused(folder, arguments.objects, git_lfs).push_in_vain(book)
+    if "storm" in parts:
+        _storm(base, arguments, book)
     book.title(f"BROKEN: {len(book.broken)}" if book.broken else "All claims hold.")
     return bool(book.broken)
 
@@ -71,6 +86,32 @@ def _large(base: Path, name: str, size: int, git_lfs: Path | None, book: Book) -
     book.title(f"one object of {size / (1 << 30):g} GiB, {name}")
     with _folder(base) as folder, _server(kind, folder / "s") as server:
         Journey(folder, server, server.endpoint, 1, size, git_lfs).travel(book)
+
+
+def _many(base: Path, size: int, git_lfs: Path | None, book: Book) -> None:
+    """Eight at once, a worker each."""
+    if reason := Versitygw.missing():
+        book.title(f"skipped: {reason}")
+        return
+    book.title(f"eight objects of {size / (1 << 30):g} GiB, versitygw")
+    with _folder(base) as folder, Versitygw(folder / "s") as server:
+        Journey(folder, server, server.endpoint, 8, size, git_lfs, pss_limit=500 * MIB).travel(book)
+
+
+def _storm(base: Path, arguments: argparse.Namespace, book: Book) -> None:
+    campaign = Campaign(arguments.results)
+    before = len(campaign.done)
+    book.title(f"{arguments.seeds} storms, {before} of them before; results in {arguments.results}")
+    with (
+        _folder(base) as folder,
+        running_servers(folder) as server_of,
+        Crew(server_of, folder, arguments.at_once) as crew,
+    ):
+        campaign.go_on(range(arguments.seeds), arguments.storm_minutes, crew, book.line)
+    book.title(f"{len(campaign.done) - before} storms in this call, {len(campaign.done)} of {arguments.seeds}")
+    campaign.tell(book.line)
+    broken = ", ".join(map(str, campaign.broken))
+    book.claim("right objects, and right ones only, after every seed", not broken, broken and f"not after {broken}")
 
 
 def _server(kind: type[Server], folder: Path) -> Server:

@@ -1,6 +1,6 @@
-"""`python -m tests.storm --seeds 17`: seeds alone. `--runs 10000 --minutes 60 --results FOLDER`: a long storm.
+"""`python -m tests.storm --seeds 17`: seeds alone, with what was planned; `python -m tests.soak` runs thousands.
 
-Ends with 1 where something was wrong. A long storm goes on where an earlier call with the same folder ended.
+Ends with 1 where something was wrong.
 """
 
 import argparse
@@ -8,13 +8,10 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.servers import KINDS, Server
-from tests.storm.crew import Crew, open_bucket
+from tests.storm.crew import Crew, running_servers
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -22,7 +19,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m tests.storm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[], help="run these, and say what was planned")
+    parser.add_argument("--seeds", nargs="+", type=int, required=True, help="which")
     parser.add_argument("--keep", action="store_true", help="leave their folders, and say where they are")
     parser.add_argument("--at-once", type=int, default=1, metavar="N", help="how many (default: %(default)s)")
     return parser.parse_args(argv)
@@ -33,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     base = Path(tempfile.mkdtemp(prefix="lfs-agent-storm-"))
     broken = 0
     try:
-        with servers(base) as server_of, Crew(server_of, base, arguments.at_once, keep=arguments.keep) as crew:
+        with running_servers(base) as server_of, Crew(server_of, base, arguments.at_once, keep=arguments.keep) as crew:
             for done in crew.run(arguments.seeds):
                 broken += bool(done.wrong)
                 print(f"{done.report}\n{done.seconds:.2f} s", flush=True)
@@ -43,23 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             shutil.rmtree(base, ignore_errors=True)
     return bool(broken)
-
-
-@contextmanager
-def servers(base: Path) -> Iterator[Callable[[str], Server]]:
-    """The running server of a kind, with the storms' bucket, started when first asked for."""
-    running: list[Server] = []
-
-    @cache
-    def server_of(kind: str) -> Server:
-        running.append(KINDS[kind](base / kind).start())
-        return open_bucket(running[-1])
-
-    try:
-        yield server_of
-    finally:
-        for server in running:
-            server.stop()
 
 
 if __name__ == "__main__":

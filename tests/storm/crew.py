@@ -1,14 +1,17 @@
 """Several seeds at once: `Crew(server_of, folder, size)`, each hand with a nursery and clients of its own."""
 
+import math
 import queue
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from tests.servers import Server
+from tests.servers import KINDS, Server
 from tests.storm.plan import case_of
 from tests.storm.run import BUCKET, Run, run
 from tests.storm.ways import Nursery
@@ -51,11 +54,13 @@ class Crew:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
         self._stack.close()
 
-    def run(self, seeds: Iterable[int]) -> Iterator[Run]:
-        """How each went, in the order of the seeds."""
-        return self._pool.map(self._run, seeds)
+    def run(self, seeds: Iterable[int], *, until: float = math.inf) -> Iterator[Run]:
+        """How each went, in the order of the seeds; none is begun after `until` (time.monotonic())."""
+        runs = self._pool.map(lambda seed: self._run(seed) if time.monotonic() < until else None, seeds)
+        return (run for run in runs if run)
 
     def _run(self, seed: int) -> Run:
         folder = self._folder / str(seed)
@@ -67,6 +72,26 @@ class Crew:
         if not self._keep and not done.wrong:
             shutil.rmtree(folder, ignore_errors=True)
         return done
+
+
+@contextmanager
+def running_servers(base: Path) -> Iterator[Callable[[str], Server]]:
+    """The server of a kind, with the storms' bucket, started when first asked for."""
+    running: dict[str, Server] = {}
+    starting = threading.Lock()  # several hands may ask for the same one
+
+    def server_of(kind: str) -> Server:
+        with starting:
+            if kind not in running:
+                running[kind] = KINDS[kind](base / kind).start()
+                open_bucket(running[kind])
+            return running[kind]
+
+    try:
+        yield server_of
+    finally:
+        for server in running.values():
+            server.stop()
 
 
 def open_bucket(server: Server) -> Server:
