@@ -50,7 +50,7 @@ def commands() -> Iterator[str]:
 
 def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-    shown = parser.usage or " ".join([f"lfs-agent {name}", *map(_usage, actions)])
+    shown = (parser.usage or "").replace("%%", "%") or " ".join([f"lfs-agent {name}", *map(_usage, actions)])
     yield f"## `lfs-agent {name}`\n"
     yield f"```text\n{shown.replace(' [-h]', '')}\n```\n"
     yield f"{(parser.description or '').strip()}\n"

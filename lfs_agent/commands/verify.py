@@ -41,7 +41,7 @@ READ_THREADS = 4
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "lfs-agent verify [-h] [--remote NAME] [--checksum | --deep [--sample N%]] [--json] [--junit FILE]\n"
+        "lfs-agent verify [-h] [--remote NAME] [--checksum | --deep [--sample N%%]] [--json] [--junit FILE]\n"
         "                        [--all] [--stdin] [REV | A..B | OID]... [-- PATH...]"
     )
     parser.add_argument("revisions", nargs="*", metavar="REV | A..B | OID", help="what to look at (default: HEAD)")

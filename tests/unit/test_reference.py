@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from docs import generate
-from lfs_agent.cli import COMMANDS
+from lfs_agent.cli import COMMANDS, main
 from lfs_agent.commands import config, log, uploads, verify
 from lfs_agent.config import SETTINGS
 from lfs_agent.doctor import Line
@@ -30,6 +30,16 @@ MODULES = sorted((ROOT / "lfs_agent").rglob("*.py"))
 def test_the_reference_is_as_the_code_has_it(page: Path) -> None:
     text = page.read_text()
     assert text == generate.filled(text), "run: .venv/bin/python docs/generate.py"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_teaches_itself_by_two_examples(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+
+    taught = capsys.readouterr().out.partition("\nexamples:\n")[2].partition("\nexit status:")[0]
+    assert ended.value.code == 0
+    assert taught.count(f"lfs-agent {name}") >= 2
 
 
 def test_settings_commands_statuses_and_errors_are_all_in_the_reference() -> None:
