@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -173,11 +173,14 @@ class Worker:
         self._cause_met = False
         self._oid = ""
         self._ready: Ready | None = None
+        self._handed_over = ExitStack()
+        """Holds the last file until git-lfs has renamed it: then it asks for the next one."""
         self._log: log.Log | None = None
 
     def answer(self, request: Upload | Download | Unusable) -> None:
         """Moves the object, and says how that went."""
         self._oid = request.oid
+        self._handed_over.close()
         try:
             if isinstance(request, Unusable):
                 raise ObjectError(f"git-lfs asked for what cannot be: {request.reason}")
@@ -268,7 +271,9 @@ class Worker:
         key = ready.cellar.key(request.oid)
         folders = self._folders
         if isinstance(request, Download):
-            return download(ready.store, key, request.oid, meter, folders, limits=limits, streams=streams)
+            return download(
+                ready.store, key, request.oid, meter, folders, limits=limits, streams=streams, hold=self._handed_over
+            )
         path = self._local(request)
         state, modes = folders.incomplete, folders.modes
         return upload(

@@ -58,17 +58,26 @@ def lease(path: Path, stop: threading.Event, modes: Modes = UMASK) -> Iterator[H
     try:
         while fd < 0:
             fd = _open(path, modes)
-            while not _try_lock(fd):
+            while not (held := _try_lock(fd)) and _is_at(fd, path):
                 waited = True
                 if stop.wait(_POLL_S):
                     raise StoppedError("stopped while another process works on the same object")
-            if not _is_at(fd, path):  # its last holder has moved it away, and is done
+            if not held or not _is_at(fd, path):  # its last holder has moved it away, and is done
                 os.close(fd)
                 fd = -1
         yield Held(fd, waited)
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+def take(path: Path) -> int | None:
+    """The open file at `path`, held, as by `lease`, where nobody else holds it; else None. Raises OSError."""
+    fd = os.open(path, os.O_RDWR)
+    if _try_lock(fd):
+        return fd
+    os.close(fd)
+    return None
 
 
 @contextmanager

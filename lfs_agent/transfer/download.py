@@ -3,13 +3,13 @@
 import hashlib
 import os
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from lfs_agent.errors import DamagedError, MissingError, StoppedError
-from lfs_agent.lease import FULL, disk_error, lease
+from lfs_agent.lease import FULL, disk_error, lease, take
 from lfs_agent.modes import Modes
 from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
@@ -45,32 +45,76 @@ class Folders:
         return self.storage / "tmp" / f"lfs-agent-{oid}-{os.getpid()}"
 
 
-def download(store: Store, key: str, oid: Oid, meter: Meter, folders: Folders, *, limits: Limits, streams: int) -> Path:
+def download(
+    store: Store,
+    key: str,
+    oid: Oid,
+    meter: Meter,
+    folders: Folders,
+    *,
+    limits: Limits,
+    streams: int,
+    hold: ExitStack | None = None,
+) -> Path:
     """The object as a file that is git-lfs's to rename. `streams`: ranges in flight at once.
+
+    `hold`: keeps the lease of the file until git-lfs has renamed it, so that nobody takes it for left over.
 
     Raises DamagedError where what the store has is not the object, DiskError; and what the store raises.
     """
-    with lease(folders.partial(oid), meter.stop, folders.modes) as (fd, _):
-        try:
-            for last in range(_TRIES):  # twice: it may have been damaged on the way only
-                found = _fetch(store, key, fd, meter, folders, oid, limits, streams)
-                if found == oid:
-                    return _hand_over(fd, folders, oid)
-                folders.ranges(oid).unlink(missing_ok=True)
-                if last == _TRIES - 1:
-                    raise DamagedError(
-                        f"{store.address(key)} is damaged: its SHA-256 is {found}, which is not its name; nothing was "
-                        "kept. Whoever has the object can store it again when the damaged one is deleted: see "
-                        "lfs-agent verify --deep"
-                    )
-        except BaseException as error:
-            if _is_final(error) or not folders.ranges(oid).exists():
-                with suppress(OSError):  # what led here is what the user has to know
-                    folders.partial(oid).unlink(missing_ok=True)
-                    folders.ranges(oid).unlink(missing_ok=True)
-            if isinstance(error, OSError):
-                raise disk_error(error, folders.storage) from error
-            raise
+    with ExitStack() as stack:
+        fd, _ = stack.enter_context(lease(folders.partial(oid), meter.stop, folders.modes))
+        path = _left_over(folders, oid, meter, stack) or _fetched(store, key, oid, fd, meter, folders, limits, streams)
+        if hold is not None:
+            hold.enter_context(stack.pop_all())
+        return path
+
+
+def _left_over(folders: Folders, oid: Oid, meter: Meter, stack: ExitStack) -> Path | None:
+    """What was handed over to a git-lfs that was killed before it renamed it; None where there is nothing."""
+    for path in (folders.storage / "tmp").glob(f"lfs-agent-{oid}-*"):
+        with suppress(OSError):
+            if (fd := take(path)) is None:
+                continue
+            stack.callback(os.close, fd)
+            digest = hashlib.sha256()
+            _hash(fd, Part(1, 0, os.fstat(fd).st_size), digest)
+            if digest.hexdigest() == oid:
+                os.rename(path, folders.finished(oid))
+                _let_go(folders, oid)
+                meter.finished()
+                return folders.finished(oid)
+            path.unlink()
+    return None
+
+
+def _let_go(folders: Folders, oid: Oid) -> None:
+    with suppress(OSError):  # what led here is what the user has to know
+        folders.partial(oid).unlink(missing_ok=True)
+        folders.ranges(oid).unlink(missing_ok=True)
+
+
+def _fetched(
+    store: Store, key: str, oid: Oid, fd: int, meter: Meter, folders: Folders, limits: Limits, streams: int
+) -> Path:
+    try:
+        for last in range(_TRIES):  # twice: it may have been damaged on the way only
+            found = _fetch(store, key, fd, meter, folders, oid, limits, streams)
+            if found == oid:
+                return _hand_over(fd, folders, oid)
+            folders.ranges(oid).unlink(missing_ok=True)
+            if last == _TRIES - 1:
+                raise DamagedError(
+                    f"{store.address(key)} is damaged: its SHA-256 is {found}, which is not its name; nothing was "
+                    "kept. Whoever has the object can store it again when the damaged one is deleted: see "
+                    "lfs-agent verify --deep"
+                )
+    except BaseException as error:
+        if _is_final(error) or not folders.ranges(oid).exists():
+            _let_go(folders, oid)
+        if isinstance(error, OSError):
+            raise disk_error(error, folders.storage) from error
+        raise
     raise AssertionError("unreachable")
 
 

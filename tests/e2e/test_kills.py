@@ -123,7 +123,8 @@ def test_a_pull_that_is_killed_again_and_again_gets_there(
     cellar.home.environ["AWS_ENDPOINT_URL_S3"] = slow.endpoint
     storage = clone / ".git" / "lfs"
     for by in draw.sample(SIGNALS * 2, 8):
-        if broken_off(cellar, clone, ["lfs", "pull"], kill, by, draw) or cellar.local_object(oid, clone).exists():
+        got_through = broken_off(cellar, clone, ["lfs", "pull"], kill, by, draw)
+        if got_through or files_below(storage / "tmp") or cellar.local_object(oid, clone).exists():
             noted = ["done"] * PARTS
             break
         assert files_below(storage / "objects") == []

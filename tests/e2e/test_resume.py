@@ -2,6 +2,7 @@
 
 import uuid
 from collections import Counter
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from lfs_agent.parts import MIB
 from tests.cellar import Cellar, random_bytes
 from tests.conftest import ServerOf
-from tests.e2e.dialogue import kill_git
+from tests.e2e.dialogue import Agent, kill_git, new_repository
 from tests.machine import Home
 from tests.proxy import SLOW_DOWN, FaultProxy, Faults, Rule, Throttle
 from tests.servers import Server
@@ -102,3 +103,28 @@ def _done(proxy: FaultProxy, method: str) -> int:
 def _left(work: Path) -> list[Path]:
     storage = work / ".git" / "lfs"
     return [path for folder in ("tmp", "incomplete") for path in (storage / folder).rglob("*") if path.is_file()]
+
+
+def test_what_arrived_and_git_lfs_was_killed_before_it_took_it_is_not_fetched_again(
+    any_server: Server, home: Home, bucket: str, tmp_path: Path
+) -> None:
+    home.environ |= any_server.environ() | {"LFS_AGENT_PART_SIZE": "5MiB"}
+    work = new_repository(home, tmp_path / "work", f"s3::{bucket}/cellar")
+    content = random_bytes(12 * MIB, 3)
+    oid = sha256(content).hexdigest()
+    any_server.client().put_object(Bucket=bucket, Key=f"cellar/{oid[:2]}/{oid[2:4]}/{oid}", Body=content)
+    with Agent(home, work) as agent:
+        agent.init("download")
+        agent.download(oid, len(content))
+        agent.until_complete()
+        agent.process.kill()
+        agent.process.wait()
+    mark = any_server.mark()
+    with Agent(home, work) as agent:
+        agent.init("download")
+        agent.download(oid, len(content))
+        path = Path(agent.until_complete()[-1]["path"])
+
+    assert path.read_bytes() == content
+    assert [request for request in any_server.requests(mark) if request.bucket == bucket] == []
+    assert _left(work) == [path]

@@ -4,6 +4,7 @@ import errno
 import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -127,6 +128,51 @@ def test_what_an_earlier_one_left_is_not_trusted(desk: Desk) -> None:
     partial.write_bytes(b"something longer that was left behind")
 
     assert desk.down(store, oid_of(b"weights"), 7).read_bytes() == b"weights"
+
+
+def test_what_a_killed_git_lfs_did_not_take_is_handed_over_again(desk: Desk) -> None:
+    left = desk.storage / "tmp" / f"lfs-agent-{oid_of(b'weights')}-1"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"weights")
+    flaky = FlakyStore(DictStore(), [])
+
+    path = desk.down(flaky, oid_of(b"weights"), 7)
+
+    assert path.read_bytes() == b"weights"
+    assert flaky.calls == []
+    assert desk.meter.done == 7
+    assert desk.left() == [str(path.relative_to(desk.storage))]
+
+
+def test_what_was_left_over_and_is_not_the_object_is_thrown_away(desk: Desk) -> None:
+    left = desk.storage / "tmp" / f"lfs-agent-{oid_of(b'weights')}-1"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"weighty")
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+
+    path = desk.down(store, oid_of(b"weights"), 7)
+
+    assert path.read_bytes() == b"weights"
+    assert desk.left() == [str(path.relative_to(desk.storage))]
+
+
+def test_what_git_lfs_is_about_to_take_is_not_taken_from_it(desk: Desk) -> None:
+    store = DictStore()
+    store.objects[KEY] = b"weights"
+    other = desk.storage / "tmp" / f"lfs-agent-{oid_of(b'weights')}-1"
+
+    with ExitStack() as hold:
+        folders = Folders(desk.storage, UMASK)
+        meter, limits = Meter(7, desk.stop), SMALL_PARTS
+        first = download(store, KEY, oid_of(b"weights"), meter, folders, limits=limits, streams=2, hold=hold)
+        first.rename(other)
+        second = desk.down(store, oid_of(b"weights"), 7)
+        assert other.exists()
+    third = desk.down(FlakyStore(DictStore(), []), oid_of(b"weights"), 7)
+
+    assert second.name == third.name
+    assert third.read_bytes() == b"weights"
 
 
 def test_the_file_lies_in_the_storage_under_a_name_of_its_own(desk: Desk) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lfs_agent.errors import DiskError, StoppedError
-from lfs_agent.lease import lease
+from lfs_agent.lease import lease, take
 
 
 def never() -> threading.Event:
@@ -76,6 +76,19 @@ def test_a_second_one_gets_a_file_of_its_own_when_the_first_is_moved_away(tmp_pa
 
     assert inodes == [(tmp_path / "done").stat().st_ino, (tmp_path / "file").stat().st_ino]
     assert len(set(inodes)) == 2
+
+
+def test_a_second_one_does_not_wait_for_a_file_that_was_moved_away(tmp_path: Path) -> None:
+    """Its holder may keep it for long."""
+    with lease(tmp_path / "file", never()):
+        (tmp_path / "file").rename(tmp_path / "done")
+        with lease(tmp_path / "file", never()) as held:
+            assert os.fstat(held.fd).st_ino == (tmp_path / "file").stat().st_ino
+        assert take(tmp_path / "done") is None
+
+    fd = take(tmp_path / "done")
+    assert fd is not None
+    os.close(fd)
 
 
 def test_another_process_waits_and_a_killed_one_lets_go(tmp_path: Path) -> None:
