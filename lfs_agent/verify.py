@@ -192,7 +192,7 @@ class Judge:
         if found.sha256 and not found.proves(pointer.oid):
             return Verdict("damaged", f"its SHA-256 is {found.sha256}, as the store itself says")
         if found.archived:
-            return Verdict("archived", f"its storage class is {found.archived}: it has to be restored to be read")
+            return Verdict("archived", found.archived)
         if self._depth == "deep" and (self._sample is None or pointer.oid in self._sample):
             return self._read(key, pointer, found)
         proof = _proof(pointer, found)

@@ -178,7 +178,7 @@ def to_json(finding: Finding, *, depth: Depth) -> dict[str, Any]:
 def spell_finding(finding: Finding) -> str:
     """A finding as a line for people."""
     pointer = finding.pointer
-    what = f"{finding.status:7}  {pointer.oid[:12]}  {spell_size(pointer.size):>10}  {spell_paths(finding.paths)}"
+    what = f"{finding.status:8}  {pointer.oid[:12]}  {spell_size(pointer.size):>10}  {spell_paths(finding.paths)}"
     reason = finding.reason if finding.address in finding.reason else f"{finding.address}: {finding.reason}"
     return f"{what}  {plain(reason)}"
 

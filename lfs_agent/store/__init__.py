@@ -28,7 +28,7 @@ class ObjectStat:
     recorded: str = ""
     """The SHA-256 in hex that whoever stored it wrote beside it; else ""."""
     archived: str = ""
-    """Why the object can't be read now (its storage class); "" where it can."""
+    """Why the object can't be read now, and what to do; "" where it can."""
 
     def proves(self, oid: Oid) -> bool:
         """Whether the store's own checksum says that this is the object `oid`."""

@@ -25,6 +25,7 @@ from lfs_agent import __version__
 from lfs_agent.config import Settings
 from lfs_agent.errors import (
     AgentError,
+    BucketError,
     ConflictError,
     CredentialsError,
     DamagedError,
@@ -42,7 +43,17 @@ from lfs_agent.session import Handover
 from lfs_agent.store import Body, ObjectStat, Replacing, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
 from lfs_agent.store.login import Login
-from lfs_agent.store.s3errors import Context, named_action, nonsense, refuses_keys, translate, translate_login
+from lfs_agent.store.s3errors import (
+    FROZEN_TIERS,
+    Context,
+    how_to_restore,
+    named_action,
+    named_region,
+    nonsense,
+    refuses_keys,
+    translate,
+    translate_login,
+)
 from lfs_agent.store.s3http import BoundedSession
 
 T = TypeVar("T")
@@ -52,7 +63,7 @@ _FIRST_BLOCK: Final = 16 * KIB
 _BLOCK: Final = MIB
 _NO_ETAG: Final = f'"{"0" * 32}"'
 """What no object has."""
-_ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE"})
+_ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE", *FROZEN_TIERS})
 _LESS: Final[dict[MultipartChecksum, tuple[MultipartChecksum, ...]]] = {
     "full": ("composite", "none"),
     "composite": ("none",),
@@ -291,10 +302,10 @@ class S3Store:
         client._endpoint.http_session = BoundedSession(client._endpoint.http_session)  # there is no other way in
         events = client.meta.events
         events.register_last("before-call.s3.PutObject", _without_expect)
-        events.register("before-call.s3.HeadBucket", _not_redirected)
         events.register_first("choose-signer.s3.PutObject", _choose_signer)
         events.register_first("choose-signer.s3.UploadPart", _choose_signer)
         events.register("before-send.s3", _note_sending)
+        events.register_first("needs-retry.s3", _follow_only_a_name)
         return client
 
     @cached_property
@@ -320,6 +331,8 @@ class S3Store:
             endpoint=connection.endpoint,
             profile=connection.profile,
             public=self._settings.public,
+            owner=self._settings.expected_owner or "",
+            payer=self._settings.requester_pays,
             would_tell=self._would_tell,
         )
 
@@ -396,34 +409,40 @@ class S3Store:
 
     def stat(self, key: str) -> ObjectStat | None:
         try:
+            return self._head(key)
+        except (ObjectError, BucketError):
+            if not self._hear_reason(key):
+                raise
+        return self._head(key)  # GET was told where the bucket is, which HEAD could not be
+
+    def _head(self, key: str) -> ObjectStat | None:
+        try:
             head = self.ask("looking at", "head_object", key, ChecksumMode="ENABLED")
         except MissingError:
             return None
-        except ObjectError:
-            self._hear_reason(key)
-            raise
         with self.understanding(key, "looking at"):
-            return _stat(key, head, head["ContentLength"])
+            return _stat(self._context(key), head, head["ContentLength"])
 
     def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
         page = self.ask("listing", "list_objects_v2", "", Prefix=prefix, StartAfter=after or None)
-        found = [_stat(each["Key"], each, each["Size"]) for each in page.get("Contents", [])]
+        found = [_stat(self._context(each["Key"]), each, each["Size"]) for each in page.get("Contents", [])]
         return found, found[-1].key if found and page.get("IsTruncated") else ""
 
-    def _hear_reason(self, key: str) -> None:
+    def _hear_reason(self, key: str) -> bool:
         """Raises the reason of a refusal, which an answer to HEAD has no room for: wrong keys, an expired login …
 
-        Once it was that nobody says whether the key is there, it is that every time.
+        Once it was that nobody says whether the key is there, it is that every time. Else whether GET is answered.
         """
         if self._hides_missing:
-            return
+            return False
         try:
             self.ask("looking at", "get_object", key, Range="bytes=0-0")["Body"].close()
         except MissingError:
-            return
+            pass
         except DeniedError as error:
             self._hides_missing, self._would_tell = True, named_action(str(error))
             raise
+        return True
 
     def can_replace(self, key: str) -> Replacing:
         if not self._connection.endpoint:  # Amazon documents If-Match for both
@@ -520,7 +539,7 @@ class S3Store:
             return True
         if not answer.get("ETag"):  # whoever has said so, only a look at the store can tell what came of it
             raise ConflictError(str(nonsense(KeyError("ETag"), self._context(key, "storing"))))
-        if md5 and _is_other_md5(answer["ETag"], md5):
+        if md5 and _is_other_md5(answer, md5):
             raise DamagedError(
                 f"{self.address(key)}: the store took something else than was sent, and checks nothing; "
                 "look at it, delete it, and push again"
@@ -564,9 +583,11 @@ class S3Store:
                 upload.abort()
             return None
 
-    def pages_of_parts(self, key: str, upload_id: str, page_size: int = 1000) -> Iterator[dict[str, Any]]:
-        """The answers to ListParts: so many parts at a time, or as many as the store likes."""
-        doing, after = "listing the parts of", 0
+    def pages_of_parts(
+        self, key: str, upload_id: str, page_size: int = 1000, after: int = 0
+    ) -> Iterator[dict[str, Any]]:
+        """The answers to ListParts: so many parts at a time, or as many as the store likes, `after` the one named."""
+        doing = "listing the parts of"
         while True:
             page = self.ask(
                 doing, "list_parts", key, UploadId=upload_id, MaxParts=page_size, PartNumberMarker=after or None
@@ -584,7 +605,7 @@ class S3Store:
         got = self.ask("reading", "get_object", key, Range=span, IfMatch=etag or None)
         with self.understanding(key, "reading"):
             first, size = _range(got)
-            found = _stat(key, got, size)
+            found = _stat(self._context(key), got, size)
             if etag and not found.etag:
                 raise LookupError("no ETag")  # a page of somebody else's
         if first != start:
@@ -630,8 +651,7 @@ class S3Upload:
         """
         for page in self._store.pages_of_parts(self._key, self._upload_id):
             with self._store.understanding(self._key, "listing the parts of"):
-                for part in page.get("Parts", []):
-                    yield StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumCRC32C", ""))
+                yield from _stored(page)
 
     def put_part(self, part: Part, body: Body, crc32c: str) -> SentPart:
         doing = f"storing part {part.number} of"
@@ -654,11 +674,9 @@ class S3Upload:
 
         try:
             answer, md5 = self._store.asked(put)
-            with self._store.understanding(self._key, doing):
-                etag = answer["ETag"]
-            if md5 and _is_other_md5(etag, md5):
+            if md5 and _is_other_md5(answer, md5):
                 raise TransientError(f"part {part.number} did not arrive as it was sent", heard=True)
-            return SentPart(part, etag, crc32c)
+            return SentPart(part, answer.get("ETag") or self._listed_etag(part, crc32c, md5), crc32c)
         except MissingError as error:  # NoSuchUpload: somebody has cleaned up
             raise ConflictError(str(error)) from error
         except UnsupportedError as error:
@@ -667,6 +685,23 @@ class S3Upload:
             # The checksum was promised, and is refused now: the next upload does without.
             self._store.abilities.learn(multipart_checksum="none")
             raise ConflictError(str(error)) from error
+
+    def _listed_etag(self, part: Part, crc32c: str, md5: str | None) -> str:
+        """The ETag of a part that was answered without one, where the store's list has it and agrees."""
+        refusal = ObjectError(
+            f"{self._store.address(self._key)}: part {part.number} was answered without an ETag, and the list of parts "
+            "has none that agrees; a partSize above the object's size sends it in one piece"
+        )
+        try:
+            page = next(self._store.pages_of_parts(self._key, self._upload_id, 1, part.number - 1))
+        except (UnsupportedError, DeniedError) as error:
+            raise refusal from error
+        with self._store.understanding(self._key, "listing the parts of"):
+            for there in _stored(page):
+                same = there.crc32c == crc32c or (md5 and there.etag.strip('"') == base64.b64decode(md5).hex())
+                if (there.number, there.length) == (part.number, part.length) and same:
+                    return there.etag
+        raise TransientError(str(refusal), heard=True, last=refusal)  # perhaps it was not the store that answered
 
     def complete(self, parts: Sequence[SentPart], crc32c: str) -> None:
         ordered = sorted(parts, key=lambda sent: sent.part.number)
@@ -749,6 +784,15 @@ def _reason(error: OSError) -> str:
     return error.strerror if error.errno and error.strerror else str(error)
 
 
+def _stored(page: Mapping[str, Any]) -> list[StoredPart]:
+    """The parts in an answer to ListParts that a completion can name."""
+    return [
+        StoredPart(part["PartNumber"], part["Size"], part["ETag"], part.get("ChecksumCRC32C", ""))
+        for part in page.get("Parts", [])
+        if part.get("ETag")
+    ]
+
+
 def _metadata(oid: Oid, size: int) -> dict[str, str]:
     return {"sha256": oid, "size": str(size), "agent": f"lfs-agent/{__version__}"}
 
@@ -787,14 +831,18 @@ def _without_expect(params: dict[str, Any], **_: Any) -> None:
     params["headers"].pop("Expect", None)  # a small body is sent sooner than an answer to the question comes
 
 
-def _not_redirected(context: dict[str, Any], **_: Any) -> None:
-    """Where a bucket is, botocore asks by a HEAD, and after a redirect of that by another, and so on."""
-    context["s3_redirect"]["redirected"] = True
-
-
 def _note_sending(request: Any, **_: Any) -> None:
     if hasattr(request.body, "sending"):
         request.body.sending()
+
+
+def _follow_only_a_name(request_dict: dict[str, Any], response: Any, **_: Any) -> None:
+    """Lets botocore sign again for the region that an answer names; it knows no other redirect.
+
+    Where none is named botocore would ask HeadBucket for it, which is redirected as well: without an end.
+    """
+    if response is not None and not named_region(response[1]):
+        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _md5(body: Body) -> str:
@@ -805,10 +853,14 @@ def _md5(body: Body) -> str:
     return base64.b64encode(digest.digest()).decode()
 
 
-def _is_other_md5(etag: str, md5: str) -> bool:
-    """Whether the ETag is an MD5, and not that one (in base64). Under KMS, and at some stores, it is something else."""
-    text = etag.strip('"').lower()
-    return bool(re.fullmatch(r"[0-9a-f]{32}", text)) and text != base64.b64decode(md5).hex()
+def _is_other_md5(answer: Mapping[str, Any], md5: str) -> bool:
+    """Whether the ETag is an MD5, and not that one (in base64).
+
+    At some stores it is something else; under KMS it looks like an MD5, and is none.
+    """
+    etag = answer.get("ETag", "").strip('"').lower()
+    kms = "kms" in answer.get("ServerSideEncryption", "")
+    return bool(re.fullmatch(r"[0-9a-f]{32}", etag)) and not kms and etag != base64.b64decode(md5).hex()
 
 
 def _range(got: Mapping[str, Any]) -> tuple[int, int]:
@@ -820,18 +872,24 @@ def _range(got: Mapping[str, Any]) -> tuple[int, int]:
     return int(span.partition("-")[0]), int(size)
 
 
-def _stat(key: str, got: Mapping[str, Any], size: int) -> ObjectStat:
+def _stat(context: Context, got: Mapping[str, Any], size: int) -> ObjectStat:
     whole = got.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
     sha256 = got.get("ChecksumSHA256", "") if whole else ""
     crc32c = got.get("ChecksumCRC32C", "")
-    archived = got.get("StorageClass", "")
-    restored = 'ongoing-request="false"' in got.get("Restore", "")
     return ObjectStat(
-        key,
+        context.key,
         size,
         etag=got.get("ETag", ""),
         sha256=base64.b64decode(sha256).hex() if sha256 and "-" not in sha256 else "",
         crc32c=crc32c if whole and "-" not in crc32c else "",
         recorded=got.get("Metadata", {}).get("sha256", ""),
-        archived=archived if archived in _ARCHIVES and not restored else "",
+        archived=_archived(context, got),
     )
+
+
+def _archived(context: Context, got: Mapping[str, Any]) -> str:
+    tier = got.get("ArchiveStatus", "") or got.get("StorageClass", "")
+    restored = got.get("Restore", "")
+    if tier not in _ARCHIVES or 'ongoing-request="false"' in restored:
+        return ""
+    return f"it is being restored from {tier}: pull later" if restored else how_to_restore(tier, context)

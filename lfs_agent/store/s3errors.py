@@ -1,6 +1,7 @@
 """What boto3 raises, as our errors: one place that says in a sentence what S3 said, and what to do next."""
 
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -38,6 +39,9 @@ class Context:
     endpoint: str
     profile: str
     public: bool
+    owner: str = ""
+    """The account that the bucket has to be of."""
+    payer: bool = False
     would_tell: str = ""
     """The right without which the store does not say whether a key is there, where it has named it."""
 
@@ -116,13 +120,76 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
         return CredentialsError(f"{sentence}; this machine's clock is wrong: set it (timedatectl set-ntp true)")
     if code == "NoSuchBucket":
         return BucketError(f"{sentence}; create the bucket at {context.server}, or correct lfs.url")
-    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"):
-        region = str(headers.get("x-amz-bucket-region") or said.get("Region"))
-        region = region if re.fullmatch("[a-z0-9-]{1,32}", region) else "its own"
-        return BucketError(f"{sentence}; the bucket is in another region: set lfs-agent.region to {region}")
+    if code in _ELSEWHERE or status in (301, 302, 303, 307, 308):
+        return _elsewhere(response, sentence, context)
     if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
-        return ArchivedError(f"{sentence}; it is archived: restore it first (aws s3api restore-object), then pull")
+        tier = str(said.get("AccessTier") or said.get("StorageClass") or "an archive")
+        return ArchivedError(f"{sentence}; {how_to_restore(tier, context)}")
+    if context.doing in ("looking at", "reading") and _OWN_KEY.search(f"{code} {message}"):
+        return ObjectError(
+            f"{sentence}; it is encrypted with a key that the store does not keep (SSE-C), which is not supported: "
+            f"store it otherwise (aws s3 cp {context.address} {context.address} --sse AES256 "
+            "--sse-c-copy-source AES256 --sse-c-copy-source-key fileb://KEY)"
+        )
+    if code.startswith("KMS"):
+        return ObjectError(
+            f"{sentence}; the KMS key can't be used: see aws kms describe-key, or choose another: lfs-agent.sseKmsKeyId"
+        )
+    if code == "400" and context.doing in ("looking at", "reading"):
+        return BucketError(
+            f"{sentence}; what answers at {context.server} is not S3: is it http or https, the right port, or does it "
+            f"want a client's certificate ({_NAME_ONE})?"
+        )
     return _by_status(status, code, message, sentence, context)
+
+
+_ELSEWHERE: Final = frozenset({
+    "PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException", "IncorrectEndpoint",
+})  # fmt: skip
+_OWN_KEY: Final = re.compile(
+    "form of (SSE|server.side encryption)|SSEEncryptedObject|SSECustomer|customer provided key", re.IGNORECASE
+)
+FROZEN_TIERS: Final = frozenset({"ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS"})
+"""Of INTELLIGENT_TIERING: what is restored from them stays."""
+
+
+def named_region(response: Mapping[str, Any]) -> str:
+    """The region that an answer names, if it may be one; else "".
+
+    >>> named_region({"Error": {"Region": "eu-west-3"}}), named_region({"Error": {"Region": "evil.example/"}})
+    ('eu-west-3', '')
+    """
+    said = response.get("Error", {})
+    headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    expected = re.search(r"expecting '([^']+)'", str(said.get("Message") or ""))
+    named = headers.get("x-amz-bucket-region") or said.get("Region") or (expected[1] if expected else "")
+    return named if re.fullmatch(r"(?=.*[a-z])[a-z0-9](?:[a-z0-9-]{0,30}[a-z0-9])?", named, re.ASCII) else ""
+
+
+def _elsewhere(response: Mapping[str, Any], sentence: str, context: Context) -> AgentError:
+    """The store sends us on. Nothing is sent there: what is signed, or yours, goes where you said."""
+    if region := named_region(response):
+        return BucketError(f"{sentence}; the bucket is in another region: set lfs-agent.region to {region}")
+    code = response.get("Error", {}).get("Code", "")
+    if code == "AuthorizationHeaderMalformed":
+        return CredentialsError(f"{sentence}; {_renew(code, context)}")
+    location = response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("location", "")
+    host = re.match(r"https?://([A-Za-z0-9.-]{1,100})", location)
+    return BucketError(
+        f"{sentence}; {context.server} sends elsewhere{f', to {host[1]}' if host else ''}, where nothing is sent: set "
+        "lfs-agent.region to the bucket's, or correct the endpoint"
+    )
+
+
+def how_to_restore(tier: str, context: Context) -> str:
+    """What to do for an object in an archive, as the command that does it."""
+    words = ["aws", "s3api", "restore-object", "--bucket", context.bucket, "--key", context.key, "--restore-request"]
+    words.append("{}" if tier in FROZEN_TIERS else "Days=7")
+    words += ["--endpoint-url", context.endpoint] if context.endpoint else []
+    words += ["--profile", context.profile] if context.profile else []
+    words += ["--request-payer", "requester"] if context.payer else []
+    return f"it is archived ({tier}); restore it, and pull when that is done: {shlex.join(words)}"
 
 
 def _by_status(status: int, code: str, message: str, sentence: str, context: Context) -> AgentError:
@@ -136,7 +203,7 @@ def _by_status(status: int, code: str, message: str, sentence: str, context: Con
         case 416:
             return DamagedError(f"{sentence}; the store has fewer bytes than the object")
         case 401 | 403:
-            return DeniedError(f"{sentence}; {_right(message, context)}")
+            return DeniedError(f"{sentence}; {_right(message, context)}{_owner(context)}")
         case 501 | 405:
             return UnsupportedError(sentence)
         case 400 if code in (
@@ -173,6 +240,10 @@ def _right(said: str, context: Context) -> str:
     return _RIGHTS.get(
         context.doing, "s3:PutObject is needed (and kms:GenerateDataKey, kms:Decrypt where the bucket uses KMS)"
     )
+
+
+def _owner(context: Context) -> str:
+    return f", or the bucket is not of {context.owner} (lfs-agent.expectedOwner)" if context.owner else ""
 
 
 def _renew(code: str, context: Context) -> str:

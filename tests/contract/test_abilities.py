@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from lfs_agent.errors import DamagedError, UnsupportedError
+from lfs_agent.errors import DamagedError, ObjectError, UnsupportedError
 from lfs_agent.parts import MIB
 from lfs_agent.store.s3 import S3Store
 from tests.contract.conftest import BucketOf, InBucket
 from tests.contract.desk import KEY, Desk
 from tests.contract.stores import BytesBody, content, oid_of, retrying
-from tests.proxy import NOT_IMPLEMENTED, Answer, FaultProxy, Flip, Rule, StripHeaders
+from tests.proxy import NOT_IMPLEMENTED, Answer, FaultProxy, Faults, Flip, Rule, StripHeaders
+from tests.servers import KINDS
 
 SMALL, LARGE = 1000, 12 * MIB
 INVALID = Answer(400, "InvalidArgument")
@@ -27,6 +28,11 @@ PUT_SUM, PART_SUM = "x-amz-checksum-sha256", "x-amz-checksum-crc32c"
 ALGORITHM = "x-amz-checksum-algorithm"
 CREATE = r"\?uploads"
 COMPLETE = r"\?uploadId="
+
+
+def _list_of(size: int, crc32c: bytes) -> bytes:
+    part = b"<Part><PartNumber>1</PartNumber><ETag>e</ETag><Size>%d</Size><ChecksumCRC32C>%b</ChecksumCRC32C></Part>"
+    return b"<ListPartsResult>" + part % (size, crc32c) + b"</ListPartsResult>"
 
 
 class Counter:
@@ -193,6 +199,94 @@ def test_a_store_that_ignores_checksums_and_signatures_is_guarded_by_md5(
         counter = Counter(place, proxy, tmp_path / "stores.json", desk)
         counter.send(size)
         assert [seen.store_status for seen in proxy.requests if "flip" in seen.fault] == [400]
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_part_that_is_answered_without_an_etag_is_looked_up(bucket_of: BucketOf, desk: Desk, kind: str) -> None:
+    place = bucket_of(kind)
+    with place.through(Rule(StripHeaders(answer=("etag",)), "PUT", "partNumber")) as proxy:
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(content(LARGE)))
+        asked = [seen.method for seen in proxy.requests if seen.path.endswith(KEY)]
+
+    assert place.objects() == {KEY: content(LARGE)}
+    assert asked.count("PUT") == asked.count("GET") == 3
+
+
+@pytest.mark.parametrize("kind", ["versitygw", "ceph"])
+@pytest.mark.parametrize(
+    "list_",
+    [
+        pytest.param(NOT_IMPLEMENTED, id="none"),
+        pytest.param(Answer(403, "AccessDenied"), id="forbidden"),
+        pytest.param(Answer(200, body=b"<ListPartsResult></ListPartsResult>"), id="empty"),
+        pytest.param(Answer(200, body=_list_of(1000, b"mUwo5A==")), id="of-another-size"),
+        pytest.param(Answer(200, body=_list_of(5 * MIB, b"AAAAAA==")), id="of-another-content"),
+    ],
+)
+def test_a_part_without_an_etag_that_no_list_confirms_is_not_published(
+    bucket_of: BucketOf, desk: Desk, kind: str, list_: Answer
+) -> None:
+    place = bucket_of(kind)
+    with (
+        place.through(
+            Rule(StripHeaders(answer=("etag",)), "PUT", "partNumber"), Rule(list_, "GET", "uploadId")
+        ) as proxy,
+        pytest.raises(ObjectError, match=r"part \d was answered without an ETag.*partSize.*in one piece"),
+    ):
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint), deadline_s=0.5), desk.write(content(LARGE)))
+
+    assert place.objects() == {}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(Answer(200, headers=(("ETag", '"v1-not-an-md5"'),), forward=True), id="of-its-own-kind"),
+        pytest.param(
+            Answer(200, headers=(("ETag", f'"{"0" * 32}"'), ("x-amz-server-side-encryption", "aws:kms")), forward=True),
+            id="under-kms",
+        ),
+    ],
+)
+def test_an_etag_that_is_no_md5_is_not_taken_for_one(bucket_of: BucketOf, desk: Desk, answer: Answer) -> None:
+    """The store confirms no checksum either: a Content-MD5 went along, and is compared where that can be."""
+    place = bucket_of("ceph")
+    with place.through(Rule(answer, "PUT")) as proxy:
+        sent = desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(content(SMALL)))
+        assert [seen.method for seen in proxy.requests] == ["HEAD", "PUT"]
+
+    assert (sent.how, sent.proven) == ("uploaded", False)
+    assert place.objects() == {KEY: content(SMALL)}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_a_put_that_confirms_nothing_is_looked_at(bucket_of: BucketOf, desk: Desk, kind: str) -> None:
+    place = bucket_of(kind)
+    with place.through(Rule(StripHeaders(answer=("etag", PUT_SUM)), "PUT")) as proxy:
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(content(SMALL)))
+        assert [seen.method for seen in proxy.requests] == ["HEAD", "PUT", "HEAD"]
+
+    assert place.objects() == {KEY: content(SMALL)}
+
+
+LOGIN_PAGE = Answer(200, body=b"<html>Please log in to the hotel's network</html>")
+
+
+@pytest.mark.parametrize("page", [LOGIN_PAGE, Answer(200)], ids=["html", "empty"])
+@pytest.mark.parametrize("size, step", [(SMALL, ("PUT", "")), (LARGE, ("POST", CREATE)), (LARGE, ("POST", COMPLETE))])
+def test_a_page_in_place_of_an_answer_is_no_success(
+    bucket_of: BucketOf, desk: Desk, size: int, step: tuple[str, str], page: Answer
+) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(page, *step)) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint), deadline_s=0.5)
+        with pytest.raises(ObjectError, match=r"gave no sane answer|and yet nothing is there"):
+            desk.up(store, desk.write(content(size)))
+        assert place.objects() == {}
+        proxy.faults = Faults()
+        desk.up(store, desk.write(content(size)))
+
+    assert (place.objects(), place.unfinished()) == ({KEY: content(size)}, 0)
 
 
 def test_a_store_that_checks_nothing_is_found_out(bucket_of: BucketOf, desk: Desk) -> None:

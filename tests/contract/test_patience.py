@@ -7,6 +7,7 @@ from collections import Counter
 import pytest
 
 from lfs_agent.errors import (
+    BucketError,
     ConflictError,
     CredentialsError,
     DeniedError,
@@ -330,7 +331,7 @@ def test_a_redirect_to_nowhere_is_followed_once(bucket_of: BucketOf) -> None:
     away = Answer(307, headers=(("Location", "http://127.0.0.1:9/"),))
     with place.through(Rule(away)) as proxy:
         store = retrying(place.store_with(endpoint=proxy.endpoint))
-        with pytest.raises(ObjectError, match="307"):
+        with pytest.raises(BucketError, match="307"):
             store.stat(KEY)
 
     assert len(proxy.requests) <= 4

@@ -161,7 +161,7 @@ def test_a_handshake_that_is_cut_is_tried_again_and_told(place: InBucket, author
     context = server_side(authority.server()) if spoken == "http" else None
     with TlsFront(place.server.endpoint, context) as front:
         endpoint = front.endpoint.replace("https:", f"{spoken}:")
-        store = retrying(store_at(place, endpoint, ca=authority.ca), first_deadline_s=1.0)
+        store = retrying(store_at(place, endpoint, ca=authority.ca), first_deadline_s=4.0)
         with pytest.raises(UnreachableError, match=r"hung up.*is it http or https"):
             store.stat(KEY)
         assert front.connections > 1
@@ -185,7 +185,7 @@ def test_a_file_that_holds_no_certificates_is_named(place: InBucket, tmp_path: P
 
 
 def test_a_host_that_nobody_knows_is_named(place: InBucket) -> None:
-    store = retrying(store_at(place, "https://no-such-host.invalid"), first_deadline_s=1.0)
+    store = retrying(store_at(place, "https://no-such-host.invalid"), first_deadline_s=4.0)
     with pytest.raises(UnreachableError, match=r"https://no-such-host\.invalid cannot be reached.*Failed to resolve"):
         store.stat(KEY)
 
@@ -194,7 +194,7 @@ def test_a_host_that_nobody_knows_is_named(place: InBucket) -> None:
 def test_a_proxy_that_nobody_runs_is_named_without_its_password(place: InBucket, scheme: str) -> None:
     with BlackHole(accept=False) as hole:
         proxy = hole.endpoint.replace("//", "//vera:Canary@")
-        store = retrying(store_at(place, f"{scheme}://s3.example.org", proxy=proxy), first_deadline_s=1.0)
+        store = retrying(store_at(place, f"{scheme}://s3.example.org", proxy=proxy), first_deadline_s=4.0)
         with pytest.raises(UnreachableError, match=r"cannot be reached.*proxy URL: .*127\.0\.0\.1") as raised:
             store.stat(KEY)
     assert "Canary" not in str(raised.value)

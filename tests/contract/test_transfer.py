@@ -580,7 +580,13 @@ ANSWERS = [
     INTERNAL_ERROR,
     Answer(500, "InternalError", forward=True),
 ]
+COMPLETED = b'<CompleteMultipartUploadResult><Key>k</Key><ETag>"e-2"</ETag></CompleteMultipartUploadResult>'
+XML, SPACES = b'<?xml version="1.0" encoding="UTF-8"?>', b" " * 100_000
+"""S3 keeps a connection alive with spaces while it puts parts together, mostly after the declaration."""
 ANSWERS_TO_COMPLETE = [
+    Answer(200, body=XML + SPACES + COMPLETED, forward=True),
+    Answer(200, body=SPACES + XML + COMPLETED, forward=True),
+    Answer(200, body=XML + SPACES + b"<Error><Code>InternalError</Code></Error>"),
     ERROR_IN_200,
     Answer(200, "InternalError", forward=True),
     Answer(404, "NoSuchUpload"),

@@ -33,6 +33,7 @@ from tests.proxy import (
     Throttle,
     Truncate,
 )
+from tests.proxy.tls import TlsFront
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -169,6 +170,42 @@ def plain_http(cellar: Cellar, _: Any) -> None:
     cellar.home.environ["AWS_ENDPOINT_URL_S3"] = "http://s3.example.com"
 
 
+def wrong_clock(cellar: Cellar, cleanup: list[Any]) -> None:
+    cleanup.append(FaultProxy(cellar.server.endpoint, Faults((Rule(Answer(403, "RequestTimeTooSkewed")),))).__enter__())
+    use(cellar, cleanup[-1])
+
+
+def another_region(cellar: Cellar, cleanup: list[Any]) -> None:
+    moved = Answer(301, "PermanentRedirect", headers=(("x-amz-bucket-region", "eu-west-3"),))
+    cleanup.append(FaultProxy(cellar.server.endpoint, Faults((Rule(moved),))).__enter__())
+    use(cellar, cleanup[-1])
+
+
+def a_portal(cellar: Cellar, cleanup: list[Any]) -> None:
+    moved = Answer(302, headers=(("Location", "http://portal.example.org/login"),))
+    cleanup.append(FaultProxy(cellar.server.endpoint, Faults((Rule(moved),))).__enter__())
+    use(cellar, cleanup[-1])
+
+
+def no_such_host(cellar: Cellar, _: Any) -> None:
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = "https://no-such-host.invalid"
+
+
+def https_to_http(cellar: Cellar, _: Any) -> None:
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = cellar.server.endpoint.replace("http:", "https:")
+
+
+def hung_up(cellar: Cellar, cleanup: list[Any]) -> None:
+    cleanup.append(TlsFront(cellar.server.endpoint, None).__enter__())
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = cleanup[-1].endpoint
+
+
+def dead_proxy(cellar: Cellar, cleanup: list[Any]) -> None:
+    cleanup.append(BlackHole(accept=False))
+    cellar.home.git("config", "--global", "http.proxy", cleanup[-1].endpoint)
+    cellar.home.environ["AWS_ENDPOINT_URL_S3"] = "https://s3.example.org"
+
+
 def unknown_setting(cellar: Cellar, _: Any) -> None:
     cellar.home.environ["LFS_AGENT_PART_SISE"] = "5MiB"
 
@@ -196,6 +233,13 @@ CANNOT_WORK: list[tuple[Callable[[Cellar, list[Any]], None], str]] = [
     (refused_port, " cannot be reached "),
     (silent_port, "has not answered for 6 s"),
     (plain_http, "git config --global lfs-agent.allowHttp true"),
+    (wrong_clock, "this machine's clock is wrong: set it (timedatectl set-ntp true)"),
+    (another_region, "set lfs-agent.region to eu-west-3"),
+    (a_portal, "sends elsewhere, to portal.example.org, where nothing is sent"),
+    (no_such_host, "Failed to resolve 'no-such-host.invalid'"),
+    (https_to_http, "is it http, or another port?"),
+    (hung_up, "hung up without an answer"),
+    (dead_proxy, "Failed to connect to proxy URL"),
     (unknown_setting, "did you mean LFS_AGENT_PART_SIZE?"),
     (no_store, "not a bucket name: 'Not_A_Bucket'"),
 ]
@@ -281,6 +325,19 @@ def test_many_objects_fail_as_fast_as_one(
     assert len(told) == count
     assert len(full) == 1
     assert len(pushed.stderr.splitlines()) <= count + 10
+
+
+def test_a_wrong_clock_is_not_asked_about_again_and_again(cellar: Cellar) -> None:
+    for number in range(40):
+        cellar.write(f"{number}.bin", 1_000 + number, number)
+    cellar.commit("Fill the cellar")
+    cleanup: list[Any] = []
+    wrong_clock(cellar, cleanup)
+    pushed = cellar.push(check=False)
+    cleanup[0].__exit__()
+
+    assert pushed.stderr.count("clock is wrong") == 1
+    assert len(cleanup[0].requests) <= 16  # a HEAD and the GET that hears why, of each worker
 
 
 def whole_group(process: subprocess.Popen[bytes], _: Home) -> None:

@@ -113,7 +113,7 @@ def test_deletion_truncation_and_a_flipped_byte_are_told_apart(cellar: Cellar, c
     done = verify(home, work, "--deep")
     *lines, totals = done.stdout.splitlines()
     assert len(lines) == 3
-    assert f"missing  {gone[:12]}    97.7 KiB  model-1.pt  s3://{cellar.bucket}/{cellar.key(gone)}: " in done.stdout
+    assert f"missing   {gone[:12]}    97.7 KiB  model-1.pt  s3://{cellar.bucket}/{cellar.key(gone)}: " in done.stdout
     assert "1 missing, 2 damaged" in totals
     assert not done.stderr
 
@@ -485,17 +485,34 @@ def test_many_objects_are_listed_and_what_the_list_lacks_is_asked_for(cellar: Ce
 
 
 @pytest.mark.parametrize("server", ["localstack"], indirect=True)
-def test_an_archived_object_is_a_finding_of_its_own(server: Server, cellar: Cellar, clone: Clone) -> None:
+def test_an_archived_object_is_a_finding_of_its_own_with_the_command_that_restores_it(
+    server: Server, cellar: Cellar, clone: Clone
+) -> None:
+    cellar.home.environ["LFS_AGENT_STORAGE_CLASS"] = "DEEP_ARCHIVE"
     oid = cellar.add("model.pt", SIZE)
-    content = cellar.local_object(oid).read_bytes()
-    server.client().put_object(Bucket=cellar.bucket, Key=cellar.key(oid), Body=content, StorageClass="DEEP_ARCHIVE")
     cellar.push()
     home, work = clone()
+    command = (
+        f"aws s3api restore-object --bucket {cellar.bucket} --key {cellar.key(oid)} --restore-request Days=7 "
+        f"--endpoint-url {server.endpoint}"
+    )
 
     for how in ([], ["--checksum"], ["--deep"]):
         done = verify(home, work, "--json", *how)
         assert (done.returncode, statuses(done)) == (3, {oid: "archived"})
-        assert "DEEP_ARCHIVE" in findings(done)[oid]["reason"]
+        assert findings(done)[oid]["reason"] == (
+            f"it is archived (DEEP_ARCHIVE); restore it, and pull when that is done: {command}"
+        )
+    assert verify(home, work).stdout.startswith(f"archived  {oid[:12]}  ")
+    home.install()
+    pulled = home.git("lfs", "pull", cwd=work, check=False)
+    assert pulled.returncode != 0
+    assert command in pulled.stderr
+
+    server.client().restore_object(Bucket=cellar.bucket, Key=cellar.key(oid), RestoreRequest={"Days": 7})
+    assert verify(home, work, "--deep").returncode == 0
+    home.git("lfs", "pull", cwd=work)
+    assert (work / "model.pt").read_bytes() == (cellar.work / "model.pt").read_bytes()
 
 
 def test_files_that_are_no_pointers_as_git_lfs_writes_them_are_findings(cellar: Cellar, clone: Clone) -> None:
