@@ -58,7 +58,7 @@ class Janitor:
     def listed(self) -> list[tuple[Oid, list[Unfinished]]]:
         """The unfinished uploads of each object, by key."""
         self._uploads.connect()
-        by_key = groupby(self._all(), lambda upload: upload.key)
+        by_key = groupby(sorted(self._all(), key=_key_of), _key_of)
         found = [(self._oid(key), list(uploads)) for key, uploads in by_key]
         self.others = sum(len(uploads) for oid, uploads in found if oid is None)
         return [(oid, uploads) for oid, uploads in found if oid is not None]
@@ -102,3 +102,7 @@ class Janitor:
             return Found("aborted" if self._abort else "stale", upload, oid, address, progress)
         except ObjectError as error:
             return Found("unknown", upload, oid, address, progress, str(error))
+
+
+def _key_of(upload: Unfinished) -> str:
+    return upload.key

@@ -37,6 +37,8 @@ _SENT_BLOCK: Final = 256 * KIB
 """Each has to be sent within a timeout of the client: small enough for a link that many share."""
 _TRIES: Final = 2
 _JOURNAL: Final = ".upload"
+_LOOK_EVERY: Final = 64
+"""Parts after which it is asked whether somebody else was faster: whoever sends in vain sends a GiB of it at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,14 +201,20 @@ def _send(
             held = stack.enter_context(lease(notes, meter.stop, modes))
         journal = Journal(held.fd if held else None)
         try:
-            if held and held.waited and (found := _look(store, key)) is not None and not _is_judged(found, damaged):
-                raise ConflictError(f"{store.address(key)} was stored meanwhile")
+            if held and held.waited:
+                _check_unstored(store, key, damaged)
             crc32c = _send_parts(store, key, oid, fd, meter, plan, streams, journal, damaged)
             return _sent(store, key, oid, meter, crc32c, damaged)
         finally:
             if held and not journal.heading:
                 with suppress(OSError):
                     notes.unlink(missing_ok=True)
+
+
+def _check_unstored(store: Store, key: str, damaged: str) -> None:
+    """Raises ConflictError where somebody else was faster."""
+    if (found := _look(store, key)) is not None and not _is_judged(found, damaged):
+        raise ConflictError(f"{store.address(key)} was stored meanwhile")
 
 
 def _plan_replacing(store: Store, key: str, plan: Plan, limits: Limits) -> Plan:
@@ -246,6 +254,8 @@ def _send_parts(
                 sent.append(SentPart(part, there.etag, _base64(crc)))
                 meter.reached(part.offset, part.offset + part.length, 0)
             else:
+                if part.number % _LOOK_EVERY == 0:
+                    _check_unstored(store, key, damaged)
                 yield part, crc
 
     def send(part: Part, crc: int) -> SentPart:

@@ -7,7 +7,7 @@ from lfs_agent.parts import MIB, Limits
 from lfs_agent.store import Store
 from tests.contract.conftest import BucketOf, InBucket, Place
 from tests.contract.desk import KEY, Desk
-from tests.contract.stores import SMALL_PARTS, BytesBody, content, crc_of, oid_of, put_parts, retrying
+from tests.contract.stores import SMALL_PARTS, BytesBody, DictStore, content, crc_of, oid_of, put_parts, retrying
 from tests.proxy import NOT_IMPLEMENTED, Reset, Rule, StripHeaders
 
 SIZES = [1000, 12 * MIB]
@@ -195,3 +195,15 @@ def test_a_store_that_replaces_whole_objects_only_gets_them_whole_and_no_larger(
     found = place.store.stat(KEY)
     assert found is not None
     assert "-" not in found.etag
+
+
+def test_what_is_to_be_replaced_is_no_faster_push(desk: Desk) -> None:
+    """Of many parts: now and then it is looked at again."""
+    store, data = DictStore(), content(200_000)
+    store.objects[KEY] = b"damaged"
+    limits = Limits(min_part=1, part_size=1000)
+
+    sent = desk.up(store, desk.write(data), replacing=oid_of(b"damaged"), limits=limits)
+
+    assert sent.how == "replaced"
+    assert (store.objects, store.uploads, desk.left()) == ({KEY: data}, [], [])

@@ -25,7 +25,7 @@ from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import upload
 from tests.contract.conftest import BucketOf, Place
 from tests.contract.desk import KEY, Desk
-from tests.contract.stores import SMALL_PARTS, FlakyStore, content, oid_of, retrying
+from tests.contract.stores import SMALL_PARTS, DictStore, FlakyStore, content, oid_of, retrying
 from tests.proxy import (
     ACCESS_DENIED,
     CONFLICT,
@@ -427,6 +427,22 @@ def test_what_is_mended_before_the_push_publishes_stays_and_the_push_ends_well(
     assert sent.how == ("uploaded" if overwrites(place, size) else "skipped")
     assert store.calls.count("put") + store.calls.count("complete") == 1
     assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(size)}, 0, [])
+
+
+def test_who_was_slower_soon_stops_sending(desk: Desk) -> None:
+    """Of an object in many parts, which somebody else stored while the first of them were sent."""
+    store, data = DictStore(), content(200_000)
+    oid = desk.write(data)
+
+    def finish(call: str) -> None:
+        if call == "part 10":
+            store.objects[KEY] = data
+
+    slower = Meddling(store, finish)
+
+    assert desk.up(retrying(slower), oid, limits=Limits(min_part=1, part_size=1000)).how == "skipped"
+    assert 10 <= len([call for call in slower.calls if call.startswith("part")]) < 70
+    assert (desk.meter.done, desk.left(), store.uploads) == (200_000, [], [])
 
 
 @by_size
