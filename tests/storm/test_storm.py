@@ -1,5 +1,6 @@
 """Seeded storms: whatever meets a push or a pull, right objects, and right ones only, are there at the end."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 
@@ -8,7 +9,8 @@ import pytest
 from tests.conftest import ServerOf, absent
 from tests.servers.server import program
 from tests.storm.crew import Crew, open_bucket
-from tests.storm.plan import case_of
+from tests.storm.plan import KINDS, case_of
+from tests.storm.ways import ROOT
 
 SEEDS = range(320)
 _BATCH = 10
@@ -44,3 +46,8 @@ def test_a_seed_always_means_the_same() -> None:
     assert case_of(7) == case_of(7)
     assert case_of(7) != case_of(8)
     assert len([seed for seed in SEEDS if case_of(seed).through == "git"]) == 32
+
+
+def test_the_documentation_names_every_kind_of_fault() -> None:
+    page = (ROOT / "docs" / "explanation" / "checks.md").read_text().partition("## What is tried")[2]
+    assert re.findall(r"^\| ([^|]+) \|", page, re.MULTILINE)[2:] == [kind.name for kind in KINDS]
