@@ -42,9 +42,7 @@ def place(oid: str) -> str:
 
 
 @pytest.mark.parametrize("room", [0, MIB], ids=["full", "nearly full"])
-def test_an_object_that_finds_no_room_leaves_none_taken(
-    git_lfs: Path | None, cellar: Cellar, pulled: Path, room: int
-) -> None:
+def test_an_object_that_finds_no_room_leaves_none_taken(cellar: Cellar, pulled: Path, room: int) -> None:
     oid = cellar.add("weights.bin", 3 * MIB)
     cellar.push()
     clone_pointers(cellar, pulled)
@@ -129,7 +127,7 @@ def test_a_push_needs_no_room(git_lfs: Path | None, cellar: Cellar, any_server: 
 # Read-only
 
 
-def test_a_push_from_a_read_only_storage_sends_everything(git_lfs: Path | None, cellar: Cellar) -> None:
+def test_a_push_from_a_read_only_storage_sends_everything(cellar: Cellar) -> None:
     cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
     oids = [cellar.write("weights.bin", 12 * MIB, 1), cellar.write("head.bin", 30_000, 2)]
     with Disk(cellar.work / ".git" / "lfs", "64m") as disk:
@@ -147,7 +145,7 @@ def test_a_push_from_a_read_only_storage_sends_everything(git_lfs: Path | None, 
 
 
 @pytest.mark.parametrize("size", [30_000, 12 * MIB], ids=["whole", "in parts"])
-def test_a_pull_into_a_read_only_storage_says_so(git_lfs: Path | None, cellar: Cellar, pulled: Path, size: int) -> None:
+def test_a_pull_into_a_read_only_storage_says_so(cellar: Cellar, pulled: Path, size: int) -> None:
     oid = cellar.add("weights.bin", size)
     cellar.push()
     clone_pointers(cellar, pulled)
@@ -173,9 +171,7 @@ def test_a_pull_into_a_read_only_storage_says_so(git_lfs: Path | None, cellar: C
 
 
 @pytest.mark.parametrize("relative", [False, True], ids=["absolute", "relative"])
-def test_the_storage_may_be_on_another_disk(
-    git_lfs: Path | None, cellar: Cellar, tmp_path: Path, relative: bool
-) -> None:
+def test_the_storage_may_be_on_another_disk(cellar: Cellar, tmp_path: Path, relative: bool) -> None:
     """A file made anywhere else could not be renamed to where it belongs."""
     cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
     oids = [cellar.write("weights.bin", 12 * MIB, 1), cellar.write("head.bin", 30_000, 2)]
