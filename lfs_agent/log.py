@@ -9,6 +9,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
+from urllib.parse import quote
 
 from lfs_agent.modes import UMASK, Modes
 
@@ -18,7 +19,11 @@ LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error"
 _SIGNATURES: Final = re.compile(
     r"(?i)(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+|(Signature=|Bearer )[A-Za-z0-9%+/=_.-]+"
 )
-_URL_PASSWORD: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://)[^/@\s:]*:[^/@\s]+@")
+_IDENTITY_TOKEN: Final = re.compile(r"\beyJ[A-Za-z0-9_-]{8,2000}\.[A-Za-z0-9_-]{4,4000}\.[A-Za-z0-9_-]{4,1000}")
+_URL_PASSWORD: Final = re.compile(
+    r"(?i)\b(s3::(?:s3://)?|[a-z][a-z0-9+.-]{0,30}://)[^/@\s:]{0,200}:(?![0-9]{1,5}/)[^@\s'\"]{1,200}@"
+)
+"""A password may hold a slash; what begins with a port does not."""
 
 _secrets: set[str] = set()
 _secrets_lock = threading.Lock()  # secrets come from transfer threads while others log
@@ -28,7 +33,7 @@ def keep_secret(text: str) -> None:
     """From now on `text` is left out of everything that `redact` sees."""
     if len(text) >= 6:
         with _secrets_lock:
-            _secrets.add(text)
+            _secrets.update((text, quote(text, safe="")))
 
 
 def redact(text: str) -> str:
@@ -41,7 +46,7 @@ def redact(text: str) -> str:
         for secret in _secrets:
             text = text.replace(secret, "***")
     text = _SIGNATURES.sub(lambda match: f"{match[1] or match[2]}***", text)
-    return _URL_PASSWORD.sub(r"\1***@", text)
+    return _URL_PASSWORD.sub(r"\1***@", _IDENTITY_TOKEN.sub("***", text))
 
 
 def describe(error: BaseException | str) -> str:

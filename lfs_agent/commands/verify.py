@@ -25,6 +25,7 @@ from lfs_agent.commands.status import StatusLine
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
+from lfs_agent.log import redact
 from lfs_agent.pointer import Oid
 from lfs_agent.selection import Wanted, select, trees
 from lfs_agent.verify import NOT_ASKED, Depth, Finding, Judge
@@ -171,7 +172,7 @@ def to_json(finding: Finding, *, depth: Depth) -> dict[str, Any]:
         "proof": finding.proof,
         "proven": finding.proven,
         "depth": depth,
-        "reason": finding.reason,
+        "reason": redact(finding.reason),
     }
 
 

@@ -67,6 +67,8 @@ def parse_target(url: str) -> Target:
 def _bucket(text: str) -> str:
     if text.startswith("arn:"):
         raise TargetError("a bucket is named by its name or an access point's alias, not by an ARN")
+    if {":", "@"} & set(text):  # it is not shown: there may be a password
+        raise TargetError("a bucket is named without a user, a password or a port")
     if not _BUCKET.fullmatch(text) or ".." in text:
         raise TargetError(
             f"not a bucket name: {text[:80]!r}; it has 3 to 63 lower-case letters, digits, dots and hyphens"

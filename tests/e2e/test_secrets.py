@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.cellar import Cellar
 from tests.conftest import absent
-from tests.e2e.dialogue import seen_by_spy, watch_agent
+from tests.e2e.dialogue import processes_of, seen_by_spy, watch_agent
 from tests.machine import Home
 from tests.proxy import Answer, FaultProxy, Faults, Key, Rule, StripHeaders
 from tests.servers import Server, Tls, Versitygw
@@ -70,6 +71,128 @@ def test_no_secret_is_in_what_is_said_or_kept(loud: Cellar, any_server: Server, 
         assert places_of(word, tmp_path) == []
     for note in seen_by_spy(tmp_path / "spy", "run"):
         assert secret not in str(note["argv"])
+
+
+def in_profile(cellar: Cellar, folder: Path) -> list[Path]:
+    file = folder / "credentials"
+    file.write_text(
+        f"[default]\naws_access_key_id = {cellar.server.access_key}\n"
+        f"aws_secret_access_key = {cellar.server.secret_key}\naws_session_token = {CANARY}\n"
+    )
+    return [file]
+
+
+def from_a_helper(cellar: Cellar, folder: Path) -> list[Path]:
+    keys = {"AccessKeyId": cellar.server.access_key, "SecretAccessKey": cellar.server.secret_key}
+    file = folder / "answer"
+    file.write_text(json.dumps({"Version": 1, **keys, "SessionToken": CANARY}))
+    (folder / "config").write_text(f"[default]\ncredential_process = cat {file}\n")
+    return [file]
+
+
+@pytest.mark.parametrize("source", [in_profile, from_a_helper])
+@pytest.mark.parametrize("log_to", ["file", "stderr"])
+def test_a_secret_of_any_source_is_in_nothing_that_is_said_kept_or_started(
+    loud: Cellar, any_server: Server, tmp_path: Path, source: Callable[[Cellar, Path], list[Path]], log_to: str
+) -> None:
+    home, secret = loud.home, any_server.secret_key
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        del home.environ[name]
+    (home.folder / ".aws").mkdir()
+    holders = source(loud, home.folder / ".aws")
+    if log_to == "stderr":
+        del home.environ["LFS_AGENT_LOG_FILE"]
+    home.environ |= {"GIT_CURL_VERBOSE": "1", "GIT_TRACE_CURL": "1", "AWS_EC2_METADATA_DISABLED": "true"}
+    home.git("config", "--global", "http.extraHeader", f"Authorization: Bearer {CANARY}")
+    watch_agent(home, tmp_path / "spy")
+    loud.write("good.bin", 10_000, 1)
+    bad = loud.write("bad.bin", 10_000, 2)
+    loud.commit("Fill the cellar")
+    started: set[str] = set()
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.02):
+            started.update(processes_of(home).values())
+
+    looking = threading.Thread(target=look)
+    rules = (Rule(StripHeaders(request=("x-amz-security-token",))), Rule(leak(loud), target=bad))
+    with FaultProxy(any_server.endpoint, Faults(rules), Key(any_server.access_key, secret)) as proxy:
+        home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        looking.start()
+        pushed = loud.push(check=False)
+        over.set()
+        looking.join()
+        words = (["verify", "--json"], ["verify", "--deep"], ["log"], ["log", "--json"], ["config", "--show-origin"])
+        later = [home.run("lfs-agent", *each, cwd=loud.work, check=False) for each in words]
+        tokens = {seen.headers.get("x-amz-security-token") for seen in proxy.requests}
+    said = "".join(done.stdout + done.stderr for done in (pushed, *later))
+
+    assert tokens == {CANARY}  # it was signed with these
+    assert "403 AccessDenied" in pushed.stderr
+    assert ("uploaded" in pushed.stderr) is (log_to == "stderr")  # it was logged there
+    kept = [*map(str, holders), str(home.folder / ".gitconfig")]
+    for word in (secret, CANARY):
+        assert [line for line in said.splitlines() if word in line] == []
+        assert [place for place in places_of(word, tmp_path) if place not in kept] == []
+        assert [argv for argv in started if word in argv] == []
+        assert [note for note in seen_by_spy(tmp_path / "spy", "run") if word in str(note["argv"])] == []
+    assert any("git-lfs" in argv or "git lfs" in argv for argv in started)
+
+
+JWT = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJyZXBvOmNhbmFyeSJ9.Y2FuYXJ5LXNpZ25hdHVyZS0wMTIzNDU2Nzg5"
+
+
+def test_a_token_for_a_role_that_is_refused_is_not_told(loud: Cellar, tmp_path: Path) -> None:
+    """The server of logins repeats it in its refusal."""
+    home = loud.home
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        del home.environ[name]
+    token = tmp_path / "token"
+    token.write_text(JWT)
+    message = f"<Message>no provider for {JWT}</Message>"
+    body = f"<ErrorResponse><Error><Code>InvalidIdentityToken</Code>{message}</Error></ErrorResponse>".encode()
+    loud.add("weights.bin", 10_000)
+    with FaultProxy(loud.server.endpoint, Faults((Rule(Answer(400, body=body)),))) as proxy:
+        home.environ |= {
+            "AWS_WEB_IDENTITY_TOKEN_FILE": str(token),
+            "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/ci",
+            "AWS_ENDPOINT_URL_STS": proxy.endpoint,
+        }
+        refused = loud.push(check=False)
+        assert proxy.requests
+
+    assert "InvalidIdentityToken" in refused.stderr
+    assert JWT not in refused.stdout + refused.stderr
+    assert [place for place in places_of(JWT, tmp_path) if place != str(token)] == []
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3::demo:{canary}@bucket/cellar",
+        "s3::s3://demo:{canary}/+x@bucket/cellar",
+        "s3://demo:{canary}@bucket/cellar",
+        "s3::bucket/cellar?endpoint=https://demo:{canary}@s3.example.org",
+        "s3::bucket/cellar?secret_access_key={canary}",
+        "s3::bucket/cellar?region=eu-central-1&X-Amz-Signature={canary}",
+        "s3::bucket/cellar?X-Amz-Security-Token={canary}&region",
+        "https://demo:{canary}@lfs.example.org/cellar",
+    ],
+)
+def test_a_secret_in_a_url_is_not_repeated_by_us(cellar: Cellar, url: str) -> None:
+    cellar.add("weights.bin", 10_000)
+    cellar.git("config", "lfs.url", url.format(canary=CANARY))
+    words = (["verify"], ["verify", "--json"], ["config", "--show-origin"], ["config", "--json"], ["trust"])
+    done = [cellar.home.run("lfs-agent", *each, cwd=cellar.work, check=False) for each in words]
+    done.append(cellar.home.run("lfs-agent", "init", url.format(canary=CANARY), cwd=cellar.work, check=False))
+
+    assert done[0].returncode != 0
+    assert [each.args for each in done if CANARY in each.stdout + each.stderr] == []
+    pushed = cellar.push(check=False)
+    ours = [line for line in pushed.stderr.splitlines() if "[" in line]
+    assert [line for line in ours if CANARY in line] == []
+    assert places_of(CANARY, cellar.work / ".git" / "lfs") == []
 
 
 def test_a_wrong_secret_and_a_proxy_s_password_are_not_told(loud: Cellar, tmp_path: Path) -> None:
