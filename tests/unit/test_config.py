@@ -211,7 +211,7 @@ EVIL = {
     "client_cert": ["", "a\nb"],
     "client_key": ["", "a\x00b"],
     "storage_class": ["standard", "", "STANDARD\n"],
-    "sse": ["aes256", "none", "", "SSE-C", "sse-c", "customer"],
+    "sse": ["aes256", "none", ""],
     "sse_kms_key_id": ["", "a\nb"],
     "expected_owner": ["12345678901", "1234567890123", "12345678901x", ""],
     "requester_pays": ["requester", "2"],
@@ -224,6 +224,12 @@ EVIL = {
     "log_level": ["DEBUG", "trace", ""],
     "log_file": ["", "a\nb"],
 }
+
+
+@pytest.mark.parametrize("text", ["SSE-C", "sse-c", "customer"])
+def test_keys_that_would_go_along_with_every_request_are_refused_with_what_takes_their_place(text: str) -> None:
+    with pytest.raises(UsageError, match=r"SSE-C, which is not supported: for a key of your own take aws:kms"):
+        resolve({"sse": Value(text, "somewhere")})
 
 
 @pytest.mark.parametrize("name, text", [(name, text) for name, texts in EVIL.items() for text in texts])
