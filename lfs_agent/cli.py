@@ -18,6 +18,8 @@ COMMANDS = {
     "config": "show the settings in force, and where each comes from",
     "trust": "allow a store that a repository names",
     "verify": "prove that the store has what the pointers name",
+    "push-missing": "send what the pointers name and the store lacks",
+    "repair": "send what the store lacks, and replace what is damaged there",
     "doctor": "look at what a push and a pull need, and say what mends it",
     "uploads": "list uploads that nobody has finished, and give them up",
     "log": "show what the last push or pull did",
@@ -40,6 +42,15 @@ exit status:
 """
 
 
+def module_of(name: str) -> str:
+    """Where a command is.
+
+    >>> module_of("push-missing")
+    'lfs_agent.commands.push_missing'
+    """
+    return f"lfs_agent.commands.{name.replace('-', '_')}"
+
+
 def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentParser:
     """The parser, with the subcommands `names`."""
     parser = argparse.ArgumentParser(
@@ -52,7 +63,7 @@ def build_parser(names: Sequence[str] = tuple(COMMANDS)) -> argparse.ArgumentPar
     parser.add_argument("--version", action="version", version=f"lfs-agent {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in names:
-        module = import_module(f"lfs_agent.commands.{name}")
+        module = import_module(module_of(name))
         command = commands.add_parser(
             name,
             help=COMMANDS[name],
@@ -89,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lfs-agent: the current folder cannot be read ({error.strerror}): change to another", file=sys.stderr)
         return 3
     try:
-        status: int = import_module(f"lfs_agent.commands.{arguments.command}").run(arguments, os.environ)
+        status: int = import_module(module_of(arguments.command)).run(arguments, os.environ)
     except AgentError as error:
         from lfs_agent.log import describe
 

@@ -30,6 +30,11 @@ def name_session() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-{pid}"
 
 
+def name_command() -> str:
+    """The same of a command that a person runs: `<UTC now>-<pid>`, the session of one process."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
+
+
 def _process(pid: int) -> tuple[str, int, float] | None:
     """Name, parent and start (seconds since the epoch) of a process, where /proc tells."""
     try:

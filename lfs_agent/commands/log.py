@@ -25,7 +25,14 @@ examples:
 """
 
 _SHOWN_FAILURES: Final = 20
-_MOVED: Final = ("uploaded", "downloaded")
+_MOVED: Final = ("uploaded", "replaced", "downloaded")
+_OPERATIONS: Final = {
+    "upload": ("push to", "sent"),
+    "download": ("pull from", "received"),
+    "push-missing": ("push-missing to", "sent"),
+    "repair": ("repair of", "sent"),
+}
+"""What a session is called, and what it did with objects."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +136,7 @@ def summarize(session: str, events: Iterable[Mapping[str, Any]]) -> Summary | No
             case "ended":
                 summary.finished += 1
                 _add_worker(totals, event)
-            case "uploaded" | "downloaded" | "skipped":
+            case "uploaded" | "replaced" | "downloaded" | "skipped":
                 _add_object(summary, event)
             case "failed":
                 _add_failure(summary, event)
@@ -228,14 +235,14 @@ def to_json(summary: Summary, places: Places) -> dict[str, Any]:
 
 def spell(summary: Summary, places: Places) -> Iterator[str]:
     """A session as lines for people."""
-    push = summary.operation == "upload"
+    called, done = _OPERATIONS.get(summary.operation, _OPERATIONS["download"])
     at = datetime.fromtimestamp(summary.started).strftime("%Y-%m-%d %H:%M:%S")
-    where = f"{'to' if push else 'from'} {plain(summary.store)}" if summary.store else "(no store was reached)"
+    where = f"{called} {plain(summary.store)}" if summary.store else f"{called.split()[0]} (no store was reached)"
     remote = f", remote {plain(summary.remote)}" if summary.remote else ""
-    yield f"{'push' if push else 'pull'} {where}{remote}, {at}, {spell_seconds(summary.seconds)}"
+    yield f"{where}{remote}, {at}, {spell_seconds(summary.seconds)}"
     rate = f", {spell_size(summary.rate)}/s" if summary.bytes and summary.seconds else ""
     moved = f"{spell_count(summary.objects, 'object')}, {spell_size(summary.bytes)}{rate}"
-    yield f"  {'sent' if push else 'received':14} {moved}"
+    yield f"  {done:14} {moved}"
     if summary.skipped:
         unproven = f", {summary.unproven:,} of them unproven" if summary.unproven else ""
         yield f"  {'already there':14} {spell_count(summary.skipped, 'object')}{unproven}"

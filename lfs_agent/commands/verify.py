@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)
     wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
     irregular = list(find_irregular(repo, words, arguments.paths))
-    told = _spell_words([*(["all refs"] if arguments.all else []), *words])
+    told = spell_words([*(["all refs"] if arguments.all else []), *words])
     if not wanted and not irregular:
         print(f"no LFS pointers in {told}: nothing to verify", file=sys.stderr if arguments.json else sys.stdout)
         return 0
@@ -132,7 +132,7 @@ def choose_remote(repo: Repository, named: str | None) -> str:
 _TOLD: Final = 5
 
 
-def _spell_words(words: Sequence[str]) -> str:
+def spell_words(words: Sequence[str]) -> str:
     """What was asked for, as the totals say it; a long list is cut off."""
     more = f" and {len(words) - _TOLD} more" if len(words) > _TOLD else ""
     return " ".join(plain(word[:12] if len(word) == 64 else word) for word in words[:_TOLD]) + more

@@ -3,6 +3,7 @@
 Names stand for what a test provides: `my-cellar` is a bucket, `git@git.example:you/…` are repositories at a host.
 """
 
+import hashlib
 import json
 import re
 import shutil
@@ -135,6 +136,22 @@ def test_new_machine(cellar_at_host: Cellar, home_of: HomeOf) -> None:
 
 def test_verify(cellar_at_host: Cellar) -> None:
     follow(DOCS / "how-to" / "verify.md", cellar_at_host.home)
+
+
+def test_repair(cellar_at_host: Cellar) -> None:
+    """Over a store that has lost one object; the page's second half finds another one damaged."""
+    cellar = cellar_at_host
+    client = cellar.server.client()
+    oid = hashlib.sha256(MODEL).hexdigest()
+    client.delete_object(Bucket="my-cellar", Key=cellar.key(oid))
+    page = (DOCS / "how-to" / "repair.md").read_text()
+    first, _, second = page.partition("## Replace what is damaged")
+    for number, half in enumerate((first, second)):
+        part = cellar.home.folder / f"part-{number}.md"
+        part.write_text(half if number == 0 else f"```console\n$ cd ~/cellar\n```\n{half}")
+        follow(part, cellar.home)
+        assert client.get_object(Bucket="my-cellar", Key=cellar.key(oid))["Body"].read() == MODEL
+        client.put_object(Bucket="my-cellar", Key=cellar.key(oid), Body=bytes(len(MODEL)))
 
 
 def test_unfinished_uploads(cellar_at_host: Cellar) -> None:
@@ -278,7 +295,7 @@ def test_the_policies_allow_what_the_agent_asks_and_no_more() -> None:
     }
     transfers, clearing_up = _calls("s3.py"), _calls("s3uploads.py")
     assert transfers | clearing_up == set(right)
-    assert _allowed("writer") == {right[call] for call in transfers}
+    assert _allowed("repairer") == _allowed("writer") == {right[call] for call in transfers}
     assert _allowed("reader") == {"s3:GetObject", "s3:ListBucket"}
     assert _allowed("caretaker") == {right[call] for call in clearing_up | {"list_parts"}}
 

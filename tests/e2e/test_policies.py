@@ -276,6 +276,49 @@ def test_the_doctor_tells_a_missing_right_to_list_from_none_at_all(cellar: Cella
     assert examined(cellar.home, cellar)["bucket"].startswith("problem")
 
 
+# Who repairs
+
+
+def break_some(cellar: Cellar) -> None:
+    """The small object is gone, the large one damaged."""
+    small, large = fill(cellar)
+    cellar.push()
+    client = cellar.server.client()
+    client.delete_object(Bucket=cellar.bucket, Key=cellar.key(small))
+    client.put_object(Bucket=cellar.bucket, Key=cellar.key(large), Body=b"damaged")
+
+
+def test_a_repairer_sends_and_replaces_with_a_writers_rights(cellar: Cellar) -> None:
+    break_some(cellar)
+    become(cellar.home, cellar, "repairer")
+    mark = cellar.server.mark()
+    done = cellar.home.run("lfs-agent", "repair", "--deep", cwd=cellar.work)
+
+    assert "1 sent (1000 bytes), 1 replaced (20.0 MiB)" in done.stdout
+    cellar.home.run("lfs-agent", "verify", "--deep", cwd=cellar.work)
+    assert "DeleteObject" not in asked(cellar, mark)
+    assert 403 not in {request.status for request in cellar.server.requests(mark)}
+    assert len(cellar.keys()) == 2
+    assert unfinished(cellar) == 0
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+@pytest.mark.parametrize("action", ["s3:PutObject", "s3:GetObject"])
+def test_a_repairer_without_one_of_them_changes_nothing_and_is_told_which(
+    cellar: Cellar, action: str, how: How
+) -> None:
+    break_some(cellar)
+    become(cellar.home, cellar, "repairer", without=action, how=how)
+    done = cellar.home.run("lfs-agent", "repair", cwd=cellar.work, check=False)
+
+    assert done.returncode == 3
+    assert action in needed(done.stdout) or f"missing or forbidden: {action}" in done.stdout
+    (key,) = cellar.keys()
+    answer = cellar.server.client().get_object(Bucket=cellar.bucket, Key=key)
+    assert answer["Body"].read() == b"damaged"
+    assert unfinished(cellar) == 0
+
+
 # Who clears up
 
 

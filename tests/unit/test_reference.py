@@ -12,10 +12,11 @@ import pytest
 
 from docs import generate
 from lfs_agent.cli import COMMANDS, main
-from lfs_agent.commands import config, log, uploads, verify
+from lfs_agent.commands import config, log, repair, uploads, verify
 from lfs_agent.config import SETTINGS
 from lfs_agent.doctor import Line
 from lfs_agent.pointer import Pointer, parse_oid
+from lfs_agent.repair import Case
 from lfs_agent.store import Unfinished
 from lfs_agent.unfinished import Found
 from lfs_agent.verify import Finding
@@ -49,7 +50,7 @@ def test_settings_commands_statuses_and_errors_are_all_in_the_reference() -> Non
 
 def test_every_event_of_the_log_is_in_the_reference_and_no_other() -> None:
     said = {event for module in MODULES for event in _events(ast.parse(module.read_text()))}
-    said |= {"uploaded", "skipped", "downloaded"}  # the result's own word
+    said |= {"uploaded", "replaced", "skipped", "downloaded"}  # the result's own word
     table = (DOCS / "reference" / "log.md").read_text().partition("## Events")[2]
     assert set(re.findall(r"^\| `([^`]+)` \|", table, re.MULTILINE)) == said
 
@@ -69,17 +70,19 @@ def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
     pointer = Pointer(parse_oid("0" * 64), 1)
     finding = verify.to_json(Finding("present", pointer, "", "", "", []), depth="presence")
     summary = log.Summary("", failures={"": log.Failure("", 0, 0, "", "")})
+    case = repair.to_json(Case("missing", Finding("missing", pointer, "", "", "", []), ""))
     session = log.to_json(summary, {})
     tables = (DOCS / "reference" / "json.md").read_text().split("\n## ")[1:]
     upload = uploads.to_json(Found("gone", Unfinished("", "", None), parse_oid("0" * 64), ""))
     assert [_fields(table) for table in tables] == [
         set(finding),
+        set(case),
         set(upload),
         set(session),
         set(config.Row._fields),
         {field.name for field in fields(Line)},
     ]
-    failure = next(line for line in tables[2].splitlines() if line.startswith("| `failures`"))
+    failure = next(line for line in tables[3].splitlines() if line.startswith("| `failures`"))
     assert set(re.findall("`([^`]+)`", failure)) == {"failures", *session["failures"][0]}
 
 
