@@ -31,10 +31,10 @@ def push_meanwhile(cellar: Cellar, server: Server, oid: str, script: str, *words
             stderr=subprocess.PIPE,
             text=True,
         )
-        wait_for(lambda: sum(seen.request_bytes for seen in proxy.requests) > MIB, 20)
+        wait_for(lambda: sum(seen.request_bytes for seen in proxy.requests) > MIB, 60)
         subprocess.run(["sh", "-c", script, "sh", str(local), *words], check=True)
-        _, said = process.communicate(timeout=60)
-    assert processes_of(cellar.home) == {}
+        _, said = process.communicate(timeout=180)
+    wait_for(lambda: processes_of(cellar.home) == {}, 15)
     return process.returncode, said
 
 
