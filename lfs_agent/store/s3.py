@@ -425,8 +425,12 @@ class S3Store:
 
     def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
         page = self.ask("listing", "list_objects_v2", "", Prefix=prefix, StartAfter=after or None)
-        found = [_stat(self._context(each["Key"]), each, each["Size"]) for each in page.get("Contents", [])]
-        return found, found[-1].key if found and page.get("IsTruncated") else ""
+        with self.understanding("", "listing"):
+            found = [_stat(self._context(each["Key"]), each, each["Size"]) for each in page.get("Contents", [])]
+            last = found[-1].key if found and page.get("IsTruncated") else ""
+            if last and last <= after:
+                raise ValueError(f"after {after} comes {last}")  # and so on without an end
+        return found, last
 
     def _hear_reason(self, key: str) -> bool:
         """Raises the reason of a refusal, which an answer to HEAD has no room for: wrong keys, an expired login …

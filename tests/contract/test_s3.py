@@ -295,6 +295,18 @@ def test_a_list_of_parts_without_an_end_ends(bucket_of: BucketOf, marker: str) -
     assert len(proxy.requests) <= 3
 
 
+@pytest.mark.parametrize("size", ["1", "many"])
+def test_a_list_of_objects_without_an_end_ends(bucket_of: BucketOf, size: str) -> None:
+    place = bucket_of("versitygw")
+    entry = f"<Contents><Key>{KEY}</Key><Size>{size}</Size></Contents>"
+    page = f"<ListBucketResult><IsTruncated>true</IsTruncated>{entry}</ListBucketResult>"
+    with (
+        FaultProxy(place.server.endpoint, Faults((Rule(Answer(200, body=page.encode()), method="GET"),))) as proxy,
+        pytest.raises(TransientError, match=r"listing s3://.* gave no sane answer"),
+    ):
+        place.store_with(endpoint=proxy.endpoint).listed("weights/", after=KEY)
+
+
 def begun(store: S3Store) -> S3Upload:
     return store.begin(KEY, OID, 12 * MIB)
 
