@@ -2,11 +2,13 @@
 
 import time
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Final
 
 from lfs_agent.errors import MissingError, UnsupportedError
 from lfs_agent.store import Marker, Progress, Unfinished
 from lfs_agent.store.s3 import S3Store
+
+_LISTING: Final = "listing the unfinished uploads of"
 
 
 class S3Uploads:
@@ -33,16 +35,17 @@ class S3Uploads:
                 ) from error
             # versitygw 1.8 refuses the markers that it gives out itself: then on from the next key.
             page = self._page(after[0], None)
-        found = [
-            Unfinished(upload["Key"], upload["UploadId"], upload["Initiated"].timestamp())
-            for upload in page.get("Uploads", [])
-        ]
-        end = (page.get("NextKeyMarker", ""), page.get("NextUploadIdMarker", ""))
-        return found, end if page.get("IsTruncated") and end != after else None
+        with self._store.understanding("", _LISTING):
+            found = [
+                Unfinished(upload["Key"], upload["UploadId"], upload["Initiated"].timestamp())
+                for upload in page.get("Uploads", [])
+            ]
+            end = (page.get("NextKeyMarker", ""), page.get("NextUploadIdMarker", ""))
+            return found, end if page["IsTruncated"] and end != after else None
 
     def _page(self, key: str | None, upload_id: str | None) -> dict[str, Any]:
         return self._store.ask(
-            "listing the unfinished uploads of",
+            _LISTING,
             "list_multipart_uploads",
             "",
             Prefix=f"{self._prefix}/" if self._prefix else None,
@@ -56,10 +59,12 @@ class S3Uploads:
         try:
             for page in self._store.pages_of_parts(upload.key, upload.upload_id, self._page_size):
                 now = _date(page)
-                for part in page.get("Parts", []):
-                    parts += 1
-                    size += part["Size"]
-                    newest = max(newest, part["LastModified"].timestamp())
+                with self._store.understanding(upload.key, "listing the parts of"):
+                    _ = page["IsTruncated"]  # else it is no list, and what has no parts may be given up
+                    for part in page.get("Parts", []):
+                        parts += 1
+                        size += part["Size"]
+                        newest = max(newest, part["LastModified"].timestamp())
         except MissingError:
             return None
         return Progress(parts, size, newest, max(0.0, now - newest))

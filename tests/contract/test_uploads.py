@@ -21,7 +21,7 @@ from lfs_agent.unfinished import Janitor
 from tests.contract.conftest import BucketOf, InBucket, InFolder, Place
 from tests.contract.desk import Desk
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, patience, put_parts, s3_store
-from tests.proxy import SLOW_DOWN, Reset, Rule
+from tests.proxy import SLOW_DOWN, Answer, Reset, Rule
 from tests.servers import KINDS
 
 PREFIX = "weights"
@@ -235,6 +235,21 @@ def test_a_busy_store_is_asked_again(place: Place, bucket_of: BucketOf) -> None:
     assert far is not None
     assert len(faults) == 3
     assert place.unfinished() == 0
+
+
+@pytest.mark.parametrize("answer", [b"<html>Log in</html>", b""])
+@pytest.mark.parametrize("target", [r"\?uploads", "uploadId="])
+def test_an_answer_that_is_no_list_is_asked_for_again(place: Place, target: str, answer: bytes) -> None:
+    if not isinstance(place, InBucket):
+        pytest.skip("a folder answers nothing else")
+    begin(place, OIDS[0], 2)
+    with place.through(Rule(Answer(200, body=answer), "GET", target, times=1)) as proxy:
+        uploads = RetryingUploads(S3Uploads(place.store_with(endpoint=proxy.endpoint), PREFIX), patience())
+        ((found,),) = pages(uploads)
+        far = uploads.progress(found)
+
+    assert far is not None
+    assert (far.parts, far.size) == (2, 20)
 
 
 def test_age_is_that_of_the_newest_write(place: Place, uploads: Uploads) -> None:

@@ -1,6 +1,7 @@
 """What a store answers about unfinished uploads, read with care: its clock, and lists that never end."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -21,7 +22,11 @@ class Answers:
         self._page = page or {}
 
     def pages_of_parts(self, key: str, upload_id: str, page_size: int) -> Iterator[dict[str, Any]]:
-        yield {"Parts": self._parts, "ResponseMetadata": {"HTTPHeaders": self._headers}}
+        yield {"Parts": self._parts, "IsTruncated": False, "ResponseMetadata": {"HTTPHeaders": self._headers}}
+
+    @contextmanager
+    def understanding(self, key: str, doing: str) -> Iterator[None]:
+        yield
 
     def ask(self, doing: str, operation: str, key: str, **parameters: Any) -> dict[str, Any]:
         return self._page
