@@ -108,7 +108,6 @@ class _Storm:
             if case.through == "git"
             else Conversation(nursery, home, folder, url, contents, case.workers)
         )
-        self._killed = False
 
     def pass_through(self) -> None:
         self._up()
@@ -252,7 +251,6 @@ class _Storm:
         ended = self._move(way, _SHORT, self._killer(weather.kill, before))
         passage.met = tuple(kind for number, kind in enumerate(weather.kinds) if number in faults.fired)
         passage.outcome = "succeeded"
-        self._killed = self._killed or ended.killed
         return passage, ended
 
     def _in_calm(self, way: Way) -> Ended:
@@ -274,10 +272,10 @@ class _Storm:
         return work / ".git" / "lfs" / "incomplete" / "lfs-agent"
 
     def _judge_left(self, work: Path) -> None:
-        """Nothing of the agent's is left in the LFS storage; git-lfs sweeps what it was killed over."""
+        """Nothing of the agent's is left in the LFS storage."""
         lfs = work / ".git" / "lfs"
         left = [str(path) for path in (lfs / "incomplete").rglob("*") if path.is_file()]
-        left += [] if self._killed else [str(path) for path in (lfs / "tmp").rglob("lfs-agent-*")]
+        left += [str(path) for path in (lfs / "tmp").rglob("lfs-agent-*")]
         self._hold(not left, f"left: {left}")
 
     def _clean_up(self) -> None:
