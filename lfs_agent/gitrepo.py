@@ -344,6 +344,11 @@ class Repository:
             elif size and not is_canonical(content):
                 yield path, "its pointer is not as git-lfs writes it: git add --renormalize"
 
+    def says_yes(self, revision: str, key: str) -> bool:
+        """Whether the `.lfsconfig` of a commit sets `key` to true."""
+        words = ["config", "--blob", f"{revision}:.lfsconfig", "--no-includes", "--type=bool", "--get", key]
+        return run_git(words, cwd=self.cwd).stdout.strip() == b"true"
+
     def _read_small(self, blobs: Generator[tuple[str, str], None, None]) -> Iterator[tuple[str, int, bytes | None]]:
         """Path, size and content of each blob; None for the content of one that is too large for a pointer."""
         with closing(blobs), _CatFile(self.cwd, "--batch-check") as sizes, _CatFile(self.cwd, "--batch") as contents:

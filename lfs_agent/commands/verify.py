@@ -145,12 +145,21 @@ def _sample(wanted: Sequence[Wanted], share: float) -> set[Oid]:
 
 
 def find_irregular(repo: Repository, words: Sequence[str], paths: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Files of the trees among `words` that belong to Git LFS and are no pointers as it writes them, each once."""
+    """Files of the trees among `words` that are not as Git LFS needs them, each once: path, and what is wrong.
+
+    Those that belong to it, and are no pointers as it writes them; and a `.lfsconfig` that makes failures successes.
+    """
     found: dict[str, str] = {}
     for revision, limits in trees(repo, words, paths):
-        if ".." not in revision:
+        tip = revision.rpartition("..")[2] or "HEAD"
+        if tip == revision:
             found |= repo.irregular(revision, limits)
+        if said := [key for key in _HIDES_FAILURES if repo.says_yes(tip.removeprefix("."), key)]:
+            found[".lfsconfig"] = f"it sets {' and '.join(said)}: a push or a clone then ends well without its objects"
     yield from found.items()
+
+
+_HIDES_FAILURES: Final = ("lfs.skipdownloaderrors", "lfs.allowincompletepush")
 
 
 def irregular_to_json(path: str, reason: str, *, depth: Depth) -> dict[str, Any]:

@@ -604,3 +604,20 @@ def test_gto_references_are_what_gto_says(cellar: Cellar, gto: Callable[..., str
     assert objects("vit-l/base#prod") == {commit_of[gto("show", "vit-l/base#prod", "--version")]} == {first}
     nothing = verify(home, work, "vit-l/base#dev")
     assert (nothing.returncode, "nothing is registered or assigned so here" in nothing.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("key", ["skipdownloaderrors", "allowincompletepush"])
+def test_a_committed_setting_that_hides_failures_fails(cellar: Cellar, key: str) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.push()
+    base = cellar.git("rev-parse", "HEAD").stdout.strip()
+    assert verify(cellar.home, cellar.work, "HEAD~1..HEAD").returncode == 0
+    with (cellar.work / ".lfsconfig").open("a") as file:
+        file.write(f"\t{key} = true\n")
+    cellar.commit("Look away")
+
+    for words in ([f"{base}..HEAD"], [f"{base}.."], [f"{base}...HEAD"], ["HEAD"], []):
+        done = verify(cellar.home, cellar.work, *words)
+        assert done.returncode == 1, words
+        assert f"irregular  .lfsconfig  it sets lfs.{key}: " in done.stdout
+    assert verify(cellar.home, cellar.work, base).returncode == 0
