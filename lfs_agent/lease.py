@@ -36,6 +36,11 @@ else:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:  # some parallel file systems, as they are mounted
+            raise DiskError(
+                f"files of the LFS storage cannot be locked ({error.strerror}): mount its file system with flock, or "
+                "let lfs.storage name a folder on another one"
+            ) from error
         return True
 
 
@@ -52,7 +57,7 @@ def lease(path: Path, stop: threading.Event, modes: Modes = UMASK) -> Iterator[H
 
     The kernel lets go of it when the process ends, however it ends. Waits for another holder.
 
-    Raises StoppedError while waiting, DiskError where the file can't be made.
+    Raises StoppedError while waiting, DiskError where the file can't be made or locked.
     """
     fd, waited = -1, False
     try:

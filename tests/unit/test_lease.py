@@ -1,5 +1,7 @@
 """One at a time may work on a file, and it is the file that is at the path."""
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -118,6 +120,15 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
 
     with pytest.raises(DiskError, match="LFS storage must be writable"), lease(tmp_path / "file" / "x", never()):
         pytest.fail("no such folder")
+
+
+def test_a_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(fd: int, operation: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(DiskError, match="mount its file system with flock"), lease(tmp_path / "file", never()):
+        pytest.fail("nobody can hold it")
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
