@@ -17,6 +17,7 @@ COMMANDS = {
     "init": "name the store of this repository, in .lfsconfig",
     "config": "show the settings in force, and where each comes from",
     "trust": "allow a store that a repository names",
+    "setup-storage": "make the bucket right: versions, no strangers, rules for what is left behind",
     "verify": "prove that the store has what the pointers name",
     "push-missing": "send what the pointers name and the store lacks",
     "repair": "send what the store lacks, and replace what is damaged there",
@@ -24,7 +25,7 @@ COMMANDS = {
     "uploads": "list uploads that nobody has finished, and give them up",
     "log": "show what the last push or pull did",
 }
-"""Each is a module of `lfs_agent.commands`: `add_arguments(parser)`, `run(arguments, environ) -> int`."""
+"""Each is a module of `lfs_agent.commands`, `_` for `-`: `add_arguments(parser)`, `run(arguments, environ) -> int`."""
 
 EXAMPLES = """\
 examples:

@@ -563,12 +563,14 @@ def abilities(patient: Patient) -> Iterator[Line]:
     if can is None:
         yield Line("abilities", "skipped", "not known yet: the first push from this clone asks")
         return
+    replaces = {"never": "no", "whole": "in one PUT", "parts": "in parts, too", "unasked": "not asked yet"}
     checks = {"full": "of the whole object", "composite": "of each part", "none": "none"}
     table = {
         "only if nothing is there, one PUT": _yes(can.conditional_put),
         "only if nothing is there, in parts": _yes(can.conditional_complete),
         "SHA-256 of one PUT": "checked and told" if can.put_confirmed else _yes(can.put_checksum),
         "CRC-32C of parts": checks[can.multipart_checksum],
+        "replaces exactly what was judged": replaces[can.replacing],
     }
     for ability, value in table.items():
         yield Line("abilities", "ok", f"{ability}: {value}")

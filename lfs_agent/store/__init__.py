@@ -1,8 +1,8 @@
 """What a store is: `Store`, the face that transfers and `verify` see; `Uploads`, what is left behind in one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
@@ -180,3 +180,22 @@ class Uploads(Protocol):
 
     def abort(self, upload: Unfinished) -> None:
         """Gives it up, with its parts; it may be gone already."""
+
+
+Aspect = Literal["versioning", "public access block", "lifecycle", "encryption"]
+
+
+class Configured(Protocol):
+    """A bucket with what can be set of it, in the words of boto3. Raises what a Store raises."""
+
+    def exists(self) -> bool:
+        """Whether it is there; it may be somebody else's."""
+
+    def create(self) -> None:
+        """Makes it, in the region that requests are signed for."""
+
+    def configuration(self, aspect: Aspect) -> Mapping[str, Any]:
+        """What is set; empty where nothing is."""
+
+    def configure(self, aspect: Aspect, parameters: Mapping[str, Any]) -> None:
+        """Sets it."""

@@ -221,6 +221,16 @@ class S3Store:
         """The right that is lacking for that, where the store has named it."""
         self.abilities = AbilitiesFile(abilities, connection.endpoint or "amazonaws.com", modes)
 
+    @property
+    def region(self) -> str:
+        """That requests are signed for."""
+        return self._connection.region
+
+    @property
+    def has_endpoint(self) -> bool:
+        """Whether it is not Amazon's."""
+        return bool(self._connection.endpoint)
+
     def address(self, key: str) -> str:
         return f"s3://{self._bucket}/{key}"
 

@@ -1,16 +1,40 @@
 """`S3Bucket`: a bucket itself, not what is in it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 
+from lfs_agent.errors import BucketError, MissingError, ObjectError
+from lfs_agent.store import Aspect
 from lfs_agent.store.abilities import Abilities
 from lfs_agent.store.s3 import S3Store
 
 Call = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """Makes a call again while that may help: what it is for, and the call."""
+
+
+_NOT_YET: Final = {"ExpectedBucketOwner": None, "RequestPayer": None}
+"""What goes with every other request, and not with the one that makes the bucket."""
+
+
+class _Calls(NamedTuple):
+    """boto3's calls for an aspect; `inside`: where the answer has it, "" for the answer itself."""
+
+    get: str
+    put: str
+    inside: str = ""
+
+
+_ASPECTS: Final[dict[Aspect, _Calls]] = {
+    "versioning": _Calls("get_bucket_versioning", "put_bucket_versioning"),
+    "public access block": _Calls(
+        "get_public_access_block", "put_public_access_block", "PublicAccessBlockConfiguration"
+    ),
+    "lifecycle": _Calls("get_bucket_lifecycle_configuration", "put_bucket_lifecycle_configuration"),
+    "encryption": _Calls("get_bucket_encryption", "put_bucket_encryption", "ServerSideEncryptionConfiguration"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +73,37 @@ class S3Bucket:
         answer = self._ask("listing", "list_objects_v2", Prefix=f"{prefix}/" if prefix else None, MaxKeys=1)
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
         return Greeting(headers.get("x-amz-bucket-region", ""), _skew(headers.get("date", ""), sent, time.time()))
+
+    def exists(self) -> bool:
+        try:
+            self._ask("listing", "list_objects_v2", MaxKeys=1)
+        except BucketError as error:
+            if "NoSuchBucket" not in str(error):
+                raise
+            return False
+        return True
+
+    def create(self) -> None:
+        region = self._store.region
+        where = {"LocationConstraint": region} if region != "us-east-1" else None
+        try:
+            self._ask("creating", "create_bucket", **_NOT_YET, CreateBucketConfiguration=where)
+        except ObjectError as error:
+            if "InvalidLocationConstraint" not in str(error) or not self._store.has_endpoint:
+                raise
+            self._ask("creating", "create_bucket", **_NOT_YET)  # a store that has one region only
+
+    def configuration(self, aspect: Aspect) -> Mapping[str, Any]:
+        of = _ASPECTS[aspect]
+        try:
+            answer = self._ask(f"looking at the {aspect} of", of.get, RequestPayer=None)
+        except MissingError:
+            return {}
+        found: Mapping[str, Any] = answer.get(of.inside, {}) if of.inside else answer
+        return found
+
+    def configure(self, aspect: Aspect, parameters: Mapping[str, Any]) -> None:
+        self._ask(f"setting the {aspect} of", _ASPECTS[aspect].put, RequestPayer=None, **parameters)
 
     def _ask(self, doing: str, operation: str, **parameters: Any) -> dict[str, Any]:
         return self._call(doing, lambda: self._store.ask(doing, operation, "", **parameters))

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lfs_agent.policy import Role, text_of
 from tests.cellar import Cellar, random_bytes
 from tests.e2e.conftest import HomeOf, with_ages
 from tests.machine import Home
@@ -167,6 +168,12 @@ def test_unfinished_uploads(cellar_at_host: Cellar) -> None:
     assert client.list_multipart_uploads(Bucket="my-cellar").get("Uploads", []) == []
 
 
+def test_s3_setup(cellar_at_host: Cellar) -> None:
+    follow(DOCS / "how-to" / "s3-setup.md", cellar_at_host.home)
+    client = cellar_at_host.server.client()
+    client.put_bucket_versioning(Bucket="my-cellar", VersioningConfiguration={"Status": "Suspended"})
+
+
 def test_doctor(cellar_at_host: Cellar) -> None:
     follow(DOCS / "how-to" / "doctor.md", cellar_at_host.home)
 
@@ -318,7 +325,7 @@ def test_the_documented_lifecycle_rule_is_one(server: Server) -> None:
     assert kept["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 7}
 
 
-def _allowed(name: str) -> set[str]:
-    policy = json.loads((DOCS / "how-to" / "policies" / f"{name}.json").read_text())
+def _allowed(name: Role) -> set[str]:
+    policy = json.loads(text_of(name))
     actions = [statement["Action"] for statement in policy["Statement"]]
     return {word for action in actions for word in ([action] if isinstance(action, str) else action)}

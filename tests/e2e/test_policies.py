@@ -7,11 +7,14 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pytest
 
 from lfs_agent.parts import MIB
+from lfs_agent.policy import Role
+from lfs_agent.policy import policy as policy_of
+from lfs_agent.store.url import S3Target
 from tests.cellar import Cellar, random_bytes
 from tests.conftest import absent
 from tests.machine import Home
@@ -19,7 +22,6 @@ from tests.proxy import SLOW_DOWN, Answer, FaultProxy, Faults, Rule, Seen
 from tests.proxy.faults import Action
 from tests.servers import Server, VersitygwWithUsers
 
-POLICIES = Path(__file__).parents[2] / "docs" / "how-to" / "policies"
 LARGE = 20 * MIB
 Done = subprocess.CompletedProcess[str]
 How = Literal["not allowed", "denied"]
@@ -40,11 +42,9 @@ def this_server(server_with_users: VersitygwWithUsers) -> Server:
     return server_with_users
 
 
-def policy(name: str, cellar: Cellar, *, without: str = "", how: How = "not allowed") -> str:
-    """A documented policy for this cellar, with one action not allowed, or denied besides."""
-    text = (POLICIES / f"{name}.json").read_text()
-    document: dict[str, Any] = json.loads(text.replace("my-cellar/weights", f"{cellar.bucket}/{cellar.prefix}"))
-    document = json.loads(json.dumps(document).replace("my-cellar", cellar.bucket))
+def policy(name: Role, cellar: Cellar, *, without: str = "", how: How = "not allowed") -> str:
+    """The policy that `setup-storage` prints for this cellar, with one action not allowed, or denied besides."""
+    document = policy_of(name, S3Target(cellar.bucket, cellar.prefix))
     if how == "denied":
         document["Statement"].append({"Effect": "Deny", "Action": without, "Resource": "*"})
         return json.dumps(document)
@@ -56,7 +56,7 @@ def policy(name: str, cellar: Cellar, *, without: str = "", how: How = "not allo
     return json.dumps(document)
 
 
-def become(home: Home, cellar: Cellar, name: str, *, without: str = "", how: How = "not allowed") -> None:
+def become(home: Home, cellar: Cellar, name: Role, *, without: str = "", how: How = "not allowed") -> None:
     """The user of `home` has this documented policy, less one action, and no other right."""
     assert isinstance(cellar.server, VersitygwWithUsers)
     document = policy(name, cellar, without=without, how=how)
@@ -319,6 +319,34 @@ def test_a_repairer_without_one_of_them_changes_nothing_and_is_told_which(
     assert unfinished(cellar) == 0
 
 
+# Who sets up
+
+
+def set_up(cellar: Cellar) -> Done:
+    return cellar.home.run("lfs-agent", "setup-storage", cwd=cellar.work, check=False)
+
+
+def test_a_founder_sets_the_bucket_up(cellar: Cellar) -> None:
+    become(cellar.home, cellar, "founder")
+    done = set_up(cellar)
+
+    assert done.returncode == 0
+    assert cellar.server.client().get_bucket_versioning(Bucket=cellar.bucket)["Status"] == "Enabled"
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+@pytest.mark.parametrize("action", ["s3:PutBucketVersioning", "s3:GetBucketVersioning", "s3:ListBucket"])
+def test_a_founder_without_one_right_is_told_which(cellar: Cellar, action: str, how: How) -> None:
+    become(cellar.home, cellar, "founder", without=action, how=how)
+    done = set_up(cellar)
+
+    assert done.returncode == 3
+    assert needed(done.stdout + done.stderr) == {action}
+    assert "Status" not in cellar.server.client().get_bucket_versioning(Bucket=cellar.bucket)
+    # The rest is done all the same, as far as this server can; without any access there is no rest.
+    assert ("the policy of a writer" in done.stdout) is (action != "s3:ListBucket")
+
+
 # Who clears up
 
 
@@ -360,7 +388,7 @@ def test_a_caretaker_without_one_of_them_is_told_which(cellar: Cellar, action: s
 
 
 @pytest.mark.parametrize("name", ["reader", "writer"])
-def test_neither_a_reader_nor_a_writer_lists_what_is_unfinished(cellar: Cellar, name: str) -> None:
+def test_neither_a_reader_nor_a_writer_lists_what_is_unfinished(cellar: Cellar, name: Role) -> None:
     become(cellar.home, cellar, name)
     left_behind(cellar)
     done = clear_up(cellar)

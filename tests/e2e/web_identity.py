@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from lfs_agent.policy import text_of
 from tests.cellar import Cellar, random_bytes
 from tests.machine import Home
 from tests.proxy import EXPIRED_TOKEN, FaultProxy
@@ -169,7 +170,7 @@ def run(folder: Path, policy: str) -> None:
 def main(argv: Sequence[str]) -> int:
     folder = Path(argv[0])
     bring_up_network()
-    run(folder, (Path(__file__).parents[2] / "docs" / "how-to" / "policies" / "writer.json").read_text())
+    run(folder, text_of("writer"))
     print("as it should be")
     return 0
 
