@@ -119,7 +119,7 @@ def test_a_region_is_not_needed_where_there_is_an_endpoint(
 def test_a_bucket_may_be_a_host_name(home: Home, tls: Tls, tmp_path: Path) -> None:
     if reason := Versitygw.missing():
         absent(reason)
-    with Versitygw(tmp_path / "server", tls=tls, virtual_host="s3.test") as server:
+    with Versitygw(tmp_path / "server", tls=tls) as server:
         server.client().create_bucket(Bucket="bucket")
         home.environ.update(server.environ())
         home.environ |= {
@@ -140,6 +140,24 @@ def test_a_bucket_may_be_a_host_name(home: Home, tls: Tls, tmp_path: Path) -> No
         assert (clone / "weights.bin").read_bytes() == (cellar.work / "weights.bin").read_bytes()
         assert (clone / "small.bin").read_bytes() == (cellar.work / "small.bin").read_bytes()
         assert {note["host"] for note in seen_by_spy(tmp_path / "spy", "resolve")} == {"bucket.s3.test"}
+
+
+def test_every_server_takes_a_bucket_as_a_host_name(
+    cellar: Cellar, server: Server, second_home: Home, tmp_path: Path
+) -> None:
+    guest = visitor(second_home, server)
+    for home in (cellar.home, guest):
+        home.environ |= {
+            "AWS_ENDPOINT_URL_S3": server.virtual_endpoint,
+            "LFS_AGENT_PATH_STYLE": "false",
+            "LFS_AGENT_ALLOW_HTTP": "true",
+            "LFS_AGENT_PART_SIZE": "5MiB",
+        }
+        watch_agent(home, tmp_path / "spy", "names")
+    found = round_trip(cellar, guest, tmp_path / "clone")
+
+    assert cellar.keys() == sorted(map(cellar.key, found.values()))
+    assert {note["host"] for note in seen_by_spy(tmp_path / "spy", "resolve")} == {f"{cellar.bucket}.s3.test"}
 
 
 def test_a_bare_clone_a_worktree_and_a_subfolder_fetch_too(cellar: Cellar, any_server: Server, tmp_path: Path) -> None:

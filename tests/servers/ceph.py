@@ -157,7 +157,7 @@ rgw enable ops log = false
 rgw enable quota threads = false
 rgw gc obj min wait = 5
 rgw gc processor period = 10
-rgw dns name = localhost
+rgw dns name = {self.virtual_host}
 rgw crypt require ssl = false
 rgw crypt s3 kms backend = testing
 rgw crypt s3 kms encryption keys = testkey-1=YmluCmJvb3N0CmJvb3N0LWJ1aWxkCmNlcGguY29uZgo=

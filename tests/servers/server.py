@@ -93,6 +93,8 @@ class Server(ABC):
     region = "us-east-1"
     access_key = "demoaccess"
     secret_key = "demosecret"
+    virtual_host = "s3.test"
+    """A bucket is also a host, of this name behind its own."""
     start_timeout_s = 60.0
 
     def __init__(self, folder: Path, *, port: int | None = None, tls: Tls | None = None) -> None:
@@ -176,6 +178,11 @@ class Server(ABC):
     @property
     def endpoint(self) -> str:
         return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}"
+
+    @property
+    def virtual_endpoint(self) -> str:
+        """The endpoint whose buckets are host names, which somebody has to resolve to 127.0.0.1."""
+        return f"{'https' if self.tls else 'http'}://{self.virtual_host}:{self.port}"
 
     def environ(self) -> dict[str, str]:
         """What a child process needs to reach it by AWS's own settings."""

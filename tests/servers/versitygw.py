@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tests.servers.access import Request, parse_aws_line
-from tests.servers.server import Server, Tls, cache, free_port
+from tests.servers.server import Server, cache, free_port
 
 NSS_WRAPPER = "libnss_wrapper.so"
 
 
 class Versitygw(Server):
-    """versitygw 1.8.0. With `virtual_host="s3.test"` buckets are also host names: BUCKET.s3.test:PORT."""
+    """versitygw 1.8.0."""
 
     name: ClassVar[str] = "versitygw"
     supports: ClassVar[frozenset[str]] = frozenset(
@@ -32,27 +32,11 @@ class Versitygw(Server):
         }
     )
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        port: int | None = None,
-        tls: Tls | None = None,
-        virtual_host: str | None = None,
-    ) -> None:
-        super().__init__(folder, port=port, tls=tls)
-        self.virtual_host = virtual_host
-
     @classmethod
     def missing(cls) -> str | None:
         if _binary().exists():
             return None
         return "versitygw is not installed: run `tests/install/install.sh versitygw` (needs Go)"
-
-    @property
-    def virtual_endpoint(self) -> str:
-        """The endpoint whose buckets are host names; its names resolve under `names_environ`."""
-        return f"{'https' if self.tls else 'http'}://{self.virtual_host}:{self.port}"
 
     @staticmethod
     def names_missing() -> str | None:
@@ -71,7 +55,7 @@ class Versitygw(Server):
     def names_environ(self, *buckets: str) -> dict[str, str]:
         """Makes the virtual host and its buckets resolve to 127.0.0.1 in a child process (libnss-wrapper)."""
         hosts = self.folder / "hosts"
-        names = [str(self.virtual_host), *(f"{bucket}.{self.virtual_host}" for bucket in buckets)]
+        names = [self.virtual_host, *(f"{bucket}.{self.virtual_host}" for bucket in buckets)]
         hosts.write_text("".join(f"127.0.0.1 {name}\n" for name in names))
         return {"LD_PRELOAD": NSS_WRAPPER, "NSS_WRAPPER_HOSTS": str(hosts)}
 
@@ -93,8 +77,7 @@ class Versitygw(Server):
         options = ["--access-log", str(self._access_log())]
         if self.tls:
             options += ["--cert", str(self.tls.certificate.absolute()), "--key", str(self.tls.key.absolute())]
-        if self.virtual_host:
-            options += ["--virtual-domain", f"{self.virtual_host}:{self.port}"]
+        options += ["--virtual-domain", f"{self.virtual_host}:{self.port}"]
         self._spawn(
             [
                 str(_binary()),
