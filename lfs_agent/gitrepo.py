@@ -14,7 +14,7 @@ from typing import Final, Literal, NamedTuple, Self
 from lfs_agent.errors import LocalError, UsageError
 from lfs_agent.gto import Tag
 from lfs_agent.modes import Modes
-from lfs_agent.pointer import MAX_POINTER_SIZE, Pointer, is_canonical, parse_pointer
+from lfs_agent.pointer import MAX_POINTER_SIZE, Oid, Pointer, is_canonical, parse_pointer
 from lfs_agent.protocol import Operation
 
 Scope = Literal["system", "global", "local"]
@@ -314,6 +314,29 @@ class Repository:
             return ""
         return run_git(["cat-file", "blob", name], cwd=self.cwd).stdout.decode(errors="replace")
 
+    def prunable(self, remote: str) -> list[Oid]:
+        """The local objects that git-lfs's own rules would let go of, were they all on `remote`.
+
+        They keep what HEAD, the work trees, stashes, recent refs and commits that are not on `remote` name.
+
+        Raises UsageError where git-lfs fails, or says what we can't read.
+        """
+        # Without a terminal it prints the last of the oids only, unless it is told to show its progress.
+        environ = {**os.environ, "GIT_LFS_FORCE_PROGRESS": "1", "LC_ALL": "C"}
+        checked = ["-c", f"lfs.pruneremotetocheck={remote}"]
+        words = [*checked, "lfs", "prune", "--dry-run", "--verbose", "--no-verify-remote"]
+        done = run_git(words, cwd=self.cwd, environ=environ)
+        said = done.stdout.decode(errors="replace")
+        if done.returncode:
+            raise UsageError(f"git lfs prune --dry-run: {' '.join(done.stderr.decode(errors='replace').split())}")
+        oids = dict.fromkeys(Oid(oid) for oid in _PRUNED.findall(said))
+        counted = _PRUNED_COUNT.search(said)
+        if len(oids) != (int(counted[1]) if counted else 0):
+            raise UsageError(
+                "git lfs prune --dry-run --verbose speaks in another way than 3.3 to 3.8 do: nothing was done"
+            )
+        return list(oids)
+
     def pointers(self, revision: str, paths: Sequence[str] = ()) -> Iterator[tuple[Pointer, str]]:
         """Every pointer, with its path, in the tree of `revision`; of a range `A..B`, or EVERYTHING, in every version.
 
@@ -427,6 +450,8 @@ EVERYTHING: Final = "--all"
 
 _MAX_TEXT: Final = 1 << 20
 
+_PRUNED: Final = re.compile(r"^ \* ([0-9a-f]{64}) \(", re.MULTILINE)
+_PRUNED_COUNT: Final = re.compile(r"\b([0-9]+) files? would be pruned")
 _ASKED_AT_ONCE: Final = 60
 """Objects: their names fit into the smallest pipe there is (4 KiB), so that neither side ever waits for the other."""
 

@@ -114,7 +114,7 @@ def disk_error(error: OSError, folder: Path) -> DiskError:
     """What the user can do where nothing can be written in `folder`."""
     if error.errno in FULL:
         return DiskError(
-            f"the disk of {folder} is full: make room (git lfs prune needs care), and pull again; "
+            f"the disk of {folder} is full: make room (see lfs-agent prune), and pull again; "
             "what has arrived of large objects is kept"
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):

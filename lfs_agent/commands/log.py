@@ -25,12 +25,13 @@ examples:
 """
 
 _SHOWN_FAILURES: Final = 20
-_MOVED: Final = ("uploaded", "replaced", "downloaded")
+_MOVED: Final = ("uploaded", "replaced", "downloaded", "pruned")
 _OPERATIONS: Final = {
     "upload": ("push to", "sent"),
     "download": ("pull from", "received"),
     "push-missing": ("push-missing to", "sent"),
     "repair": ("repair of", "sent"),
+    "prune": ("prune against", "deleted here"),
 }
 """What a session is called, and what it did with objects."""
 
@@ -136,7 +137,7 @@ def summarize(session: str, events: Iterable[Mapping[str, Any]]) -> Summary | No
             case "ended":
                 summary.finished += 1
                 _add_worker(totals, event)
-            case "uploaded" | "replaced" | "downloaded" | "skipped":
+            case "uploaded" | "replaced" | "downloaded" | "pruned" | "skipped":
                 _add_object(summary, event)
             case "failed":
                 _add_failure(summary, event)

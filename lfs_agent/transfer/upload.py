@@ -4,6 +4,7 @@ import base64
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -160,6 +161,18 @@ def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str, damaged: 
             "look at it, delete it, and push again"
         )
     return Sent(how, found.proves(oid) or bool(found.crc32c))
+
+
+def hash_file(path: Path, oid: Oid, size: int, stop: threading.Event) -> str:
+    """The CRC-32C of a local object in base64, of the same pass that has proven its SHA-256.
+
+    Raises LocalError where it is not the object, StoppedError.
+    """
+    with _opened(path, oid, size) as fd:
+        hashing = _Hashing(fd, Meter(size, stop))
+        hashing.take(Part(1, 0, size))
+        hashing.check(oid)
+        return _base64(hashing.crc)
 
 
 def journals(state: Path, oid: Oid) -> list[Path]:

@@ -13,7 +13,7 @@ from tests.proxy import FaultProxy
 from tests.servers import Server
 
 MIB = 1 << 20
-FULL = "clone/.git/lfs is full: make room (git lfs prune needs care), and pull again"
+FULL = "clone/.git/lfs is full: make room (see lfs-agent prune), and pull again"
 
 
 @pytest.fixture

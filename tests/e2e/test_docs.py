@@ -155,6 +155,16 @@ def test_repair(cellar_at_host: Cellar) -> None:
         client.put_object(Bucket="my-cellar", Key=cellar.key(oid), Body=bytes(len(MODEL)))
 
 
+def test_prune(cellar_at_host: Cellar) -> None:
+    """Over an object that a second version has replaced."""
+    old = hashlib.sha256(MODEL).hexdigest()
+    new = cellar_at_host.add("vit-l/0.1/model.safetensors", 1 << 20, seed=8)
+    cellar_at_host.push()
+    follow(DOCS / "how-to" / "prune.md", cellar_at_host.home)
+    assert not cellar_at_host.local_object(old).exists()
+    assert cellar_at_host.local_object(new).exists()
+
+
 def test_unfinished_uploads(cellar_at_host: Cellar) -> None:
     """Over an upload that somebody left, older than the page asks for."""
     server = with_ages(cellar_at_host.server)

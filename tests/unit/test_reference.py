@@ -12,11 +12,12 @@ import pytest
 
 from docs import generate
 from lfs_agent.cli import COMMANDS, main
-from lfs_agent.commands import config, log, repair, uploads, verify
+from lfs_agent.commands import config, log, prune, repair, uploads, verify
 from lfs_agent.config import SETTINGS
 from lfs_agent.doctor import Line
 from lfs_agent.pointer import Pointer, parse_oid
 from lfs_agent.provision import Step
+from lfs_agent.prune import Judged, Local
 from lfs_agent.repair import Case
 from lfs_agent.store import Unfinished
 from lfs_agent.unfinished import Found
@@ -72,19 +73,21 @@ def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
     finding = verify.to_json(Finding("present", pointer, "", "", "", []), depth="presence")
     summary = log.Summary("", failures={"": log.Failure("", 0, 0, "", "")})
     case = repair.to_json(Case("missing", Finding("missing", pointer, "", "", "", []), ""))
+    judged = prune.to_json(Judged("prunable", Local(pointer.oid, Path(), 1), "", ""))
     session = log.to_json(summary, {})
     tables = (DOCS / "reference" / "json.md").read_text().split("\n## ")[1:]
     upload = uploads.to_json(Found("gone", Unfinished("", "", None), parse_oid("0" * 64), ""))
     assert [_fields(table) for table in tables] == [
         set(finding),
         set(case),
+        set(judged),
         set(upload),
         set(session),
         set(config.Row._fields),
         {field.name for field in fields(Line)},
         {field.name for field in fields(Step)} | {"document"},
     ]
-    failure = next(line for line in tables[3].splitlines() if line.startswith("| `failures`"))
+    failure = next(line for line in tables[4].splitlines() if line.startswith("| `failures`"))
     assert set(re.findall("`([^`]+)`", failure)) == {"failures", *session["failures"][0]}
 
 
@@ -134,11 +137,8 @@ def test_what_pages_call_settings_and_commands_exists(page: Path) -> None:
     for key in set(re.findall(r"\blfs-agent\.(?:my-cellar\.|BUCKET\.)?([A-Za-z]+)\b", text)):
         assert f"lfs-agent.{key.lower()}" in git_keys or key in NOT_KEYS
     for command in set(re.findall(r"(?:^\$? ?|`|&& )lfs-agent ([a-z][a-z-]*)", text, re.MULTILINE)):
-        assert command in COMMANDS or command in MISSING
+        assert command in COMMANDS
 
 
 NOT_KEYS = {"path", "args", "concurrent", "added", "git"}
 """`lfs.customtransfer.lfs-agent.path` and the like."""
-
-MISSING = {"prune"}
-"""Commands that pages say are not there yet."""

@@ -1,0 +1,156 @@
+"""Deletes local objects whose copies in the store are proven.
+
+Looks at what git-lfs's own rules would let go of: they keep what HEAD, other work trees, stashes and recent branches
+name, and what has not been pushed. Of these objects, one goes only when its copy in the store that a pull would ask is
+proven now: by the SHA-256 that the store itself has computed, by its CRC-32C of all bytes, which is that of the local
+file, or, with --deep, by reading it. Every other one is kept, and the reason is said. Deletes nothing without --apply.
+"""
+
+import argparse
+import json
+import sys
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from lfs_agent.cellar import Cellar
+from lfs_agent.commands import verify
+from lfs_agent.commands.record import open_record
+from lfs_agent.commands.status import StatusLine
+from lfs_agent.commands.wording import plain, spell_count, spell_size
+from lfs_agent.errors import UsageError
+from lfs_agent.gitrepo import Repository
+from lfs_agent.parallel import in_parallel
+from lfs_agent.prune import Judged, Pruner, local_objects
+from lfs_agent.verify import NOT_ASKED
+
+EXAMPLES = """\
+examples:
+  lfs-agent prune                      what could go, and why the rest can't?
+  lfs-agent prune --deep --apply       delete it, also where only reading the store's copy proves it
+"""
+
+_KEPT: Final = ("missing", "damaged", "unproven", "archived", "unknown", "failed")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    parser.add_argument("--deep", action="store_true", help="read from the store what no checksum proves")
+    apply = parser.add_mutually_exclusive_group()
+    apply.add_argument("--apply", action="store_true", help="delete it")
+    apply.add_argument(
+        "--dry-run", action="store_true", help="show objects and bytes, and delete nothing (the default)"
+    )
+    parser.add_argument("--json", action="store_true", help="print every object as one JSON object on a line")
+
+
+def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    repo = Repository(Path.cwd())
+    _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
+    if repo.value("lfs.storage"):
+        raise UsageError(
+            f"lfs.storage is set: {repo.storage} may have objects of other repositories, which have other stores"
+        )
+    remote = verify.choose_remote(repo, arguments.remote)
+    cellar = Cellar(repo, "download", remote, environ)
+    objects = {local.oid: local for local in local_objects(repo.storage)}
+    dropped = [objects[oid] for oid in repo.prunable(remote) if oid in objects]
+    stop = threading.Event()
+    threads = verify.READ_THREADS if arguments.deep else verify.STAT_THREADS
+    store, patience = cellar.open(stop=stop, connections=threads)
+    store.connect()
+    tally = Tally(len(objects), len(dropped), as_json=arguments.json)
+    recording = open_record(cellar, "prune", lambda: tally.totals() | {"retries": patience.retries})
+    try:
+        with recording if arguments.apply and dropped else nullcontext() as log:
+            pruner = Pruner(store, cellar.key, deep=arguments.deep, stop=stop, log=log, on_read=tally.read)
+            for judged in in_parallel(pruner.look, dropped, threads=threads):
+                tally.show(judged)
+    finally:
+        stop.set()
+        tally.line.erase()
+    print(f"{plain(cellar.target)}: {tally}", file=sys.stderr if arguments.json else sys.stdout)
+    if pruner.cause and arguments.json:
+        print(f"lfs-agent prune: {plain(pruner.cause)}", file=sys.stderr)
+    return tally.status
+
+
+def to_json(judged: Judged) -> dict[str, Any]:
+    """An object as `--json` prints it."""
+    return {
+        "status": judged.status,
+        "oid": judged.local.oid,
+        "size": judged.local.size,
+        "path": str(judged.local.path),
+        "key": judged.key,
+        "address": judged.address,
+        "proof": judged.proof,
+        "reason": judged.reason,
+    }
+
+
+def spell(judged: Judged) -> str:
+    """An object as a line for people."""
+    words = f"{judged.status:8}  {judged.local.oid[:12]}  {spell_size(judged.local.size):>10}  "
+    if not judged.reason:
+        return words + plain(judged.address)
+    reason = judged.reason if judged.address in judged.reason else f"{judged.address}: {judged.reason}"
+    return words + plain(f"kept: {reason}")
+
+
+@dataclass
+class Tally:
+    """Counts and shows objects; `total` are here, of which git-lfs's rules would let go of `dropped`."""
+
+    total: int
+    dropped: int
+    as_json: bool
+    counts: Counter[str] = field(default_factory=Counter)
+    line: StatusLine = field(default_factory=lambda: StatusLine(sys.stderr.isatty()))
+    _sizes: Counter[str] = field(default_factory=Counter)
+    _read: int = 0
+    _reading: threading.Lock = field(default_factory=threading.Lock)  # several threads read
+
+    def read(self, size: int) -> None:
+        """So many more bytes have been read."""
+        with self._reading:
+            self._read += size
+        self._paint()
+
+    def show(self, judged: Judged) -> None:
+        """One more; it is printed, unless it only says what another one says."""
+        self.counts[judged.status] += 1
+        self._sizes[judged.status] += judged.local.size
+        if self.as_json or judged.reason != NOT_ASKED:
+            self.line.erase()
+            print(json.dumps(to_json(judged)) if self.as_json else spell(judged))
+        self._paint()
+
+    def _paint(self) -> None:
+        read = f", {spell_size(self._read)} read" if self._read else ""
+        self.line.paint(f"{self.counts.total():,} of {self.dropped:,} objects{read}")
+
+    def totals(self) -> dict[str, int]:
+        """What the record says at the end."""
+        return {"objects": self.counts["pruned"], "bytes": self._sizes["pruned"], "failed": self.counts["failed"]}
+
+    def __str__(self) -> str:
+        told = [f"{spell_count(self.total, 'local object')}, {self.total - self.dropped:,} kept by git-lfs's own rules"]
+        for name, words in (("pruned", "deleted"), ("prunable", "proven, would go with --apply")):
+            if self.counts[name]:
+                told.append(f"{self.counts[name]:,} {words} ({spell_size(self._sizes[name])})")
+        if kept := sum(self.counts[name] for name in _KEPT):
+            why = ", ".join(f"{self.counts[name]:,} {name}" for name in _KEPT if self.counts[name])
+            told.append(f"{kept:,} kept because not proven ({why})")
+        return "; ".join(told)
+
+    @property
+    def status(self) -> int:
+        """The exit status."""
+        if self.counts["missing"] or self.counts["damaged"]:
+            return 1
+        return 3 if any(self.counts[name] for name in _KEPT) else 0

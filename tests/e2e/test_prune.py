@@ -1,0 +1,343 @@
+"""`lfs-agent prune`: a local object goes only after its copy in the store was proven, now (V11)."""
+
+import json
+import shutil
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cellar import Cellar, random_bytes
+from tests.contract.stores import crc_of
+from tests.machine import Home
+from tests.proxy import FaultProxy, Faults, Rule, Stall
+from tests.servers import Server
+
+MIB = 1 << 20
+SIZE = 100_000
+LARGE = 12 * MIB
+FIELDS = {
+    "status": str,
+    "oid": str,
+    "size": int,
+    "path": str,
+    "key": str,
+    "address": str,
+    "proof": str,
+    "reason": str,
+}
+
+Done = subprocess.CompletedProcess[str]
+
+
+def prune(cellar: Cellar, *arguments: str, env: dict[str, str] | None = None) -> Done:
+    return cellar.home.run("lfs-agent", "prune", *arguments, cwd=cellar.work, env=env or {}, check=False)
+
+
+def judged(done: Done) -> dict[str, dict[str, Any]]:
+    """From the output of --json, by oid."""
+    return {each["oid"]: each for each in map(json.loads, done.stdout.splitlines())}
+
+
+def statuses(done: Done) -> dict[str, str]:
+    return {oid: each["status"] for oid, each in judged(done).items()}
+
+
+def here(cellar: Cellar) -> set[str]:
+    """The oids of all local objects."""
+    return {path.name for path in (cellar.work / ".git" / "lfs" / "objects").glob("??/??/*")}
+
+
+def pruned_lines(cellar: Cellar) -> list[str]:
+    """The oids that the records say went."""
+    sessions = (cellar.work / ".git" / "lfs" / "lfs-agent" / "sessions").glob("*.jsonl")
+    events = [json.loads(line) for session in sessions for line in session.read_text().splitlines()]
+    return sorted(event["oid"] for event in events if event["event"] == "pruned")
+
+
+def versions(cellar: Cellar, *sizes: int, path: str = "model.pt") -> list[str]:
+    """Pushes so many versions of a file; the oids, the last of which HEAD has."""
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    oids = [cellar.add(path, size, seed=100 + n) for n, size in enumerate(sizes)]
+    cellar.push()
+    return oids
+
+
+def put(cellar: Cellar, oid: str, body: bytes) -> None:
+    """Writes into the bucket behind the agent's back."""
+    cellar.server.client().put_object(Bucket=cellar.bucket, Key=cellar.key(oid), Body=body)
+
+
+def stored(cellar: Cellar, oid: str) -> bytes:
+    return cellar.server.client().get_object(Bucket=cellar.bucket, Key=cellar.key(oid))["Body"].read()
+
+
+def put_in_parts(cellar: Cellar, oid: str, body: bytes) -> None:
+    """As other programs store a large object: without any checksum of the whole."""
+    client: Any = cellar.server.client()
+    where = {"Bucket": cellar.bucket, "Key": cellar.key(oid)}
+    upload_id = client.create_multipart_upload(**where)["UploadId"]
+    parts = []
+    for number, start in enumerate(range(0, len(body), 6 * MIB), 1):
+        piece = body[start : start + 6 * MIB]
+        answer = client.upload_part(**where, UploadId=upload_id, PartNumber=number, Body=piece)
+        parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+    client.complete_multipart_upload(**where, UploadId=upload_id, MultipartUpload={"Parts": parts})
+
+
+def test_what_the_store_proves_goes_and_comes_back_with_a_checkout(git_lfs: Path | None, cellar: Cellar) -> None:
+    small, large, last = versions(cellar, SIZE, LARGE, SIZE + 1)
+
+    for arguments in ([], ["--dry-run"]):
+        shown = prune(cellar, *arguments)
+        assert shown.returncode == 0
+        assert shown.stdout.rstrip().endswith(
+            ": 3 local objects, 1 kept by git-lfs's own rules; 2 proven, would go with --apply (12.1 MiB)"
+        )
+        assert here(cellar) == {small, large, last}
+    assert pruned_lines(cellar) == []
+
+    done = prune(cellar, "--apply", "--json")
+    assert done.returncode == 0
+    assert {oid: (each["status"], each["proof"]) for oid, each in judged(done).items()} == {
+        small: ("pruned", "store"),
+        large: ("pruned", "crc32c"),
+    }
+    assert {name: type(value) for name, value in judged(done)[small].items()} == FIELDS
+    assert here(cellar) == {last}
+    assert pruned_lines(cellar) == sorted((small, large))
+    assert "prune against s3::" in cellar.home.run("lfs-agent", "log", cwd=cellar.work).stdout
+
+    cellar.git("checkout", "-q", "HEAD~1")
+    assert (cellar.work / "model.pt").read_bytes() == random_bytes(LARGE, 101)
+    again = prune(cellar, "--apply")
+    assert (again.returncode, pruned_lines(cellar)) == (0, sorted((small, large)))
+
+
+def test_with_an_emptied_bucket_nothing_goes_and_git_lfs_would_delete_all(git_lfs: Path | None, cellar: Cellar) -> None:
+    oids = versions(cellar, SIZE, LARGE, SIZE + 1)
+    for oid in oids:
+        cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(oid))
+
+    done = prune(cellar, "--apply", "--deep")
+
+    assert done.returncode == 1
+    assert here(cellar) == set(oids)
+    assert done.stdout.count("kept: ") == 2
+    assert done.stdout.count("nobody has pushed it here, or it was deleted") == 2
+    assert "2 kept because not proven (2 missing)" in done.stdout
+    theirs = cellar.git("lfs", "prune", "--verify-remote")
+    assert "2 verified with remote" in theirs.stdout
+    assert here(cellar) == {oids[-1]}
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_what_is_damaged_in_the_store_stays_here(cellar: Cellar, deep: bool) -> None:
+    short, flipped, wrong, parts, last = versions(cellar, SIZE, SIZE + 1, SIZE + 2, LARGE, 1000)
+    put(cellar, short, stored(cellar, short)[:-1])
+    put(cellar, flipped, bytes(SIZE + 1))
+    client, other = cellar.server.client(), bytes(SIZE + 2)
+    client.put_object(Bucket=cellar.bucket, Key=cellar.key(wrong), Body=other, ChecksumAlgorithm="SHA256")
+    client.delete_object(Bucket=cellar.bucket, Key=cellar.key(parts))
+    client.put_object(
+        Bucket=cellar.bucket, Key=cellar.key(parts), Body=bytes(LARGE), ChecksumCRC32C=crc_of(bytes(LARGE))
+    )
+
+    done = prune(cellar, "--apply", "--json", *(["--deep"] if deep else []))
+
+    assert done.returncode == 1
+    assert statuses(done) == {
+        short: "damaged",
+        flipped: "damaged" if deep else "unproven",
+        wrong: "damaged",
+        parts: "damaged",
+    }
+    assert "its CRC-32C is " in judged(done)[parts]["reason"]
+    assert here(cellar) == {short, flipped, wrong, parts, last}
+    assert pruned_lines(cellar) == []
+
+
+def test_parts_without_a_checksum_go_only_when_they_were_read(server: Server, cellar: Cellar) -> None:
+    parts, last = versions(cellar, LARGE, 1000)
+    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(parts))
+    put_in_parts(cellar, parts, random_bytes(LARGE, 100))
+
+    kept = prune(cellar, "--apply", "--json")
+    assert (kept.returncode, statuses(kept)) == (3, {parts: "unproven"})
+    assert "--deep reads it" in judged(kept)[parts]["reason"]
+    assert here(cellar) == {parts, last}
+    done = prune(cellar, "--apply", "--deep", "--json")
+    assert (done.returncode, judged(done)[parts]["proof"]) == (0, "read")
+    assert here(cellar) == {last}
+
+
+def test_without_a_network_nothing_goes_and_the_cause_is_told_once(cellar: Cellar) -> None:
+    oids = versions(cellar, *range(1000, 1010))
+    environ = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "LFS_AGENT_FIRST_DEADLINE": "1"}
+
+    done = prune(cellar, "--apply", "--deep", env=environ)
+
+    assert done.returncode == 3
+    assert done.stdout.count("cannot be reached") == 1
+    assert "9 kept because not proven (9 unknown)" in done.stdout
+    assert here(cellar) == set(oids)
+
+
+def test_git_lfs_rules_are_kept_and_what_was_never_pushed_stays(
+    git_lfs: Path | None, cellar: Cellar, tmp_path: Path
+) -> None:
+    old, in_worktree, last = versions(cellar, SIZE, SIZE + 1, SIZE + 2)
+    cellar.git("worktree", "add", "-q", str(tmp_path / "tree"), "HEAD~1")
+    stashed = cellar.write("stashed.pt", SIZE, seed=7)
+    cellar.git("add", "stashed.pt")
+    cellar.git("stash", "-q")
+    cellar.git("checkout", "-q", "-b", "topic")
+    unpushed = [cellar.add("topic.pt", SIZE, seed=8 + n) for n in range(2)]
+    amended = cellar.add("amended.pt", SIZE, seed=20)
+    cellar.git("reset", "-q", "--hard", "HEAD~1")
+    staged = cellar.write("staged.pt", SIZE, seed=21)
+    cellar.git("add", "staged.pt")
+
+    done = prune(cellar, "--apply", "--json")
+
+    assert done.returncode == 1
+    assert statuses(done)[old] == "pruned"
+    assert statuses(done)[amended] == "missing"
+    assert statuses(done).get(staged, "missing") == "missing"  # git-lfs 3.3 forgets the index
+    assert set(statuses(done)) <= {old, amended, staged}
+    assert here(cellar) == {in_worktree, last, stashed, *unpushed, amended, staged}
+
+
+def test_a_local_copy_that_is_damaged_proves_nothing(cellar: Cellar) -> None:
+    small, large, cut, last = versions(cellar, SIZE, LARGE, LARGE + 1, 1000)
+    for oid, content in ((large, random_bytes(LARGE, 99)), (cut, b"cut"), (small, b"cut")):
+        path = cellar.local_object(oid)
+        path.chmod(0o644)
+        path.write_bytes(content)
+
+    done = prune(cellar, "--apply", "--json")
+
+    assert done.returncode == 3
+    assert statuses(done) == dict.fromkeys((small, large, cut), "unproven")
+    assert all("it is damaged" in each["reason"] for each in judged(done).values())
+    assert here(cellar) == {small, large, cut, last}
+
+
+def test_the_store_that_a_pull_would_ask_is_the_one_that_counts(cellar: Cellar) -> None:
+    """What was pushed elsewhere can't be fetched from here."""
+    elsewhere = f"{cellar.bucket}-e"[-60:]
+    cellar.server.client().create_bucket(Bucket=elsewhere)
+    cellar.git("config", "lfs.pushurl", f"s3::{elsewhere}/weights")
+    oids = versions(cellar, SIZE, SIZE + 1)
+    assert len(cellar.server.keys(elsewhere)) == 2
+
+    done = prune(cellar, "--apply", "--json")
+
+    assert (done.returncode, statuses(done)) == (1, {oids[0]: "missing"})
+    assert here(cellar) == set(oids)
+
+
+def test_a_kill_in_the_middle_deletes_nothing_unproven_and_nothing_without_a_line(cellar: Cellar) -> None:
+    oids = versions(cellar, *range(1000, 1060))
+    gone = oids[10:50:5]
+    for oid in gone:
+        cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(oid))
+    slow = Rule(Stall("answer-head", seconds=0.3), "HEAD")
+    with FaultProxy(cellar.server.endpoint, Faults((slow,))) as proxy:
+        process = subprocess.Popen(
+            ["lfs-agent", "prune", "--apply"],
+            cwd=cellar.work,
+            env={**cellar.home.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        while len(here(cellar)) > 45:
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        process.kill()
+        process.communicate()
+
+    deleted = set(oids) - here(cellar)
+    assert 0 < len(deleted) < 51
+    assert not deleted & set(gone)
+    assert deleted <= set(pruned_lines(cellar))
+    assert all(stored(cellar, oid) for oid in deleted)
+    done = prune(cellar, "--apply")
+    assert done.returncode == 1
+    assert here(cellar) == {*gone, oids[-1]}
+
+
+# Folders
+
+
+@pytest.fixture
+def share(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> Cellar:
+    """A cellar whose store is the folder `share`."""
+    home.install()
+    cellar = Cellar(home, any_server, bucket, "unused", tmp_path / "origin.git", tmp_path / "work")
+    cellar.build()
+    (tmp_path / "share").mkdir()
+    cellar.git("config", "lfs.url", f"dir::{tmp_path / 'share'}")
+    return cellar
+
+
+def test_a_shared_folder_is_read(share: Cellar) -> None:
+    old, last = versions(share, SIZE, SIZE + 1)
+    assert statuses(prune(share, "--apply", "--json")) == {old: "unproven"}
+    assert here(share) == {old, last}
+    assert prune(share, "--apply", "--deep").returncode == 0
+    assert here(share) == {last}
+
+
+def test_a_store_that_is_the_lfs_storage_itself_loses_nothing(share: Cellar) -> None:
+    oids = versions(share, SIZE, SIZE + 1)
+    share.git("config", "lfs.url", f"dir::{share.work}/.git/lfs/objects")
+
+    done = prune(share, "--apply", "--deep", "--json")
+
+    assert (done.returncode, statuses(done)) == (3, {oids[0]: "unproven"})
+    assert judged(done)[oids[0]]["reason"] == "the store's copy and the local one are one file"
+    assert here(share) == set(oids)
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    "config, arguments, words",
+    [
+        ("lfs.storage=/nowhere", ["--apply"], "lfs.storage is set: "),
+        ("", ["--apply", "--dry-run"], "not allowed with argument"),
+        ("", ["--apply", "--remote", "upstream"], "there is no remote 'upstream' here"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_deletes_nothing(
+    cellar: Cellar, config: str, arguments: list[str], words: str
+) -> None:
+    oids = versions(cellar, SIZE, SIZE + 1)
+    if config:
+        cellar.git("config", *config.split("="))
+
+    done = prune(cellar, *arguments)
+
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert here(cellar) == set(oids)
+
+
+def test_a_git_lfs_that_speaks_otherwise_is_not_believed(cellar: Cellar, tmp_path: Path) -> None:
+    oids = versions(cellar, SIZE, SIZE + 1)
+    real = shutil.which("git-lfs", path=cellar.home.environ["PATH"])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "git-lfs").write_text(
+        f'#!/bin/sh\nenv -u GIT_LFS_FORCE_PROGRESS "{real}" "$@"\necho 2 files would be pruned\n'
+    )
+    (tmp_path / "bin" / "git-lfs").chmod(0o755)
+
+    done = prune(cellar, "--apply", env={"PATH": f"{tmp_path}/bin:{cellar.home.environ['PATH']}"})
+
+    assert done.returncode == 2
+    assert "speaks in another way" in done.stderr
+    assert here(cellar) == set(oids)
