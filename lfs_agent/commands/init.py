@@ -1,7 +1,8 @@
 """Names the store of this repository's objects, in .lfsconfig, so that a plain clone finds them.
 
 Writes lfs.url (or, with --remote, remote.NAME.lfsurl), and tracks the usual files of weights with Git LFS, where
-.gitattributes tracks nothing yet. Both files are staged: commit them.
+.gitattributes tracks nothing yet. Both files are staged: commit them. Without URL, what lfs-dal, lfs-s3 or
+git-remote-s3 have been told here is taken over: their objects are found where they are.
 """
 
 import argparse
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from lfs_agent import log
+from lfs_agent.adopt import PLACEHOLDER, Found, stores
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
 from lfs_agent.commands.wording import plain
 from lfs_agent.config import from_query, resolve
@@ -25,6 +27,7 @@ EXAMPLES = """\
 examples:
   lfs-agent init 's3::bucket/prefix?region=eu-central-1'
   lfs-agent init dir::/srv/share/weights --remote backup
+  lfs-agent init                             in a repository that lfs-dal, lfs-s3 or git-remote-s3 has served
 """
 
 WEIGHTS: Final = (
@@ -35,7 +38,9 @@ WEIGHTS: Final = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="s3::BUCKET/PREFIX[?region=…], or dir::/FOLDER")
+    parser.add_argument(
+        "url", nargs="?", metavar="URL", help="s3::BUCKET/PREFIX[?region=…], or dir::/FOLDER; default: another agent's"
+    )
     parser.add_argument("--remote", metavar="NAME", help="the store of this remote alone")
     parser.add_argument("--force", action="store_true", help="replace another store that is named already")
 
@@ -44,14 +49,16 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     repo = Repository(Path.cwd())
     top = _top(repo)
     file, attributes = ConfigFile(_plain(top / ".lfsconfig")), _plain(top / ".gitattributes")
-    target, url = checked(arguments.url)
+    theirs = None if arguments.url else adopted(repo, top, arguments.remote)
+    target, url = checked(theirs.url if theirs else arguments.url)
     remote = arguments.remote or repo.default_remote()
     named = LfsUrl(url, "the URL", committed=True)
     cellar = Cellar(repo, "upload", remote, environ, named)
     replaced = conflicts(repo, file, url, arguments.remote)
     if replaced and not arguments.force:
         raise UsageError(f"{'; '.join(replaced)}; to go ahead all the same: --force")
-    identity = trusted_by_this(cellar, target, elsewhere=bool(replaced or arguments.remote))
+    named_by_user = theirs is None or not theirs.committed
+    identity = trusted_by_this(cellar, target, elsewhere=bool(replaced or arguments.remote)) if named_by_user else ""
     tracked_before = tracks(repo)
 
     if arguments.remote:
@@ -67,9 +74,38 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if identity and config_file("global").add(TRUSTED_KEY, identity):
         print(f"{identity} is trusted now, since you named it")
     print_next(repo, target, remote, earlier_objects=tracked_before)
+    if theirs:
+        print_adopted(cellar, theirs)
     if not repo.value(f"{SECTION}.path"):
         print("git-lfs does not know this agent on this machine yet; run: lfs-agent install", file=sys.stderr)
     return 0
+
+
+def adopted(repo: Repository, top: Path, remote: str | None) -> Found:
+    """The store that another agent was told of.
+
+    Raises UsageError where there is none, or more than one.
+    """
+    found = stores(repo, ConfigFile(_plain(top / ".lfsdalconfig")), remote)
+    if len(found) == 1:
+        print(f"{plain(found[0].origin)}: {plain(found[0].url)}")
+        return found[0]
+    if not found:
+        raise UsageError(
+            "say where the objects are to be: lfs-agent init s3::BUCKET/PREFIX (there is nothing here of lfs-dal, "
+            "lfs-s3 or git-remote-s3)"
+        )
+    told = "; ".join(f"{plain(store.origin)}: {plain(store.url)}" for store in found)
+    raise UsageError(f"several agents have been told of stores here, say which is meant: {told}")
+
+
+def print_adopted(cellar: Cellar, theirs: Found) -> None:
+    """What else there is to do with objects that another agent stored."""
+    if theirs.committed:
+        print(f"  lfs-agent trust {cellar.claim.identity}   (the repository names this server: is it right?)")
+    print("  lfs-agent verify --deep   (are the objects whole?)")
+    if theirs.profile:
+        print(f"  git config lfs-agent.profile {plain(theirs.profile)}   (the remote names it)")
 
 
 def checked(url: str) -> tuple[Target, str]:
@@ -92,7 +128,7 @@ def conflicts(repo: Repository, file: ConfigFile, url: str, remote: str | None) 
     """What is named already, and would be lost or would make this one unused; a sentence each."""
     key = f"remote.{remote}.lfsurl" if remote else "lfs.url"
     moves = bool(remote) and (remote != "origin" or len(repo.remotes()) > 1)
-    found = [f".lfsconfig says {key} = {other}" for other in file.values(key) if other != url]
+    found = [f".lfsconfig says {key} = {other}" for other in file.values(key) if other not in (url, PLACEHOLDER)]
     if not moves and remote:
         found += [f".lfsconfig says lfs.url = {other}" for other in file.values("lfs.url") if other != url]
     if not remote:

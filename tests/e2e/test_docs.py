@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,22 @@ def test_unfinished_uploads(cellar_at_host: Cellar) -> None:
     server.age_upload("my-cellar", upload_id, begun_s=8 * 86400)
     follow(DOCS / "how-to" / "unfinished-uploads.md", cellar_at_host.home)
     assert client.list_multipart_uploads(Bucket="my-cellar").get("Uploads", []) == []
+
+
+def test_adopt(reader: Home, any_server: Server) -> None:
+    """A repository as lfs-dal leaves one."""
+    reader.install()
+    repository, work = at_host(reader, "old-cellar"), reader.folder / "work"
+    reader.git("init", "-q", work)
+    for key, value in {"scheme": "s3", "bucket": "my-cellar", "root": "/old"}.items():
+        reader.git("config", "--file", ".lfsdalconfig", f"lfs-dal.{key}", value, cwd=work)
+    reader.git("lfs", "track", "*.safetensors", cwd=work)
+    (work / "model.safetensors").write_bytes(MODEL)
+    reader.git("add", "-A", cwd=work)
+    reader.git("commit", "-q", "-m", "Add the model", cwd=work)
+    reader.git("push", "-q", "--no-verify", repository, "HEAD:main", cwd=work)
+    any_server.client().put_object(Bucket="my-cellar", Key=f"old/{sha256(MODEL).hexdigest()}", Body=MODEL)
+    follow(DOCS / "how-to" / "adopt.md", reader, GIT_LFS_SKIP_SMUDGE="1")
 
 
 def test_s3_setup(cellar_at_host: Cellar) -> None:
