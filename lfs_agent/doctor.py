@@ -561,7 +561,7 @@ def abilities(patient: Patient) -> Iterator[Line]:
         return
     can = cellar.bucket(stop=threading.Event()).abilities
     if can is None:
-        yield Line("abilities", "skipped", "not known yet: the first push from this clone asks")
+        yield Line("abilities", "skipped", "nothing learned yet: pushes from this clone find out")
         return
     replaces = {"never": "no", "whole": "in one PUT", "parts": "in parts, too", "unasked": "not asked yet"}
     checks = {"full": "of the whole object", "composite": "of each part", "none": "none"}

@@ -1,0 +1,40 @@
+"""A check that fails is a line, too."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lfs_agent.doctor import Line, Patient, looked_at
+from lfs_agent.errors import AgentError, BucketError, DeniedError, ObjectError, UnreachableError, UsageError
+from lfs_agent.gitrepo import Repository
+
+FINE = Line("roof", "ok", "tight")
+
+
+def look(error: Exception) -> list[Line]:
+    def cellar_walls(patient: Patient) -> Iterator[Line]:
+        yield FINE
+        raise error
+
+    return looked_at(cellar_walls, Patient(Repository(Path("/")), {}))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such wall"), OSError(5, "no such wall"), RecursionError("no wall")])
+def test_what_nobody_thought_of_is_told_after_what_was_found(error: Exception) -> None:
+    assert look(error) == [
+        FINE,
+        Line("cellar walls", "unknown", f"unexpected {type(error).__name__}: {error}; please report it"),
+    ]
+
+
+@pytest.mark.parametrize("error, status", [
+    (UsageError("so"), "problem"),
+    (BucketError("so"), "problem"),
+    (DeniedError("so"), "problem"),
+    (UnreachableError("so"), "unknown"),
+    (ObjectError("so"), "unknown"),
+])  # fmt: skip
+def test_what_could_not_be_asked_is_no_problem_and_no_success(error: AgentError, status: str) -> None:
+    (_, line) = look(error)
+    assert (line.check, line.status, line.text) == ("cellar walls", status, "so")
