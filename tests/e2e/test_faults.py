@@ -32,6 +32,7 @@ from tests.proxy import (
     Stall,
     Throttle,
     Truncate,
+    Whitespace,
 )
 from tests.proxy.tls import TlsFront
 from tests.servers import Server
@@ -551,6 +552,21 @@ def test_there_is_no_deadline_on_a_slow_transfer(cellar: Cellar, any_server: Ser
     assert [seen.method for seen in moved] == ["PUT", "GET"]
     assert all((seen.ended or 0) - seen.at > 3 for seen in moved)
     assert sha256((clone / "weights.bin").read_bytes()).hexdigest() == oid
+
+
+@pytest.mark.parametrize("after_declaration", [True, False])
+def test_blanks_before_an_answer_are_no_silence(cellar: Cellar, any_server: Server, after_declaration: bool) -> None:
+    """As Amazon has it while it puts parts together: blanks as long as that takes, here three times the deadline."""
+    blanks = Rule(Whitespace(3, after_declaration=after_declaration), method="POST", target="uploadId")
+    oid = cellar.add("model.bin", 12 * MIB)
+    with through(cellar, any_server, blanks) as proxy:
+        use(cellar, proxy)
+        cellar.home.environ["LFS_AGENT_READ_TIMEOUT"] = "1"
+        cellar.push()
+        completions = [seen for seen in proxy.requests if seen.method == "POST" and "uploadId" in seen.query]
+
+    assert cellar.keys() == [cellar.key(oid)]
+    assert [seen.status for seen in completions] == [200]
 
 
 @pytest.mark.parametrize("where", ["request-head", "answer-head", "answer-body"])
