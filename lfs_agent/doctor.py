@@ -304,7 +304,12 @@ def prune(patient: Patient) -> Iterator[Line]:
             yield Line("prune", "warning", f"{where(entry)}: {entry.key} runs it: {harm}", taken_out(entry))
     for hook in _hooks(patient):
         found += 1
-        yield Line("prune", "warning", f"the hook {hook} runs it: {harm}", f"take git lfs prune out of {hook}")
+        yield Line(
+            "prune",
+            "warning",
+            f"the hook {hook} runs it: {harm}",
+            f"in {hook}, call lfs-agent prune in place of git lfs prune",
+        )
     if not found:
         yield Line("prune", "ok", "nothing here runs git lfs prune")
 

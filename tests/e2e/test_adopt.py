@@ -150,6 +150,7 @@ def test_compressed_objects_are_not_adopted(old: Cellar, compression: str) -> No
 
 def test_what_lfs_dal_keeps_elsewhere_is_not_adopted(old: Cellar) -> None:
     old.git("config", "--file", ".lfsdalconfig", "lfs-dal.scheme", "gcs")
+    old.git("config", "--file", ".lfsdalconfig", "lfs-dal.bucket", old.bucket)
     done = init(old)
     assert done.returncode == 2
     assert "only what lfs-dal keeps in S3 can be adopted" in done.stderr

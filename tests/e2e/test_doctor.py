@@ -367,7 +367,7 @@ def test_a_hook_that_runs_prune(clinic: Clinic, cellar: Cellar) -> None:
     assert clinic.wrong(status=0) == []
     hook.write_text(f"{before}git lfs prune --verify-remote\n")
     mend = clinic.one("prune", "the hook", status=0)
-    assert mend == f"take git lfs prune out of {hook}"
+    assert mend == f"in {hook}, call lfs-agent prune in place of git lfs prune"
 
 
 def test_a_fetch_before_the_checkout_in_ci_is_named_and_its_remedy_works(

@@ -14,6 +14,7 @@ from lfs_agent.policy import policy
 from lfs_agent.store.url import S3Target
 from tests.cellar import Cellar
 from tests.machine import Home
+from tests.proxy import ACCESS_DENIED, FaultProxy, Faults, Rule
 from tests.servers import Server
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/0b5a2c1e-0000-4000-8000-000000000000"
@@ -216,6 +217,34 @@ def test_a_bucket_with_kms_gets_a_bucket_key_and_keeps_its_own(server: Server, c
     (rule,) = client.get_bucket_encryption(Bucket=cellar.bucket)["ServerSideEncryptionConfiguration"]["Rules"]
     assert rule["ApplyServerSideEncryptionByDefault"] == default
     assert rule["BucketKeyEnabled"] is True
+
+
+@on_localstack
+@pytest.mark.parametrize("method, verb", [("GET", "Get"), ("PUT", "Put")])
+def test_each_right_that_is_lacking_is_named_where_the_store_does_not(
+    server: Server, cellar: Cellar, method: str, verb: str
+) -> None:
+    server.client().delete_public_access_block(Bucket=cellar.bucket)
+    config = r"\?(versioning|publicAccessBlock|lifecycle|encryption)"
+    with FaultProxy(server.endpoint, Faults((Rule(ACCESS_DENIED, method, config),))) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        steps = setup(cellar, "--kms", KEY, status=3)
+    assert statuses(steps) == {"bucket": "ok", **dict.fromkeys(list(steps)[1:5], "failed")}
+    assert [step["text"].rpartition("; ")[2] for step in list(steps.values())[1:5]] == [
+        f"s3:{verb}BucketVersioning is needed",
+        f"s3:{verb}BucketPublicAccessBlock is needed",
+        f"s3:{verb}LifecycleConfiguration is needed",
+        f"s3:{verb}EncryptionConfiguration is needed",
+    ]
+
+
+@on_localstack
+def test_the_right_to_create_is_named(server: Server, unmade: Cellar) -> None:
+    with FaultProxy(server.endpoint, Faults((Rule(ACCESS_DENIED, "PUT"),))) as proxy:
+        unmade.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        done = run(unmade)
+    assert done.returncode == 3
+    assert done.stderr.rstrip().endswith("; s3:CreateBucket is needed")
 
 
 @pytest.mark.parametrize("server", ["versitygw", "ceph"], indirect=True)
