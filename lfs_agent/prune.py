@@ -86,9 +86,8 @@ class Pruner:
         if judged.status != "prunable" or self._log is None:
             return judged
         about = {"oid": local.oid, "size": local.size, "key": judged.key}
-        self._log.info(
-            "pruned", **about, bytes=local.size, proof=judged.proof
-        )  # before: a kill leaves no deletion without a line
+        # Before it is done: a kill leaves no deletion without a line.
+        self._log.info("pruned", **about, bytes=local.size, proof=judged.proof)
         try:
             local.path.unlink(missing_ok=True)
         except OSError as error:

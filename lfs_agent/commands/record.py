@@ -9,7 +9,7 @@ from typing import Any
 
 from lfs_agent import __version__, log
 from lfs_agent.cellar import Cellar
-from lfs_agent.session import RECORD_LIMIT, SessionFiles, name_command, sweep
+from lfs_agent.session import SessionFiles, name_command, sweep
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def open_record(cellar: Cellar, operation: str, totals: Callable[[], dict[str, A
         cellar.repo.modes.make(files.folder)
     settings = cellar.settings
     level = settings.log_level or ("info" if settings.log_file else None)
-    record = log.Lines(files.record, RECORD_LIMIT, cellar.repo.modes)
+    record = log.Lines(files.record, modes=cellar.repo.modes)  # no limit: each change has its line
     bound = {"session": files.name, "operation": operation, "remote": cellar.remote, "store": str(cellar.target)}
     opened = log.Log(record, level, settings.log_file, **bound)
     sweep(cellar.state_dir)
