@@ -278,7 +278,7 @@ def _committed_text(path: Path) -> str:
 def _read(file: Path) -> str:
     try:
         return file.read_text().strip()
-    except OSError:
+    except (OSError, ValueError):
         return ""
 
 

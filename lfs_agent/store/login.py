@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from botocore.credentials import Credentials, ReadOnlyCredentials
+from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
 
 from lfs_agent.session import Handover
 
@@ -40,13 +41,21 @@ class Login(Credentials):
 
     def load_credentials(self) -> "Login | None":
         """Logs in; None where nothing in the chain has credentials. Raises what the chain raises."""
-        self._log_in(None)
+        self._source = self._logged_in(None)
         return self if self._source else None
 
     def get_frozen_credentials(self) -> ReadOnlyCredentials:
         """What the next request is signed with; botocore renews in time what says when it ends."""
         assert self._source is not None, "load_credentials comes first"
-        frozen = self._source.get_frozen_credentials()
+        try:
+            frozen = self._source.get_frozen_credentials()
+        except (BotoCoreError, ClientError):
+            raise
+        except Exception as error:  # of a helper that is gone, or says nonsense
+            if self.known is None:  # whoever logs in for the first time tells it better
+                raise
+            words = str(error) or type(error).__name__
+            raise CredentialRetrievalError(provider=self._source.method, error_msg=words) from error
         if frozen != self.known:
             for secret in (frozen.secret_key, frozen.token):
                 if secret:
@@ -74,24 +83,25 @@ class Login(Credentials):
             if self._spent:
                 return False
             self._spent = True
-            self._log_in(refused)
-            return self._source is not None and self.get_frozen_credentials() != refused
+            if (found := self._logged_in(refused)) is None:
+                return False  # other requests go on with what there is, and are told what is wrong with it
+            self._source = found
+            return self.get_frozen_credentials() != refused
 
-    def _log_in(self, refused: ReadOnlyCredentials | None) -> None:
+    def _logged_in(self, refused: ReadOnlyCredentials | None) -> Credentials | None:
         if self._handover is None:
-            self._source = self._chain()
-            return
+            return self._chain()
         of_no_use = (None, _as_given(refused) if refused else None)
         given = self._handover.given()
         if given in of_no_use:
             with self._handover.held():
                 given = self._handover.given()  # somebody may have logged in meanwhile
                 if given in of_no_use:
-                    found = self._source = self._chain()
+                    found = self._chain()
                     spare = found if found and found.method not in _FREE else None
                     self._handover.leave(_as_given(spare.get_frozen_credentials()) if spare else {})
-                    return
-        self._source = Credentials(**given) if given else self._chain()
+                    return found
+        return Credentials(**given) if given else self._chain()
 
 
 def _as_given(credentials: ReadOnlyCredentials) -> dict[str, str]:

@@ -420,9 +420,12 @@ class S3Store:
     def stat(self, key: str) -> ObjectStat | None:
         try:
             return self._head(key)
-        except (ObjectError, BucketError):
-            if not self._hear_reason(key):
+        except DeniedError:
+            if self._hides_missing:
                 raise
+        except (ObjectError, BucketError):  # of a login that has expired Amazon says 400
+            pass
+        self._hear_reason(key)
         return self._head(key)  # GET was told where the bucket is, which HEAD could not be
 
     def _head(self, key: str) -> ObjectStat | None:
@@ -442,13 +445,11 @@ class S3Store:
                 raise ValueError(f"after {after} comes {last}")  # and so on without an end
         return found, last
 
-    def _hear_reason(self, key: str) -> bool:
+    def _hear_reason(self, key: str) -> None:
         """Raises the reason of a refusal, which an answer to HEAD has no room for: wrong keys, an expired login …
 
-        Once it was that nobody says whether the key is there, it is that every time. Else whether GET is answered.
+        Once it was that nobody says whether the key is there, it is that every time a right is lacking.
         """
-        if self._hides_missing:
-            return False
         try:
             self.ask("looking at", "get_object", key, Range="bytes=0-0")["Body"].close()
         except MissingError:
@@ -456,7 +457,6 @@ class S3Store:
         except DeniedError as error:
             self._hides_missing, self._would_tell = True, named_action(str(error))
             raise
-        return True
 
     def can_replace(self, key: str) -> Replacing:
         if not self._connection.endpoint:  # Amazon documents If-Match for both
@@ -481,7 +481,7 @@ class S3Store:
         """Whether the store looks at the condition of a completion. This one has no parts: it can't succeed anyhow."""
         made = self.ask("starting", "create_multipart_upload", key)
         with self.understanding(key, "starting"):
-            upload_id = made["UploadId"]
+            upload_id = upload_id_of(made)
         nothing = {"Parts": [{"PartNumber": 1, "ETag": _NO_ETAG}]}
         try:
             self.ask(
@@ -573,7 +573,7 @@ class S3Store:
                 **self.new_object,
             )
             with self.understanding(key, "starting"):
-                return S3Upload(self, key, size, made["UploadId"], _taken(wanted, made), replacing)
+                return S3Upload(self, key, size, upload_id_of(made), _taken(wanted, made), replacing)
 
         wanted = self.abilities.now.multipart_checksum
         upload = self.asked(begin, *({"multipart_checksum": less} for less in _LESS[wanted]))
@@ -585,14 +585,14 @@ class S3Store:
         self, key: str, size: int, token: str, replacing: str = ""
     ) -> tuple["S3Upload", list[StoredPart]] | None:
         checksum, _, upload_id = token.partition(" ")
-        if checksum not in get_args(MultipartChecksum):
+        if checksum not in get_args(MultipartChecksum) or not upload_id:
             return None
         upload = S3Upload(self, key, size, upload_id, cast(MultipartChecksum, checksum), replacing)
         try:
             return upload, list(upload.listed())
         except MissingError:
             return None
-        except (UnsupportedError, DeniedError):
+        except ObjectError:
             with suppress(AgentError):  # nobody can go on with its parts, which would be billed
                 upload.abort()
             return None
@@ -805,6 +805,16 @@ def _stored(page: Mapping[str, Any]) -> list[StoredPart]:
         for part in page.get("Parts", [])
         if part.get("ETag")
     ]
+
+
+def upload_id_of(answer: Mapping[str, Any]) -> str:
+    """Which upload an answer is about.
+
+    Raises LookupError where it names none: to give up an upload without a name is, to Ceph, to delete the object.
+    """
+    if not (upload_id := str(answer["UploadId"])):
+        raise LookupError("no UploadId")
+    return upload_id
 
 
 def _metadata(oid: Oid, size: int) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from lfs_agent.errors import MissingError, UnsupportedError
 from lfs_agent.store import Marker, Progress, Unfinished
-from lfs_agent.store.s3 import S3Store
+from lfs_agent.store.s3 import S3Store, upload_id_of
 
 _LISTING: Final = "listing the unfinished uploads of"
 
@@ -37,7 +37,7 @@ class S3Uploads:
             page = self._page(after[0], None)
         with self._store.understanding("", _LISTING):
             found = [
-                Unfinished(upload["Key"], upload["UploadId"], upload["Initiated"].timestamp())
+                Unfinished(upload["Key"], upload_id_of(upload), upload["Initiated"].timestamp())
                 for upload in page.get("Uploads", [])
             ]
             end = (page.get("NextKeyMarker", ""), page.get("NextUploadIdMarker", ""))

@@ -310,13 +310,11 @@ def _begun(
 
 def _let_go(store: Store, key: str, size: int, notes: Path) -> None:
     """Gives up what an earlier push has begun of an object that is there by now; not where somebody is at it."""
-    if not notes.exists():
-        return
     with suppress(AgentError, OSError), idle([notes]) as nobody:
         if nobody:
-            with notes.open("r+b") as file:
-                token = Journal(file.fileno()).heading.get("token", "")
-            if token and (begun := store.resume(key, size, token)) is not None:
+            with notes.open("r+b") as file:  # there is none, mostly
+                token = Journal(file.fileno()).heading.get("token")
+            if isinstance(token, str) and (begun := store.resume(key, size, token)) is not None:
                 begun[0].abort()
             notes.unlink()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from lfs_agent.store.s3 import Connection, S3Store, S3Upload
 from tests.conftest import absent
 from tests.contract.conftest import BucketOf
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying, s3_store
-from tests.proxy import ACCESS_DENIED, Answer, FaultProxy, Faults, Rule, Seen
+from tests.proxy import ACCESS_DENIED, EXPIRED_TOKEN, Answer, FaultProxy, Faults, Rule, Seen
 from tests.servers import KINDS, Server, Tls, Versitygw, access
 
 DATA = content(1000)
@@ -224,6 +225,58 @@ def test_credentials_are_refreshed_before_they_expire(bucket_of: BucketOf) -> No
     assert place.objects() == {KEY: DATA}
 
 
+def with_keys_in(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """AWS's settings in `folder`, and nothing else that could log in; the file of the profile's keys."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(folder / "config"))
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(folder / "credentials"))
+    return folder / "credentials"
+
+
+def test_keys_that_are_taken_away_after_they_expired_are_told_by_every_request(
+    bucket_of: BucketOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = bucket_of("versitygw")
+    keys = with_keys_in(tmp_path, monkeypatch)
+    keys.write_text(
+        f"[default]\naws_access_key_id = {place.server.access_key}\naws_secret_access_key = {place.server.secret_key}\n"
+    )
+    with FaultProxy(place.server.endpoint, Faults((Rule(EXPIRED_TOKEN),))) as proxy:
+        store = S3Store(place.bucket, connection(place.server, endpoint=proxy.endpoint), Settings())
+        store.connect()
+        keys.unlink()
+        for _ in range(2):
+            with pytest.raises(CredentialsError, match="log in again: aws sso login"):
+                put(store)
+
+
+@pytest.mark.parametrize("then", ["echo nonsense", "rm helper"])
+def test_a_helper_that_cannot_renew_a_login_is_told_at_once(
+    bucket_of: BucketOf, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, then: str
+) -> None:
+    place = bucket_of("versitygw")
+    with_keys_in(tmp_path, monkeypatch)
+    soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()  # botocore renews it with each request
+    key, secret = place.server.access_key, place.server.secret_key
+    login = json.dumps({"Version": 1, "AccessKeyId": key, "SecretAccessKey": secret, "Expiration": soon})
+    helper = tmp_path / "helper"
+    helper.write_text(f"#!/bin/sh\necho '{login}'\n")
+    helper.chmod(0o700)
+    (tmp_path / "config").write_text(f"[default]\ncredential_process = {helper}\n")
+    store = S3Store(place.bucket, connection(place.server), Settings())
+    store.connect()
+    put(store)
+
+    if then == "rm helper":
+        helper.unlink()
+    else:
+        helper.write_text(f"#!/bin/sh\n{then}\n")
+    with pytest.raises(CredentialsError, match=r"custom-process.*see: aws sts get-caller-identity"):
+        retrying(store, deadline_s=0.5).stat(KEY)
+
+
 @pytest.mark.parametrize("kind", ["ceph"])
 def test_without_the_right_to_list_a_missing_key_is_unknown_not_missing(bucket_of: BucketOf, kind: str) -> None:
     place = bucket_of(kind)
@@ -245,6 +298,18 @@ def test_what_hides_missing_keys_is_asked_why_only_once(bucket_of: BucketOf) -> 
                 store.stat(KEY)
 
         assert [seen.method for seen in proxy.requests] == ["HEAD", "GET", "HEAD", "HEAD"]
+
+
+def test_what_hides_missing_keys_is_asked_why_once_more_where_a_login_has_expired(bucket_of: BucketOf) -> None:
+    """To HEAD Amazon says 400 then, without a word."""
+    place = bucket_of("versitygw")
+    missing = Rule(ACCESS_DENIED, times=2)
+    with FaultProxy(place.server.endpoint, Faults((missing, Rule(Answer(400, "ExpiredToken"))))) as proxy:
+        store = place.store_with(endpoint=proxy.endpoint)
+        with pytest.raises(DeniedError, match="missing or forbidden"):
+            store.stat(KEY)
+        with pytest.raises(CredentialsError, match=r"ExpiredToken.*log in again"):
+            store.stat(KEY)
 
 
 NAMED = (

@@ -1,6 +1,7 @@
 """`upload` and `download` over each kind of store: what is published, what is not, what is sent again."""
 
 import hashlib
+import json
 import os
 import threading
 import tracemalloc
@@ -269,6 +270,24 @@ def test_what_was_begun_is_given_up_where_the_object_is_there_by_now(place: Plac
 
     assert desk.up(place.store, oid).how == "skipped"
     assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(12 * MIB)}, 0, [])
+
+
+@pytest.mark.parametrize("token", [5, ["full"], "full", "full ", "full no-such-upload"], ids=str)
+@by_kind
+def test_notes_of_an_upload_that_are_nonsense_do_no_harm(
+    bucket_of: BucketOf, desk: Desk, kind: str, token: object
+) -> None:
+    place, data = bucket_of(kind), content(12 * MIB)
+    oid = desk.write(data)
+    with pytest.raises(StoppedError):
+        desk.up(FlakyStore(place.store, [None, None, StoppedError("killed")]), oid)
+    (notes,) = desk.state.glob("*.upload")
+    nonsense = json.dumps({"size": len(data), "part_size": 5 * MIB, "token": token}) + "\n"
+
+    for how in ("uploaded", "skipped"):
+        notes.write_text(nonsense)
+        assert desk.up(place.store, oid).how == how
+        assert (place.objects(), desk.left()) == ({KEY: data}, [])
 
 
 def test_an_upload_that_is_gone_meanwhile_is_begun_anew(place: Place, desk: Desk) -> None:

@@ -19,8 +19,8 @@ from lfs_agent.store.s3uploads import S3Uploads
 from lfs_agent.transfer.upload import journals
 from lfs_agent.unfinished import Janitor
 from tests.contract.conftest import BucketOf, InBucket, InFolder, Place
-from tests.contract.desk import Desk
-from tests.contract.stores import BytesBody, content, crc_of, oid_of, patience, put_parts, s3_store
+from tests.contract.desk import KEY, Desk
+from tests.contract.stores import BytesBody, content, crc_of, oid_of, patience, put_parts, retrying, s3_store
 from tests.proxy import SLOW_DOWN, Answer, Reset, Rule
 from tests.servers import KINDS
 
@@ -250,6 +250,28 @@ def test_an_answer_that_is_no_list_is_asked_for_again(place: Place, target: str,
 
     assert far is not None
     assert (far.parts, far.size) == (2, 20)
+
+
+def test_an_upload_without_a_name_is_not_begun_or_given_up(place: Place, desk: Desk) -> None:
+    """A part of it would be published as the object, and to give it up would delete the object: at Ceph, at least."""
+    if not isinstance(place, InBucket):
+        pytest.skip("a folder answers nothing else")
+    listed = b"<ListMultipartUploadsResult><IsTruncated>false</IsTruncated><Upload><Key>weights/%s</Key><UploadId/>"
+    listed = (
+        listed % OIDS[0].encode() + b"<Initiated>2020-01-01T00:00:00Z</Initiated></Upload></ListMultipartUploadsResult>"
+    )
+    begun = b"<InitiateMultipartUploadResult><UploadId/></InitiateMultipartUploadResult>"
+    rules = (
+        Rule(Answer(200, body=listed), "GET", r"\?uploads", times=1),
+        Rule(Answer(200, body=begun), "POST", r"\?uploads", times=1),
+    )
+    with place.through(*rules) as proxy:
+        store = place.store_with(endpoint=proxy.endpoint)
+        assert pages(RetryingUploads(S3Uploads(store, PREFIX), patience())) == [[]]
+        oid = desk.write(content(12 << 20))
+        assert desk.up(retrying(store), oid).how == "uploaded"
+        assert "uploadId=" not in [seen.target[-9:] for seen in proxy.requests]
+    assert (place.objects(), place.unfinished()) == ({KEY: content(12 << 20)}, 0)
 
 
 def test_age_is_that_of_the_newest_write(place: Place, uploads: Uploads) -> None:

@@ -278,3 +278,16 @@ def test_a_remote_s_name_leads_to_no_file_outside(cellar: Cellar, tmp_path: Path
     assert all(path.is_file() for path in folder.glob("*"))
     after = {path for path in tmp_path.rglob("*") if ".git/" not in str(path)}
     assert [path for path in after - before if cellar.origin not in path.parents and "server" not in str(path)] == []
+
+
+def test_a_note_of_the_last_push_that_is_garbage_stops_no_push(cellar: Cellar) -> None:
+    cellar.add("first.bin", 1000)
+    cellar.push()
+    (note,) = (cellar.work / ".git" / "lfs-agent" / "pushed").iterdir()
+    said = note.read_bytes()
+    note.write_bytes(b"\xff\x00")
+
+    oid = cellar.add("second.bin", 2000)
+    cellar.push()
+    assert {cellar.key(oid)} < set(cellar.keys())
+    assert note.read_bytes() == said
