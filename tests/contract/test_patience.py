@@ -237,13 +237,14 @@ def test_an_answer_that_comes_too_late_writes_nothing(bucket_of: BucketOf) -> No
 
 
 def test_a_request_may_take_longer_than_a_silence(bucket_of: BucketOf, desk: Desk) -> None:
-    place, size = bucket_of("versitygw"), 8 * MIB
+    place, size = bucket_of("versitygw"), 32 * MIB
     oid = desk.write(content(size))
-    with place.through(Rule(Throttle(up=3 * MIB, down=3 * MIB))) as proxy:
-        store = retrying(place.store_with(endpoint=proxy.endpoint, read_timeout=2.0))
-        desk.up(store, oid, limits=Limits())
+    # What the kernel has taken of the body, up to 8 MiB, is still on its way when the wait for the answer begins.
+    with place.through(Rule(Throttle(up=6 * MIB, down=6 * MIB))) as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint, read_timeout=4.0))
+        desk.up(store, oid, limits=Limits(part_size=64 * MIB))
         assert desk.meter.moved == size
-        path = desk.down(store, oid, size, limits=Limits())
+        path = desk.down(store, oid, size, limits=Limits(part_size=64 * MIB))
         assert desk.meter.moved == size
 
     assert path.read_bytes() == content(size)
