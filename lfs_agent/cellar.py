@@ -109,7 +109,11 @@ class Cellar:
         stop, target = stop or threading.Event(), self.target
         patience = self._patience(stop, notice, shared)
         handover = Handover(shared.login, stop) if shared else None
-        store = self._folder(target) if isinstance(target, FolderTarget) else self._s3(target, handover, connections)
+        store = (
+            self._folder(target)
+            if isinstance(target, FolderTarget)
+            else self._s3(target, patience, handover, connections)
+        )
         return RetryingStore(store, patience), patience
 
     def uploads(self, *, stop: threading.Event, connections: int) -> Uploads:
@@ -124,7 +128,7 @@ class Cellar:
             return RetryingUploads(FolderUploads(self._folder(target), self.key), patience)
         from lfs_agent.store.s3uploads import S3Uploads
 
-        return RetryingUploads(S3Uploads(self._s3(target, None, connections), target.prefix), patience)
+        return RetryingUploads(S3Uploads(self._s3(target, patience, None, connections), target.prefix), patience)
 
     def bucket(self, *, stop: threading.Event) -> "S3Bucket":
         """The bucket itself; as for `open`, nothing has been asked of it.
@@ -136,7 +140,7 @@ class Cellar:
             raise TargetError(f"{target} is a folder, not a bucket")
         from lfs_agent.store.s3bucket import S3Bucket
 
-        return S3Bucket(self._s3(target, None, 1), patience.call)
+        return S3Bucket(self._s3(target, patience, None, 1), patience.call)
 
     def _patience(
         self, stop: threading.Event, notice: Notice | None = None, shared: SessionFiles | None = None
@@ -156,7 +160,7 @@ class Cellar:
         self.check_trust()
         return FolderStore(Path(target.path))
 
-    def _s3(self, target: S3Target, handover: Handover | None, connections: int) -> "S3Store":
+    def _s3(self, target: S3Target, patience: Patience, handover: Handover | None, connections: int) -> "S3Store":
         if self.settings.public and self.operation == "upload":
             raise TargetError(f"{self.target} is public: it is read without credentials, and not written")
         self.check_trust()
@@ -172,6 +176,7 @@ class Cellar:
             handover=handover,
             connections=connections,
             on_secret=log.keep_secret,
+            on_answer=patience.answered,
         )
 
     @cached_property

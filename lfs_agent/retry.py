@@ -60,16 +60,16 @@ class Lanes:
         try:
             yield
         except TransientError as error:
-            self._leave(narrower=error.busy and rounds == self._rounds)
+            self._leave(busy_in=rounds if error.busy else None)
             raise
         except BaseException:
             self._leave()
             raise
         self._leave(wider=1 / self._width)
 
-    def _leave(self, *, wider: float = 0.0, narrower: bool = False) -> None:
+    def _leave(self, *, wider: float = 0.0, busy_in: int | None = None) -> None:
         with self._change:
-            if narrower:
+            if busy_in == self._rounds:
                 self._rounds += 1
                 self._width = max(1.0, min(self._width, self._under_way) / 2)
             self._width += wider

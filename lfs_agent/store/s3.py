@@ -192,7 +192,8 @@ class S3Store:
     """A Store in `bucket`.
 
     `handover`: where the workers of a session leave a login to each other. `on_secret` is told every secret as soon as
-    it is known, so that logs can leave it out.
+    it is known, so that logs can leave it out; `on_answer` that the store has answered, before it is asked again under
+    a new login, which may take a person's time.
     """
 
     def __init__(
@@ -206,11 +207,13 @@ class S3Store:
         handover: Handover | None = None,
         connections: int = 16,
         on_secret: Callable[[str], None] = lambda _: None,
+        on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._bucket = bucket
         self._connection = connection
         self._settings = settings
         self._connections = connections
+        self._on_answer = on_answer
         self._login = Login(connection.ask_chain, handover, on_secret)
         connection.session.register_component("credential_provider", self._login)
         self._making = threading.Lock()  # of the client: the first requests may come from several threads
@@ -365,8 +368,10 @@ class S3Store:
             )
         except (BotoCoreError, ClientError, ResponseParserError) as error:
             told = self._translated(error, key, doing)
-            if signed and refuses_keys(error) and self._renewed(signed, key):
-                raise TransientError(str(told), heard=True) from error
+            if signed and refuses_keys(error):
+                self._on_answer()
+                if self._renewed(signed, key):
+                    raise TransientError(str(told), heard=True) from error
             raise told from error
         except (LookupError, ValueError) as error:  # a number that is none, a date …
             raise nonsense(error, self._context(key, doing)) from error

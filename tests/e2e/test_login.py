@@ -18,26 +18,31 @@ from tests.servers import Server, Versitygw
 MIB = 1 << 20
 
 HELPER = """
-import json, os, pathlib, sys
+import json, os, pathlib, sys, time
 asked = pathlib.Path(sys.argv[1])
 with asked.open("a") as file:
     file.write(json.dumps({"stdin": sys.stdin.read()}) + "\\n")
 number = len(asked.read_text().splitlines())
+if number > 1:
+    time.sleep(float(sys.argv[3]))
 key = pathlib.Path(sys.argv[2]).read_text().split()
 print(json.dumps({"Version": 1, "AccessKeyId": key[0], "SecretAccessKey": key[1], "AccountId": f"{number:012d}"}))
 """
 
 
 class Helper:
-    """A `credential_process` that notes each of its calls, and all that it can read from its input."""
+    """A `credential_process` that notes each of its calls, and all that it can read from its input.
 
-    def __init__(self, home: Home, server: Server) -> None:
+    `thinks_s`: how long a person takes to log in again, in seconds.
+    """
+
+    def __init__(self, home: Home, server: Server, thinks_s: float = 0.0) -> None:
         self._asked = home.folder / "asked"
         self._keys = home.folder / "keys-of-the-helper"
         self._keys.write_text(f"{server.access_key} {server.secret_key}")
         program = home.folder / "helper.py"
         program.write_text(HELPER)
-        command = shlex.join([sys.executable, str(program), str(self._asked), str(self._keys)])
+        command = shlex.join([sys.executable, str(program), str(self._asked), str(self._keys), str(thinks_s)])
         (home.folder / ".aws").mkdir(exist_ok=True)
         (home.folder / ".aws" / "config").write_text(f"[default]\ncredential_process = {command}\n")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -118,6 +123,17 @@ def test_a_login_that_expires_half_way_is_renewed(
         assert "403 ExpiredToken" in [seen.fault for seen in proxy.requests]
     assert helper.calls == 4
     assert [(clone / f"{number}.bin").read_bytes() for number in range(3)] == [random_bytes(size, n) for n in range(3)]
+
+
+def test_a_person_may_take_longer_to_log_in_again_than_a_store_to_answer(cellar: Cellar, any_server: Server) -> None:
+    helper = Helper(cellar.home, any_server, thinks_s=3)
+    cellar.home.environ["LFS_AGENT_FIRST_DEADLINE"] = "2"
+    oids = fill(cellar, 1)
+    with FaultProxy(any_server.endpoint, Expiring(0, helper)) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        cellar.push()
+
+    assert (cellar.keys(), helper.calls) == ([cellar.key(oids[0])], 2)
 
 
 def test_a_login_that_stays_refused_is_asked_for_once_more_by_a_worker_and_never_again(

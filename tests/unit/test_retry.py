@@ -1,8 +1,12 @@
 """Who asks again, how often, how long; over a dict that fails. Over S3: tests/contract/test_patience.py."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -217,3 +221,28 @@ def test_who_waits_for_a_lane_stops_when_it_is_told_to() -> None:
         threading.Timer(0.1, stop.set).start()
         with pytest.raises(StoppedError), lanes.one(stop):
             raise AssertionError("there is one lane only")
+
+
+def test_who_is_sent_away_together_halves_the_lanes_once() -> None:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # so that they leave all at once
+    try:
+        for _ in range(300):
+            lanes, all_there, half_there = Lanes(), threading.Barrier(8), threading.Barrier(4)
+            with ThreadPoolExecutor(8) as pool:
+                assert all(pool.map(partial(in_lane, lanes), [all_there] * 8, [True] * 8))
+                assert all(pool.map(partial(in_lane, lanes), [half_there] * 4, [False] * 4))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def in_lane(lanes: Lanes, together: threading.Barrier, busy: bool) -> bool:
+    """Meets the others in a lane of its own; whether they all came."""
+    with suppress(TransientError), lanes.one(threading.Event()):
+        try:
+            together.wait(10)
+        except threading.BrokenBarrierError:
+            return False
+        if busy:
+            raise TransientError("503 SlowDown", heard=True, busy=True)
+    return True
