@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -236,7 +237,8 @@ class FolderUpload:
             raise ConflictError(f"{self._temporary} is gone: somebody has cleaned up") from None
         except OSError as error:
             raise self._store._translated(error, self._key) from error
-        self.abort()
+        with suppress(AgentError):  # it is published; its other name is in nobody's way
+            self.abort()
 
     def _replace(self, path: Path) -> None:
         """Gives the file the name of the one that was judged; no other repair comes between the look and the end."""
@@ -254,7 +256,10 @@ class FolderUpload:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-            self._temporary.unlink(missing_ok=True)
+            try:
+                self._temporary.unlink(missing_ok=True)
+            except OSError as error:
+                raise self._store._translated(error, self._key) from error
 
 
 def _etag(found: os.stat_result) -> str:

@@ -622,16 +622,15 @@ class S3Store:
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         span = f"bytes={start}-{stop - 1}" if stop > start else None  # of nothing there is no range
         got = self.ask("reading", "get_object", key, Range=span, IfMatch=etag or None)
-        with self.understanding(key, "reading"):
-            first, size = _range(got)
-            found = _stat(self._context(key), got, size)
-            if etag and not found.etag:
-                raise LookupError("no ETag")  # a page of somebody else's
-        if first != start:
-            raise TransientError(f"{self.address(key)}: the store sent bytes from {first}, not from {start}")
-        position = start
         with closing(got["Body"]) as body:
-            block = _FIRST_BLOCK
+            with self.understanding(key, "reading"):
+                first, size = _range(got)
+                found = _stat(self._context(key), got, size)
+                if etag and not found.etag:
+                    raise LookupError("no ETag")  # a page of somebody else's
+            if first != start:
+                raise TransientError(f"{self.address(key)}: the store sent bytes from {first}, not from {start}")
+            position, block = start, _FIRST_BLOCK
             while position < stop and (chunk := self._read(body, key, min(block, stop - position))):
                 block = min(_BLOCK, 2 * block)  # where silence breaks it off, most of what came is kept
                 write(position, chunk)
