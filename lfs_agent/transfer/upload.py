@@ -50,6 +50,29 @@ class Sent:
     proven: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """What is sent where: the open file `fd` as the object `oid`, to `key`.
+
+    `damaged`: the etag of what it takes the place of; "" where nothing is there.
+    """
+
+    store: Store
+    key: str
+    oid: Oid
+    fd: int
+    meter: Meter
+    damaged: str
+
+    @property
+    def address(self) -> str:
+        return self.store.address(self.key)
+
+    @property
+    def how(self) -> Literal["uploaded", "replaced"]:
+        return "replaced" if self.damaged else "uploaded"
+
+
 def upload(
     store: Store,
     key: str,
@@ -79,9 +102,9 @@ def upload(
                 skipped = _skip(store, found, oid, meter)
                 _let_go(store, key, meter.size, _notes(store, key, oid, state))
                 return skipped
-            damaged = found.etag if found else ""
+            job = _Job(store, key, oid, fd, meter, damaged=found.etag if found else "")
             try:
-                sent = _send(store, key, oid, fd, meter, state, modes, limits, streams, damaged)
+                sent = _send(job, _notes(store, key, oid, state), modes, limits, streams)
             except ConflictError as conflict:
                 found = _look(store, key) if last < _TRIES - 1 else store.stat(key)
                 if found is not None and not _is_judged(found, replacing):
@@ -147,20 +170,20 @@ def _skip(store: Store, found: ObjectStat, oid: Oid, meter: Meter) -> Sent:
     return Sent("skipped", found.proves(oid))
 
 
-def _sent(store: Store, key: str, oid: Oid, meter: Meter, crc32c: str, damaged: str) -> Sent:
+def _sent(job: _Job, crc32c: str) -> Sent:
     """An upload in parts was answered with success; it is looked at once more, since parts were put together."""
-    how: Literal["uploaded", "replaced"] = "replaced" if damaged else "uploaded"
+    size = job.meter.size
     try:
-        found = store.stat(key)
+        found = job.store.stat(job.key)
     except DeniedError:  # there is a right to write, and none to read
-        return Sent(how, False)
-    if found is None or found.size != meter.size or found.crc32c not in ("", crc32c):
+        return Sent(job.how, False)
+    if found is None or found.size != size or found.crc32c not in ("", crc32c):
         has = f"{found.size} bytes with the CRC-32C {found.crc32c or 'unknown'}" if found else "nothing"
         raise DamagedError(
-            f"{store.address(key)}: stored {meter.size} bytes with the CRC-32C {crc32c}, but the store has {has}; "
+            f"{job.address}: stored {size} bytes with the CRC-32C {crc32c}, but the store has {has}; "
             "look at it, delete it, and push again"
         )
-    return Sent(how, found.proves(oid) or bool(found.crc32c))
+    return Sent(job.how, found.proves(job.oid) or bool(found.crc32c))
 
 
 def hash_file(path: Path, oid: Oid, size: int, stop: threading.Event) -> str:
@@ -186,77 +209,64 @@ def _notes(store: Store, key: str, oid: Oid, state: Path) -> Path:
     return state / f"{oid}.{of_whom}{_JOURNAL}"
 
 
-def _send(
-    store: Store,
-    key: str,
-    oid: Oid,
-    fd: int,
-    meter: Meter,
-    state: Path,
-    modes: Modes,
-    limits: Limits,
-    streams: int,
-    damaged: str,
-) -> Sent:
-    """Sends the object whole or in parts; in the place of the one with the etag `damaged`, unless that is ""."""
+def _send(job: _Job, notes: Path, modes: Modes, limits: Limits, streams: int) -> Sent:
+    """Sends the object whole, or in parts with `notes` of what is done."""
     try:
-        plan = plan_parts(meter.size, limits)
+        plan = plan_parts(job.meter.size, limits)
     except ValueError as error:
-        raise ObjectError(f"{store.address(key)}: {error}") from None
-    if damaged:
-        plan = _plan_replacing(store, key, plan, limits)
+        raise ObjectError(f"{job.address}: {error}") from None
+    if job.damaged:
+        plan = _plan_replacing(job, plan, limits)
     if plan.count == 1:
-        return _send_whole(store, key, oid, fd, meter, damaged)
-    notes = _notes(store, key, oid, state)
+        return _send_whole(job)
     with ExitStack() as stack:
         held = None
         with suppress(DiskError):  # an upload needs no room: without a lease it is just not resumed
-            held = stack.enter_context(lease(notes, meter.stop, modes))
+            held = stack.enter_context(lease(notes, job.meter.stop, modes))
         journal = Journal(held.fd if held else None)
         try:
             if held and held.waited:
-                _check_unstored(store, key, damaged)
-            crc32c = _send_parts(store, key, oid, fd, meter, plan, streams, journal, damaged)
-            return _sent(store, key, oid, meter, crc32c, damaged)
+                _check_unstored(job)
+            return _sent(job, _send_parts(job, plan, streams, journal))
         finally:
             if held and not journal.heading:
                 with suppress(OSError):
                     notes.unlink(missing_ok=True)
 
 
-def _check_unstored(store: Store, key: str, damaged: str) -> None:
+def _check_unstored(job: _Job) -> None:
     """Raises ConflictError where somebody else was faster."""
-    if (found := _look(store, key)) is not None and not _is_judged(found, damaged):
-        raise ConflictError(f"{store.address(key)} was stored meanwhile")
+    if (found := _look(job.store, job.key)) is not None and not _is_judged(found, job.damaged):
+        raise ConflictError(f"{job.address} was stored meanwhile")
 
 
-def _plan_replacing(store: Store, key: str, plan: Plan, limits: Limits) -> Plan:
+def _plan_replacing(job: _Job, plan: Plan, limits: Limits) -> Plan:
     """The plan, in one piece where the store replaces nothing else under a condition."""
-    way = store.can_replace(key)
+    way = job.store.can_replace(job.key)
     if way == "parts":
         return plan
     if way == "whole" and plan.size <= limits.max_part:
         return Plan(plan.size, max(1, plan.size))
     raise UnsupportedError(
-        f"{store.address(key)} was not replaced: this store can't be held to replace an object of {plan.size} bytes "
+        f"{job.address} was not replaced: this store can't be held to replace an object of {plan.size} bytes "
         "only as long as it is the one that was judged; delete it there, and run lfs-agent push-missing"
     )
 
 
-def _send_whole(store: Store, key: str, oid: Oid, fd: int, meter: Meter, damaged: str) -> Sent:
-    hashing = _Hashing(fd, meter)
-    part = Part(1, 0, meter.size)
+def _send_whole(job: _Job) -> Sent:
+    hashing = _Hashing(job.fd, job.meter)
+    part = Part(1, 0, job.meter.size)
     crc = hashing.take(part)
-    hashing.check(oid)
-    proven = store.put(key, oid, FileBody(fd, part, crc, meter), damaged)
-    meter.finished_part()
-    return Sent("replaced" if damaged else "uploaded", proven)
+    hashing.check(job.oid)
+    proven = job.store.put(job.key, job.oid, FileBody(job.fd, part, crc, job.meter), job.damaged)
+    job.meter.finished_part()
+    return Sent(job.how, proven)
 
 
-def _send_parts(
-    store: Store, key: str, oid: Oid, fd: int, meter: Meter, plan: Plan, streams: int, journal: Journal, damaged: str
-) -> str:
-    upload_, plan, stored = _begun(store, key, oid, plan, journal, damaged)
+def _send_parts(job: _Job, plan: Plan, streams: int, journal: Journal) -> str:
+    """The CRC-32C of the whole object, in base64."""
+    upload_, plan, stored = _begun(job, plan, journal)
+    fd, meter = job.fd, job.meter
     hashing = _Hashing(fd, meter)
     sent: list[SentPart] = []
 
@@ -268,7 +278,7 @@ def _send_parts(
                 meter.reached(part.offset, part.offset + part.length, 0)
             else:
                 if part.number % _LOOK_EVERY == 0:
-                    _check_unstored(store, key, damaged)
+                    _check_unstored(job)
                 yield part, crc
 
     def send(part: Part, crc: int) -> SentPart:
@@ -278,7 +288,7 @@ def _send_parts(
 
     try:
         sent += _in_parallel(send, missing(), streams)
-        hashing.check(oid)  # until here nothing shows at the key
+        hashing.check(job.oid)  # until here nothing shows at the key
         upload_.complete(sent, _base64(hashing.crc))
     except BaseException as error:
         if not upload_.token or _is_final(error):
@@ -294,15 +304,13 @@ def _is_final(error: BaseException) -> bool:
     return isinstance(error, ConflictError) or (isinstance(error, ObjectError) and not out_of_time)
 
 
-def _begun(
-    store: Store, key: str, oid: Oid, plan: Plan, journal: Journal, damaged: str
-) -> tuple[MultipartUpload, Plan, dict[int, StoredPart]]:
+def _begun(job: _Job, plan: Plan, journal: Journal) -> tuple[MultipartUpload, Plan, dict[int, StoredPart]]:
     """The upload that was broken off, as it was planned, with its parts; a new one where there is none."""
     match journal.heading:
         case {"size": plan.size, "part_size": int(part_size), "token": str(token)} if part_size > 0:
-            if (found := store.resume(key, plan.size, token, damaged)) is not None:
+            if (found := job.store.resume(job.key, plan.size, token, job.damaged)) is not None:
                 return found[0], Plan(plan.size, part_size), {part.number: part for part in found[1]}
-    upload_ = store.begin(key, oid, plan.size, damaged)
+    upload_ = job.store.begin(job.key, job.oid, plan.size, job.damaged)
     if upload_.token:
         journal.begin({"size": plan.size, "part_size": plan.part_size, "token": upload_.token})
     return upload_, plan, {}
