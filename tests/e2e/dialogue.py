@@ -206,6 +206,14 @@ def files_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
+def left_in_tmp(storage: Path) -> list[str]:
+    """The files where an LFS storage has those that git-lfs renames; but for those of its own filters.
+
+    These have numbers for names, and stay where git does not wait for a filter that it started to look for changes.
+    """
+    return [name for name in files_below(storage / "tmp") if not name.isdigit()]
+
+
 def watch_agent(home: Home, log: Path, *options: str) -> None:
     """Lets git-lfs start the agent under the spy; after `lfs-agent install`."""
     words = ["-I", "-S", SPY, log, WORKER, *options]

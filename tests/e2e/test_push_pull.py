@@ -17,7 +17,7 @@ import pytest
 
 from tests.cellar import Cellar
 from tests.conftest import absent
-from tests.e2e.dialogue import files_below, processes_of, seen_by_spy, watch_agent
+from tests.e2e.dialogue import files_below, left_in_tmp, processes_of, seen_by_spy, watch_agent
 from tests.machine import Home
 from tests.servers import Server, Tls, Versitygw
 
@@ -73,7 +73,7 @@ def round_trip(cellar: Cellar, guest: Home, to: Path) -> dict[str, str]:
     assert (to / "empty.bin").read_bytes() == b""
     assert guest.git("status", "--porcelain", cwd=to).stdout == ""
     assert sorted(objects_of(to)) == sorted(oids.values())
-    assert files_below(to / ".git" / "lfs" / "tmp") == []
+    assert left_in_tmp(to / ".git" / "lfs") == []
     assert files_below(to / ".git" / "lfs" / "incomplete") == []
     return oids
 
@@ -222,7 +222,7 @@ def test_a_flipped_byte_in_the_bucket_never_arrives(
     assert pulled.returncode != 0
     assert f"s3://{cellar.bucket}/{cellar.key(oid)} is damaged: its SHA-256 is " in pulled.stderr
     assert objects_of(tmp_path / "clone") == []
-    assert files_below(tmp_path / "clone" / ".git" / "lfs" / "tmp") == []
+    assert left_in_tmp(tmp_path / "clone" / ".git" / "lfs") == []
     assert (tmp_path / "clone" / "weights.bin").read_text().startswith("version https://git-lfs")
 
 
@@ -287,7 +287,7 @@ def test_nothing_is_written_outside_the_git_folder_and_git_lfs_only_renames(
     for oid in oids.values():
         (note,) = [note for name, note in handed_over.items() if oid in name]
         assert cellar.local_object(oid, clone).stat().st_ino == note["inode"]
-    assert files_below(clone / ".git" / "lfs" / "tmp") == []
+    assert left_in_tmp(clone / ".git" / "lfs") == []
     assert files_below(clone / ".git" / "lfs" / "incomplete") == []
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.cellar import Cellar
-from tests.e2e.dialogue import files_below
+from tests.e2e.dialogue import files_below, left_in_tmp
 from tests.machine import Home
 from tests.servers import Server
 
@@ -43,7 +43,7 @@ def test_a_repository_may_be_anywhere(git_lfs: Path | None, cellar: Cellar, tmp_
     for where in (work, clone):
         storage = where / ".git" / "lfs"
         assert files_below(storage / "objects") == sorted(place(oid).removeprefix("objects/") for oid in oids)
-        assert files_below(storage / "tmp") == files_below(storage / "incomplete") == []
+        assert left_in_tmp(storage) == files_below(storage / "incomplete") == []
         home = cellar.home
         assert "2 present" in home.run("lfs-agent", "verify", cwd=where).stdout
         assert "2 objects" in home.run("lfs-agent", "log", cwd=where).stdout
@@ -118,7 +118,7 @@ def test_a_bare_mirror_sends_all_versions_of_all_branches(cellar: Cellar, any_se
         client.delete_object(Bucket=cellar.bucket, Key=cellar.key(oid))
     cellar.home.git("lfs", "push", "--all", "origin", cwd=mirror)
     assert cellar.keys() == sorted(map(cellar.key, oids))
-    assert files_below(mirror / "lfs" / "tmp") == files_below(mirror / "lfs" / "incomplete") == []
+    assert left_in_tmp(mirror / "lfs") == files_below(mirror / "lfs" / "incomplete") == []
 
 
 # A storage that two clones share
