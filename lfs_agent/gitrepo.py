@@ -93,9 +93,13 @@ def _entry(text: str, origin: str) -> Entry:
 
 @dataclass(frozen=True)
 class ConfigFile:
-    """One file of git configuration, read and written by git itself; it need not exist."""
+    """One file of git configuration, read and written by git itself; it need not exist.
+
+    `dry_run`: it is only read, and what would change is told.
+    """
 
     path: Path
+    dry_run: bool = False
 
     @property
     def content(self) -> bytes:
@@ -120,25 +124,36 @@ class ConfigFile:
         """Makes `value` the only one of `key`; False where it was that already."""
         if self.values(key) == [value]:
             return False
-        git("config", "--file", str(self.path), "--replace-all", key, value)
+        self._write("--replace-all", key, value)
         return True
 
     def add(self, key: str, value: str) -> bool:
         """Makes `value` one of those of `key`; False where it was that already."""
         if value in self.values(key):
             return False
-        git("config", "--file", str(self.path), "--add", key, value)
+        self._write("--add", key, value)
         return True
 
     def unset(self, key: str, value: str) -> bool:
         """Takes `value` from `key`; False where it was not there."""
         if value not in self.values(key):
             return False
-        git("config", "--file", str(self.path), "--fixed-value", "--unset-all", key, value)
+        self._write("--fixed-value", "--unset-all", key, value)
         return True
+
+    def _write(self, *words: str) -> None:
+        if not self.dry_run:
+            git("config", "--file", str(self.path), *words)
+
+    def remove(self) -> None:
+        """Deletes the file."""
+        if not self.dry_run:
+            self.path.unlink()
 
     def replace(self, content: bytes) -> None:
         """Writes the file anew, under the lock that git itself takes."""
+        if self.dry_run:
+            return
         file = self.path.resolve()
         lock = file.with_name(f"{file.name}.lock")
         try:
@@ -150,20 +165,20 @@ class ConfigFile:
             raise UsageError(f"{lock} exists: another git process writes {file}, or one was killed") from None
 
 
-def config_file(scope: Scope, cwd: str | Path | None = None) -> ConfigFile:
+def config_file(scope: Scope, cwd: str | Path | None = None, *, dry_run: bool = False) -> ConfigFile:
     """The file that `git config --SCOPE` writes.
 
     Raises UsageError for "local" outside of a repository.
     """
     match scope:
         case "local":
-            return ConfigFile(Repository(Path(cwd or ".")).common_dir / "config")
+            return ConfigFile(Repository(Path(cwd or ".")).common_dir / "config", dry_run)
         case "global":
-            return ConfigFile(_global_file())
+            return ConfigFile(_global_file(), dry_run)
         case "system":
             # The only question that every git answers: which file it would open in an editor.
             done = run_git(["config", "--system", "--edit"], cwd=cwd, environ={**os.environ, "GIT_EDITOR": "echo"})
-            return ConfigFile(Path(done.stdout.decode(errors="surrogateescape").strip() or "/etc/gitconfig"))
+            return ConfigFile(Path(done.stdout.decode(errors="surrogateescape").strip() or "/etc/gitconfig"), dry_run)
 
 
 def _global_file() -> Path:

@@ -8,13 +8,14 @@ git-remote-s3 have been told here is taken over: their objects are found where t
 import argparse
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from lfs_agent import log
 from lfs_agent.adopt import PLACEHOLDER, Found, stores
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
+from lfs_agent.commands import steps
 from lfs_agent.commands.wording import plain
 from lfs_agent.config import from_query, resolve
 from lfs_agent.errors import TargetError, UsageError
@@ -43,13 +44,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--remote", metavar="NAME", help="the store of this remote alone")
     parser.add_argument("--force", action="store_true", help="replace another store that is named already")
+    steps.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    told = steps.Steps(arguments.dry_run, arguments.json)
     repo = Repository(Path.cwd())
     top = _top(repo)
-    file, attributes = ConfigFile(_plain(top / ".lfsconfig")), _plain(top / ".gitattributes")
-    theirs = None if arguments.url else adopted(repo, top, arguments.remote)
+    file = ConfigFile(_plain(top / ".lfsconfig"), arguments.dry_run)
+    attributes = _plain(top / ".gitattributes")
+    theirs = None if arguments.url else adopted(repo, top, arguments.remote, told)
     target, url = checked(theirs.url if theirs else arguments.url)
     remote = arguments.remote or repo.default_remote()
     named = LfsUrl(url, "the URL", committed=True)
@@ -62,50 +66,56 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     tracked_before = tracks(repo)
 
     if arguments.remote:
-        name_for_remote(repo, file, arguments.remote, url)
-    elif file.set("lfs.url", url):
-        print(f".lfsconfig: lfs.url = {url}")
+        name_for_remote(repo, file, arguments.remote, url, told)
     else:
-        print(f".lfsconfig: lfs.url = {url} already")
+        changed = file.set("lfs.url", url)
+        told.tell(".lfsconfig", f".lfsconfig: lfs.url = {url}{'' if changed else ' already'}", changed=changed)
+    if not tracked_before:
+        text = f".gitattributes: {len(WEIGHTS)} kinds of weights go to Git LFS ({', '.join(WEIGHTS)})"
+        told.tell(".gitattributes", text, changed=True)
+    if identity and config_file("global", dry_run=arguments.dry_run).add(TRUSTED_KEY, identity):
+        told.tell("trust", f"{identity} is trusted now, since you named it", changed=True)
+    if arguments.dry_run:
+        return 0
     if not tracked_before:
         track(attributes)
-        print(f".gitattributes: {len(WEIGHTS)} kinds of weights go to Git LFS ({', '.join(WEIGHTS)})")
     git("add", "--force", "--", ".lfsconfig", *([] if tracked_before else [".gitattributes"]), cwd=top)
-    if identity and config_file("global").add(TRUSTED_KEY, identity):
-        print(f"{identity} is trusted now, since you named it")
-    print_next(repo, target, remote, earlier_objects=tracked_before)
-    if theirs:
-        print_adopted(cellar, theirs)
+    if not arguments.json:
+        print("next:")
+    for command in next_steps(repo, target, remote, earlier_objects=tracked_before):
+        told.advise(command)
+    for command in adopted_steps(cellar, theirs) if theirs else ():
+        told.advise(command)
     if not repo.value(f"{SECTION}.path"):
         print("git-lfs does not know this agent on this machine yet; run: lfs-agent install", file=sys.stderr)
     return 0
 
 
-def adopted(repo: Repository, top: Path, remote: str | None) -> Found:
+def adopted(repo: Repository, top: Path, remote: str | None, told: steps.Steps) -> Found:
     """The store that another agent was told of.
 
     Raises UsageError where there is none, or more than one.
     """
     found = stores(repo, ConfigFile(_plain(top / ".lfsdalconfig")), remote)
     if len(found) == 1:
-        print(f"{plain(found[0].origin)}: {plain(found[0].url)}")
+        told.tell("store", f"{found[0].origin}: {found[0].url}", changed=False)
         return found[0]
     if not found:
         raise UsageError(
             "say where the objects are to be: lfs-agent init s3::BUCKET/PREFIX (there is nothing here of lfs-dal, "
             "lfs-s3 or git-remote-s3)"
         )
-    told = "; ".join(f"{plain(store.origin)}: {plain(store.url)}" for store in found)
-    raise UsageError(f"several agents have been told of stores here, say which is meant: {told}")
+    all_of_them = "; ".join(f"{plain(store.origin)}: {plain(store.url)}" for store in found)
+    raise UsageError(f"several agents have been told of stores here, say which is meant: {all_of_them}")
 
 
-def print_adopted(cellar: Cellar, theirs: Found) -> None:
+def adopted_steps(cellar: Cellar, theirs: Found) -> Iterator[str]:
     """What else there is to do with objects that another agent stored."""
     if theirs.committed:
-        print(f"  lfs-agent trust {cellar.claim.identity}   (the repository names this server: is it right?)")
-    print("  lfs-agent verify --deep   (are the objects whole?)")
+        yield f"lfs-agent trust {cellar.claim.identity}   (the repository names this server: is it right?)"
+    yield "lfs-agent verify --deep   (are the objects whole?)"
     if theirs.profile:
-        print(f"  git config lfs-agent.profile {plain(theirs.profile)}   (the remote names it)")
+        yield f"git config lfs-agent.profile {theirs.profile}   (the remote names it)"
 
 
 def checked(url: str) -> tuple[Target, str]:
@@ -142,7 +152,7 @@ def conflicts(repo: Repository, file: ConfigFile, url: str, remote: str | None) 
     return [log.redact(sentence) for sentence in dict.fromkeys(found)]
 
 
-def name_for_remote(repo: Repository, file: ConfigFile, remote: str, url: str) -> None:
+def name_for_remote(repo: Repository, file: ConfigFile, remote: str, url: str, told: steps.Steps) -> None:
     """Writes `remote.<remote>.lfsurl`; a store for all remotes becomes that of each other one.
 
     git-lfs looks at no remote's own store where there is one for all.
@@ -152,10 +162,11 @@ def name_for_remote(repo: Repository, file: ConfigFile, remote: str, url: str) -
         for other in others:
             if other != remote and not file.values(f"remote.{other}.lfsurl"):
                 file.set(f"remote.{other}.lfsurl", common)
-                print(f".lfsconfig: remote.{other}.lfsurl = {plain(common)}, which was lfs.url for all remotes")
+                text = f".lfsconfig: remote.{other}.lfsurl = {common}, which was lfs.url for all remotes"
+                told.tell(".lfsconfig", text, changed=True)
         file.unset("lfs.url", common)
-    file.set(f"remote.{remote}.lfsurl", url)
-    print(f".lfsconfig: remote.{remote}.lfsurl = {url}")
+    changed = file.set(f"remote.{remote}.lfsurl", url)
+    told.tell(".lfsconfig", f".lfsconfig: remote.{remote}.lfsurl = {url}", changed=changed)
 
 
 def trusted_by_this(cellar: Cellar, target: Target, *, elsewhere: bool) -> str:
@@ -191,16 +202,15 @@ def track(attributes: Path) -> None:
     attributes.write_bytes(before + newline + lines.encode())
 
 
-def print_next(repo: Repository, target: Target, remote: str, *, earlier_objects: bool) -> None:
+def next_steps(repo: Repository, target: Target, remote: str, *, earlier_objects: bool) -> Iterator[str]:
     """What to run now."""
-    print("next:")
     if run_git(["diff", "--cached", "--quiet", "--", ":/.lfsconfig", ":/.gitattributes"]).returncode:
-        print(f'  git commit -m "Keep the weights in {target}"')
+        yield f'git commit -m "Keep the weights in {target}"'
     if remote not in repo.remotes():
-        print(f"  git remote add {remote} URL")
-    print(f"  git push {remote} HEAD")
+        yield f"git remote add {remote} URL"
+    yield f"git push {remote} HEAD"
     if earlier_objects and run_git(["rev-parse", "--verify", "--quiet", "HEAD"]).returncode == 0:
-        print(f"  git lfs push --all {remote}   (the objects of earlier commits)")
+        yield f"git lfs push --all {remote}   (the objects of earlier commits)"
 
 
 def _top(repo: Repository) -> Path:

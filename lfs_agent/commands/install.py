@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from lfs_agent.commands import steps
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import ConfigFile, Entry, Scope, config_file, git, read_config, run_git
 from lfs_agent.registration import FILTER, GET_GIT_LFS, SECTION, another_agent, registration
@@ -15,7 +16,7 @@ from lfs_agent.registration import FILTER, GET_GIT_LFS, SECTION, another_agent, 
 EXAMPLES = """\
 examples:
   lfs-agent install
-  lfs-agent install --local
+  lfs-agent install --local --dry-run        what would be written for this repository alone?
 """
 
 ADDED_KEY: Final = f"{SECTION}.added"
@@ -30,6 +31,7 @@ _HOOKS: Final = ("pre-push", "post-checkout", "post-commit", "post-merge")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scopes(parser)
+    steps.add_arguments(parser)
 
 
 def add_scopes(parser: argparse.ArgumentParser) -> None:
@@ -43,18 +45,21 @@ def add_scopes(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     scope: Scope = arguments.scope
+    told = steps.Steps(arguments.dry_run, arguments.json)
     if run_git(["lfs", "version"]).returncode:
         raise UsageError(f"git-lfs is not installed: {GET_GIT_LFS}")
-    file = config_file(scope)
+    file = config_file(scope, dry_run=arguments.dry_run)
     seen = _seen(scope, file)
     if other := another_agent(seen, file.path):
         raise UsageError(other)
     wants_filter = not any(entry.key in FILTER for entry in seen)
     changed = register(file, [*_before(file), *(_with_filter(scope, file) if wants_filter else [])])
     if wants_filter:
-        git("lfs", "install", "--skip-repo" if scope == "global" else f"--{scope}")
-        print("git lfs install: done, since git-lfs was not set up yet")
-    print(f"{'registered' if changed else 'registered already'} for s3:: and dir:: in {file.path}")
+        if not arguments.dry_run:
+            git("lfs", "install", "--skip-repo" if scope == "global" else f"--{scope}")
+        told.tell("git lfs install", "git lfs install, since git-lfs was not set up yet", changed=True)
+    already = "" if changed else " already"
+    told.tell("registration", f"registered{already} for s3:: and dir:: in {file.path}", changed=changed)
     return 0
 
 

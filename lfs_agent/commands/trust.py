@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
+from lfs_agent.commands import steps
 from lfs_agent.commands.init import checked
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository, config_file
@@ -19,7 +20,7 @@ from lfs_agent.trust import Claim, parse_identity
 EXAMPLES = """\
 examples:
   lfs-agent trust
-  lfs-agent trust s3.example.org:9000/weights
+  lfs-agent trust s3.example.org:9000/weights --dry-run
 """
 
 
@@ -33,25 +34,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="show what is trusted, and change nothing")
     what.add_argument("--remove", action="store_true", help="trust it no longer")
+    steps.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    file = config_file("global")
+    told = steps.Steps(arguments.dry_run, arguments.json)
+    file = config_file("global", dry_run=arguments.dry_run)
     repo = Repository(Path.cwd())
     if arguments.list:
         if arguments.identity:
             raise UsageError("--list shows everything: leave the store out")
         for trusted in file.values(TRUSTED_KEY):
-            print(trusted)
+            told.tell("trust", trusted, changed=False)
         return 0
-    identities = [identity_of(arguments.identity, repo, environ)] if arguments.identity else named(repo, environ)
+    identities = [identity_of(arguments.identity, repo, environ)] if arguments.identity else named(repo, environ, told)
     for identity in identities:
         if arguments.remove:
             removed = file.unset(TRUSTED_KEY, identity)
-            print(f"{identity} is no longer trusted" if removed else f"{identity} was not trusted")
+            text = f"{identity} is no longer trusted" if removed else f"{identity} was not trusted"
+            told.tell("trust", text, changed=removed)
         else:
             added = file.add(TRUSTED_KEY, identity)
-            print(f"{identity} is trusted now" if added else f"{identity} was trusted already")
+            text = f"{identity} is trusted now" if added else f"{identity} was trusted already"
+            told.tell("trust", text, changed=added)
     return 0
 
 
@@ -63,18 +68,19 @@ def identity_of(text: str, repo: Repository, environ: Mapping[str, str]) -> str:
     return parse_identity(text)
 
 
-def named(repo: Repository, environ: Mapping[str, str]) -> list[str]:
+def named(repo: Repository, environ: Mapping[str, str], told: steps.Steps) -> list[str]:
     """The identities of the stores that the repository itself names, for downloads and uploads; each is shown."""
     remote = repo.default_remote()
     operations: tuple[Operation, ...] = ("download", "upload")
     cellars = {cellar.named: cellar for cellar in (Cellar(repo, op, remote, environ) for op in operations)}
     identities = []
     for url, cellar in cellars.items():
-        print(f"{url.origin}: {described(cellar.claim)}")
+        told.tell("store", f"{url.origin}: {described(cellar.claim)}", changed=False)
         if url.committed:
             identities.append(cellar.claim.identity)
         else:
-            print("this one is named by you, not by the repository: nothing to trust")
+            text = "this one is named by you, not by the repository: nothing to trust"
+            told.tell("trust", text, changed=False)
     return list(dict.fromkeys(identities))
 
 

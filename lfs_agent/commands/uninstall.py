@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Mapping
 
+from lfs_agent.commands import steps
 from lfs_agent.commands.install import ADDED_KEY, VERSION, add_scopes
 from lfs_agent.gitrepo import ConfigFile, config_file, run_git
 from lfs_agent.registration import FILTER, NAME, SCHEME_KEYS, SECTION
@@ -11,26 +12,29 @@ from lfs_agent.registration import FILTER, NAME, SCHEME_KEYS, SECTION
 EXAMPLES = """\
 examples:
   lfs-agent uninstall
-  lfs-agent uninstall --local
+  lfs-agent uninstall --local --dry-run      what would be taken out of this repository's configuration?
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_scopes(parser)
+    steps.add_arguments(parser)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    file = config_file(arguments.scope)
+    told = steps.Steps(arguments.dry_run, arguments.json)
+    file = config_file(arguments.scope, dry_run=arguments.dry_run)
     added = " ".join(file.values(ADDED_KEY)).split()
     content = file.content
-    if "hooks" in added:
+    if "hooks" in added and not arguments.dry_run:
         run_git(["lfs", "uninstall", "--local"])  # removes hooks that are as git-lfs wrote them, no others
     if not unregister(file, content, added):
-        print(f"{NAME} is not registered in {file.path}")
+        told.tell("registration", f"{NAME} is not registered in {file.path}", changed=False)
         return 0
-    print(f"{NAME} is no longer registered in {file.path}")
+    told.tell("registration", f"{NAME} is no longer registered in {file.path}", changed=True)
     if "filter" in added:
-        print("git lfs install came with it and is undone as well; if you need Git LFS elsewhere: git lfs install")
+        text = "git lfs install came with it and is undone as well; if you need Git LFS elsewhere: git lfs install"
+        told.tell("git lfs install", text, changed=True)
     return 0
 
 
@@ -48,7 +52,7 @@ def unregister(file: ConfigFile, before: bytes, added: list[str]) -> bool:
     if "newline" in added and _last_line(before) != _last_line(after):  # nothing was written below ours since
         after = after.removesuffix(b"\n")
     if "file" in added and not after:
-        file.path.unlink()
+        file.remove()
     else:
         file.replace(after)
     return True

@@ -96,7 +96,7 @@ def test_the_registered_program_runs_without_a_path(home: Home) -> None:
 def test_git_lfs_is_set_up_where_it_was_not(home: Home) -> None:
     said = home.install().stdout
 
-    assert "git lfs install: done" in said
+    assert "git lfs install, since git-lfs was not set up yet" in said
     assert get(home, "filter.lfs.process") == "git-lfs filter-process"
     assert "git lfs install" not in home.install().stdout
 

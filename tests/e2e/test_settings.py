@@ -671,3 +671,47 @@ def test_a_push_elsewhere_by_the_user_s_own_word_does_not_ask(cellar: Cellar, an
     cellar.push()
 
     assert len(any_server.keys(elsewhere)) == 1
+
+
+# What a command would do
+
+
+@pytest.mark.parametrize(
+    "before, words",
+    [
+        ([], ["install"]),
+        ([], ["install", "--local"]),
+        (["install"], ["uninstall"]),
+        (["install --local"], ["uninstall", "--local"]),
+        ([], ["init", "dir::/srv/share"]),
+        (["init s3::cellar"], ["init", "s3::backup", "--remote", "backup"]),
+        ([], ["trust", "dir::/srv/share"]),
+        (["trust dir::/srv/share"], ["trust", "--remove", "dir::/srv/share"]),
+    ],
+    ids=" ".join,
+)
+def test_a_dry_run_changes_nothing_and_tells_what_the_run_then_does(
+    home: Home, work: Path, before: list[str], words: list[str]
+) -> None:
+    home.git("remote", "add", "origin", "/srv/origin.git", cwd=work)
+    for earlier in before:
+        agent(home, *earlier.split(), cwd=work)
+    was = files(home, work)
+
+    would = agent(home, *words, "--dry-run", cwd=work)
+    told = [json.loads(line) for line in agent(home, *words, "--dry-run", "--json", cwd=work).stdout.splitlines()]
+
+    assert files(home, work) == was
+    assert [line["status"] for line in told].count("todo") == would.stdout.count("would be done: ") > 0
+    done = [json.loads(line) for line in agent(home, *words, "--json", cwd=work).stdout.splitlines()]
+    assert files(home, work) != was
+    expected = [{**line, "status": "done" if line["status"] == "todo" else line["status"]} for line in told]
+    assert [line for line in done if line["status"] != "next"] == expected
+    again = [json.loads(line) for line in agent(home, *words, "--json", cwd=work).stdout.splitlines()]
+    assert {line["status"] for line in again} <= {"ok", "next"}
+
+
+def files(home: Home, work: Path) -> dict[Path, bytes]:
+    """What install, init and trust write to."""
+    found = [path for folder in (home.folder, work) for path in folder.rglob("*")]
+    return {path: path.read_bytes() for path in found if path.is_file()}

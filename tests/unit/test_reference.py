@@ -12,7 +12,7 @@ import pytest
 
 from docs import generate
 from lfs_agent.cli import COMMANDS, main
-from lfs_agent.commands import config, log, prune, repair, uploads, verify
+from lfs_agent.commands import config, log, prune, repair, steps, uploads, verify
 from lfs_agent.config import SETTINGS
 from lfs_agent.doctor import Line
 from lfs_agent.pointer import Pointer, parse_oid
@@ -86,6 +86,7 @@ def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
         set(config.Row._fields),
         {field.name for field in fields(Line)},
         {field.name for field in fields(Step)} | {"document"},
+        set(steps.to_json("", "", "")),
     ]
     failure = next(line for line in tables[4].splitlines() if line.startswith("| `failures`"))
     assert set(re.findall("`([^`]+)`", failure)) == {"failures", *session["failures"][0]}
