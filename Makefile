@@ -9,7 +9,7 @@ ARGS ?=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: venv
 venv:
@@ -44,8 +44,12 @@ demo: venv ## a cellar of real model files goes to S3 and comes back, through gi
 .PHONY: bench
 bench: venv ## start-up and throughput, beside the peers that tests/install/peers.sh has installed
 	@$(INSTALL) git-lfs
-	@if command -v go >/dev/null; then $(INSTALL) git-lfs-newest versitygw; fi
+	@if command -v go >/dev/null; then $(INSTALL) git-lfs-newest versitygw toxiproxy; fi
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+.PHONY: bench-docs
+bench-docs: venv ## the newest results of make bench, or those that ARGS names, as tables and plots of the docs' page
+	@$(BIN)/python -m tests.bench.page $(ARGS)
 
 .PHONY: soak
 soak: venv ## gigabytes and slow links: a 6 GiB object over each server, the workers' memory printed

@@ -1,19 +1,19 @@
 """Who races: our agent, its peers, the floor and the yardsticks, and how git-lfs is led to each."""
 
+import shlex
 import shutil
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
 import lfs_agent
+from lfs_agent.registration import SECTION, registration
 from tests.bench import null_agent
+from tests.bench.results import Role
 from tests.servers import Server, cache
 
 WORKER = Path(lfs_agent.__file__).with_name("worker.py")
-
-Role = Literal["ours", "peer", "floor", "yardstick"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Place:
     """Where one contender's objects go: a prefix of its own."""
 
     server: Server
+    endpoint: str
+    """Of the server, or of the link that leads to it."""
     bucket: str
     prefix: str
     origin: Path
@@ -49,6 +51,8 @@ class Agent:
     role: Role
     program: str | None
     register: Callable[[str, Place], Registration]
+    workers: int | None = None
+    """Of `lfs.concurrenttransfers`; git-lfs's own number where None."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,9 @@ def program_of(contender: Contender) -> str | None:
 
 
 def _lfs_agent(_: str, place: Place) -> Registration:
+    keys = registration()
     return Registration(
-        # As `lfs-agent install` writes it.
-        (sys.executable, "-I", "-S", str(WORKER)),
+        (keys[f"{SECTION}.path"], *shlex.split(keys[f"{SECTION}.args"])),
         str(place.origin),
         {"lfs.s3::.standalonetransferagent": "contender"},
         {".lfsconfig": {"lfs.url": f"s3::{place.bucket}/{place.prefix}"}},
@@ -95,7 +99,7 @@ def _git_remote_s3(program: str, place: Place) -> Registration:
 
 
 def _object_store(program: str, place: Place) -> Registration:
-    url = f"s3+{place.server.endpoint}/{place.bucket}/{place.prefix}"
+    url = f"s3+{place.endpoint}/{place.bucket}/{place.prefix}"
     return Registration((program,), f"{url}?addressing=path&region={place.server.region}", _FOR_ALL)
 
 
@@ -105,7 +109,7 @@ def _lfs_s3(program: str, place: Place) -> Registration:
         "access_key_id": server.access_key,
         "secret_access_key": server.secret_key,
         "bucket": place.bucket,
-        "endpoint": server.endpoint,
+        "endpoint": place.endpoint,
         "region": server.region,
         "root_path": place.prefix,
         "use_path_style": "true",
@@ -121,7 +125,7 @@ def _lfs_dal(program: str, place: Place) -> Registration:
         "lfs-dal.scheme": "s3",
         "lfs-dal.bucket": place.bucket,
         "lfs-dal.root": f"/{place.prefix}",
-        "lfs-dal.endpoint": server.endpoint,
+        "lfs-dal.endpoint": place.endpoint,
         "lfs-dal.region": server.region,
     }
     keys = {"lfs-dal.access-key-id": server.access_key, "lfs-dal.secret-access-key": server.secret_key}
@@ -131,6 +135,13 @@ def _lfs_dal(program: str, place: Place) -> Registration:
 
 def _prefix_url(place: Place) -> str:
     return f"s3://{place.bucket}/{place.prefix}/"
+
+
+def with_workers(contender: Contender, numbers: Sequence[int]) -> list[Contender]:
+    """An agent once for each number of workers, instead of git-lfs's own; a yardstick as it is."""
+    if isinstance(contender, Yardstick) or not numbers:
+        return [contender]
+    return [replace(contender, name=f"{contender.name} x{number}", workers=number) for number in numbers]
 
 
 CONTENDERS: tuple[Contender, ...] = (

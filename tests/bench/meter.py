@@ -11,10 +11,10 @@ SOURCE = Path(__file__).with_name("meter.c")
 
 @dataclass(frozen=True)
 class Used:
-    """By all processes of a run: CPU seconds, the sum of each one's peak RSS, how many they were."""
+    """By all processes of a run: CPU seconds, the sum of each one's peak PSS (None: not told), how many they were."""
 
     cpu_s: float
-    rss_mib: float
+    pss_mib: float | None
     processes: int
 
 
@@ -48,4 +48,5 @@ class Meter:
         lines = [line.split() for line in self.log.read_text().splitlines()]
         self.log.unlink()
         cpu_s = sum(float(user) + float(system) for user, system, _ in lines)
-        return Used(cpu_s, sum(int(peak) for _, _, peak in lines) / 1024, len(lines))
+        peaks = [int(peak) for _, _, peak in lines if peak != "-1"]
+        return Used(cpu_s, sum(peaks) / 1024 if peaks else None, len(lines))

@@ -3,6 +3,7 @@
 #
 #   git-lfs         by apt-get or brew; the only thing that is installed system-wide without being asked for
 #   git-lfs-newest  git-lfs 3.8.1 by `go install`, into the cache
+#   toxiproxy       Toxiproxy 2.12.0 by `go install`, into the cache: `make bench` puts it before a store that is far away
 #   versitygw       Versity S3 Gateway 1.8.0 by `go install`, into the cache
 #   localstack      LocalStack 4.13.1 in a virtual environment of its own, in the cache
 #   gto             GTO 1.10.1, likewise
@@ -64,10 +65,10 @@ apt_install() {
     apt-get install -q -y --no-install-recommends "$@"
 }
 
-# go_install NAME VERSION MODULE TIME
+# go_install NAME VERSION MODULE TIME [PROGRAM]: the program's name where it is another one.
 go_install() {
   local name=$1 version=$2 module=$3 time=$4 dir=$cache/$1-$2
-  if [ ! -x "$dir/$name" ]; then
+  if [ ! -x "$dir/${5:-$name}" ]; then
     have go || fail "$name $version is built with Go, which is not here: see https://go.dev/doc/install" || return
     say "Building $name $version with Go ($time, once) …"
     fresh "$name"
@@ -153,6 +154,10 @@ install_versitygw() {
   link versitygw-1.8.0 versitygw
 }
 
+install_toxiproxy() {
+  go_install toxiproxy 2.12.0 github.com/Shopify/toxiproxy/v2/cmd/server@v2.12.0 "half a minute" server
+}
+
 install_ml_cellar() {
   local dir=$cache/ml-cellar-0.2.0
   if [ ! -x "$dir/ml-cellar" ]; then
@@ -230,8 +235,8 @@ case $1 in
   *)
     for name in "$@"; do
       case $name in
-        git-lfs|git-lfs-newest|versitygw|localstack|ml-cellar|gto|ceph|nss-wrapper|all-ci) "install_${name//-/_}" ;;
-        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, versitygw, localstack, ml-cellar, gto, ceph, nss-wrapper, all-ci" || exit 2 ;;
+        git-lfs|git-lfs-newest|toxiproxy|versitygw|localstack|ml-cellar|gto|ceph|nss-wrapper|all-ci) "install_${name//-/_}" ;;
+        *) fail "\"$name\" is not one of git-lfs, git-lfs-newest, toxiproxy, versitygw, localstack, ml-cellar, gto, ceph, nss-wrapper, all-ci" || exit 2 ;;
       esac
     done ;;
 esac
