@@ -14,10 +14,11 @@ from lfs_agent.config import Settings, Value, from_environ, from_git, from_query
 from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.layout import key_of
+from lfs_agent.pace import PacedStore
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
-from lfs_agent.retry import Notice, Patience, RetryingStore, RetryingUploads
-from lfs_agent.session import Budget, Handover, SessionFiles
+from lfs_agent.retry import Lanes, Notice, Patience, RetryingStore, RetryingUploads
+from lfs_agent.session import Bandwidth, Budget, Handover, SessionFiles, Slots
 from lfs_agent.store import Store, Uploads
 from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_target
 from lfs_agent.trust import Claim, check, check_scheme
@@ -114,7 +115,10 @@ class Cellar:
             if isinstance(target, FolderTarget)
             else self._s3(target, patience, handover, connections)
         )
-        return RetryingStore(store, patience), patience
+        patient = RetryingStore(store, patience)
+        if rate := self.settings.bandwidth:
+            return PacedStore(patient, Bandwidth(rate, shared.bandwidth if shared else None), stop), patience
+        return patient, patience
 
     def uploads(self, *, stop: threading.Event, connections: int) -> Uploads:
         """What nobody has finished in the store; as for `open`, nothing has been asked of it.
@@ -145,12 +149,14 @@ class Cellar:
     def _patience(
         self, stop: threading.Event, notice: Notice | None = None, shared: SessionFiles | None = None
     ) -> Patience:
+        most = self.settings.concurrency
         return Patience(
             first_deadline_s=self.settings.first_deadline,
             deadline_s=self.settings.deadline,
             budget=Budget(self.settings.retries, shared.retries if shared else None),
             stop=stop,
             notice=notice,
+            lanes=Lanes(most, Slots(most, shared.slot) if shared else None) if most else None,
             store=f"{self.claim.endpoint} ({self.target})" if self.claim.endpoint else str(self.target),
         )
 

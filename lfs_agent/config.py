@@ -43,6 +43,8 @@ class Settings:
     requester_pays: bool = False
     part_size: int = 16 * MIB
     streams: int | None = None
+    bandwidth: int | None = None
+    concurrency: int | None = None
     read_timeout: float = 60.0
     first_deadline: float = 6.0
     deadline: float = 300.0
@@ -145,6 +147,22 @@ def _streams(text: str) -> int:
     return int(text)
 
 
+def _bandwidth(text: str) -> int:
+    try:
+        rate = parse_size(text.strip().removesuffix("/s"))
+    except ValueError:
+        raise ValueError("not bytes a second such as 20MB/s") from None
+    if rate < 16 * KIB:
+        raise ValueError("less than 16KB/s: no request would come to its end in time")
+    return rate
+
+
+def _concurrency(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 256:
+        raise ValueError("not a number from 1 to 256")
+    return int(text)
+
+
 def _retries(text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,6}", text):
         raise ValueError("not a number from 0 to 999999")
@@ -227,6 +245,18 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         _streams,
         "number",
         "Parts of one object in flight at once, in each worker; 16 divided by the workers.",
+    ),
+    Setting(
+        "bandwidth",
+        _bandwidth,
+        "bytes a second",
+        "Move no more than that, as 20MB/s: all workers of a push or pull together, each direction on its own.",
+    ),
+    Setting(
+        "concurrency",
+        _concurrency,
+        "number",
+        "Have no more requests under way than that: all workers of a push or pull together.",
     ),
     Setting(
         "read_timeout",

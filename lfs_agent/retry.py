@@ -4,13 +4,13 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TypeVar
 
 from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
-from lfs_agent.session import Budget
+from lfs_agent.session import Budget, Slots
 from lfs_agent.store import (
     Body,
     Marker,
@@ -38,12 +38,13 @@ class Lanes:
     """How many requests may be under way at once: as many as come, until the store asks for fewer.
 
     That halves them, once for all that were under way together; then, each time as many have succeeded as there are
-    lanes, there is one more.
+    lanes, there is one more, up to the `most` that there may be; with `slots` that is what all workers may have.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most: float = math.inf, slots: Slots | None = None) -> None:
         self._change = threading.Condition()
-        self._width = math.inf
+        self._most = self._width = most
+        self._slots = slots
         self._under_way = 0
         self._rounds = 0
 
@@ -58,7 +59,8 @@ class Lanes:
             self._under_way += 1
             rounds = self._rounds
         try:
-            yield
+            with self._slots.one(stop) if self._slots else nullcontext():
+                yield
         except TransientError as error:
             self._leave(busy_in=rounds if error.busy else None)
             raise
@@ -72,7 +74,7 @@ class Lanes:
             if busy_in == self._rounds:
                 self._rounds += 1
                 self._width = max(1.0, min(self._width, self._under_way) / 2)
-            self._width += wider
+            self._width = min(self._most, self._width + wider)
             self._under_way -= 1
             self._change.notify_all()
 
@@ -94,11 +96,12 @@ class Patience:
         stop: threading.Event,
         notice: Notice | None = None,
         store: str = "the store",
+        lanes: Lanes | None = None,
     ) -> None:
         self._first_deadline_s = first_deadline_s
         self._deadline_s = deadline_s
         self._budget = budget
-        self._lanes = Lanes()
+        self._lanes = lanes or Lanes()
         self._stop = stop
         self._notice = notice
         self._store = store

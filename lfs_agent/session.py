@@ -1,21 +1,32 @@
 """What the workers of one git-lfs process share: a name, files of that name, and what they tell each other there."""
 
 import json
+import math
 import os
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from lfs_agent.errors import DiskError
-from lfs_agent.lease import lease
+from lfs_agent.errors import DiskError, StoppedError
+from lfs_agent.lease import lease, take
+from lfs_agent.parts import KIB
 
 KEPT_SESSIONS: Final = 20
 RECORD_LIMIT: Final = 4 << 20
 """Bytes; a record that is longer keeps only warnings and errors."""
+
+_TURNS: Final = 16
+"""Of moving bytes under a limit, in a second."""
+_SHORTEST_TURN: Final = 4 * KIB
+_MADE_UP_S: Final = 0.25
+"""So much time that nobody took is made up for: threads don't wake up on the dot."""
+_FARTHEST_S: Final = 600.0
+"""Nobody gives away so much ahead: it was another session, before this machine was started."""
+_SLOT_POLL_S: Final = 0.01
 
 _SHELLS: Final = frozenset({"sh", "dash", "bash", "zsh", "busybox"})
 
@@ -83,6 +94,16 @@ class SessionFiles(NamedTuple):
     def retries(self) -> Path:
         """For Budget."""
         return self.folder / f"{self.name}.retries"
+
+    @property
+    def bandwidth(self) -> Path:
+        """For Bandwidth."""
+        return self.folder / f"{self.name}.bandwidth"
+
+    @property
+    def slot(self) -> Path:
+        """For Slots."""
+        return self.folder / f"{self.name}.slot"
 
     @property
     def login(self) -> Path:
@@ -171,6 +192,82 @@ class Budget:
         return self._left
 
 
+class Bandwidth:
+    """Whose turn it is to move bytes, so that all workers of a session together move `rate` of them a second.
+
+    The file `path` says up to when (by `clock`, which all processes of a machine share) all time is given away; without
+    one this process gives away its own.
+    """
+
+    def __init__(self, rate: int, path: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.turn: Final = max(_SHORTEST_TURN, rate // _TURNS)
+        """Bytes that are moved in one turn: few, so that no connection is silent for long, however many wait."""
+        self._rate = rate
+        self._path = path
+        self._clock = clock
+        self._giving = threading.Lock()  # of the time: this process's threads need not wait for each other at the file
+        self._given = -math.inf
+
+    def wait(self, size: int, stop: threading.Event) -> None:
+        """Returns when `size` bytes may be moved. Raises StoppedError."""
+        while size > 0:
+            if stop.wait(max(0.0, self.give(min(size, self.turn), stop) - self._clock())):
+                raise StoppedError("stopped")
+            size -= self.turn
+
+    def give(self, size: int, stop: threading.Event) -> float:
+        """When `size` bytes may be moved: the time that they take is given away. Raises StoppedError."""
+        with self._giving, ExitStack() as stack:
+            fd = None
+            if self._path:
+                with suppress(DiskError):  # a full disk: then each worker gives away its own time
+                    fd = stack.enter_context(lease(self._path, stop)).fd
+            now = self._clock()
+            begin = max(self._read(fd), now - _MADE_UP_S)
+            if not begin <= now + _FARTHEST_S:  # or no number
+                begin = now
+            self._given = begin + size / self._rate
+            if fd is not None:
+                with suppress(OSError):
+                    os.pwrite(fd, b"%-30.6f" % self._given, 0)
+            return begin
+
+    def _read(self, fd: int | None) -> float:
+        with suppress(OSError, ValueError):
+            if fd is not None and (text := os.pread(fd, 30, 0)):
+                return float(text)
+        return self._given
+
+
+class Slots:
+    """How many requests all workers of a session may have under way: each holds one of `count` files of their own.
+
+    The kernel lets go of it when a worker ends, however it ends.
+    """
+
+    def __init__(self, count: int, path: Path) -> None:
+        self._paths = [path.with_name(f"{path.name}{number}") for number in range(count)]
+
+    @contextmanager
+    def one(self, stop: threading.Event) -> Iterator[None]:
+        """A place for one request. Raises StoppedError while waiting for it."""
+        with ExitStack() as stack:
+            with suppress(OSError, DiskError):  # a full disk: then each worker has as many places for itself
+                while (fd := self._taken()) is None:
+                    if stop.wait(_SLOT_POLL_S):
+                        raise StoppedError("stopped")
+                stack.callback(os.close, fd)
+            yield
+
+    def _taken(self) -> int | None:
+        for path in self._paths:
+            if not path.exists():
+                path.touch()
+            if (fd := take(path)) is not None:
+                return fd
+        return None
+
+
 class Handover:
     """One login for all workers: the first leaves it here for the others, in its memory, never in a file.
 
@@ -234,7 +331,6 @@ def sweep(state_dir: Path, running: str = "") -> None:
             changed[path.stem] = max(changed.get(path.stem, 0.0), path.stat().st_mtime)
     changed.pop(running, None)
     for name in sorted(changed, key=lambda name: changed[name])[:-KEPT_SESSIONS]:
-        files = SessionFiles(state_dir / "sessions", name)
-        for path in (files.record, files.cause, files.retries, files.login):
+        for path in (state_dir / "sessions").glob(f"{name}.*"):
             with suppress(OSError):
-                path.unlink(missing_ok=True)
+                path.unlink()

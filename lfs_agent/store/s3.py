@@ -213,6 +213,8 @@ class S3Store:
         self._connection = connection
         self._settings = settings
         self._connections = connections
+        # Under a limit whoever waits for their turn has little of it, and no connection rests for long.
+        self._block = max(_FIRST_BLOCK, min(_BLOCK, settings.bandwidth // 16)) if settings.bandwidth else _BLOCK
         self._on_answer = on_answer
         self._login = Login(connection.ask_chain, handover, on_secret)
         connection.session.register_component("credential_provider", self._login)
@@ -632,7 +634,7 @@ class S3Store:
                 raise TransientError(f"{self.address(key)}: the store sent bytes from {first}, not from {start}")
             position, block = start, _FIRST_BLOCK
             while position < stop and (chunk := self._read(body, key, min(block, stop - position))):
-                block = min(_BLOCK, 2 * block)  # where silence breaks it off, most of what came is kept
+                block = min(self._block, 2 * block)  # where silence breaks it off, most of what came is kept
                 write(position, chunk)
                 position += len(chunk)
         if position < min(stop, size):

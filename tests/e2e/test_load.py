@@ -1,8 +1,15 @@
-"""A store that has too much to do: the workers of a push ask again together, not each for itself, and fewer at once."""
+"""What all workers of a push do together: ask again, and fewer at once, where the store has too much to do; limits."""
+
+import os
+import signal
+import subprocess
+import time
+from dataclasses import replace
 
 from tests.cellar import Cellar
+from tests.e2e.dialogue import processes_of, wait_for
 from tests.e2e.test_faults import through, use
-from tests.proxy import INTERNAL_ERROR, SLOW_DOWN, Rule, Seen, Throttle
+from tests.proxy import INTERNAL_ERROR, SLOW_DOWN, Rule, Seen, Stall, Throttle
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -46,3 +53,43 @@ def test_a_store_that_asks_for_fewer_requests_gets_fewer_at_once(cellar: Cellar,
     assert cellar.keys() == [cellar.key(oid)]
     assert max(under_way(parts, seen.at) for seen in parts if seen.at < told) == 8
     assert max(under_way(parts, seen.at) for seen in parts if seen.at > told) < 8  # four, and more after successes
+
+
+def test_all_workers_together_keep_to_a_bandwidth(cellar: Cellar, any_server: Server) -> None:
+    """How near they come to it, both ways: make soak."""
+    rate = 100 * 1024
+    for number in range(8):
+        cellar.write(f"{number}.bin", MIB, number)
+    cellar.commit("Fill the cellar")
+    with through(cellar, any_server) as proxy:
+        use(cellar, proxy)
+        environ = cellar.home.environ | {"LFS_AGENT_BANDWIDTH": "100KB/s"}
+        with subprocess.Popen(
+            ["git", "push", "-q", "origin", "HEAD"], cwd=cellar.work, env=environ, start_new_session=True
+        ) as push:
+            wait_for(lambda: sum(seen.method == "PUT" for seen in proxy.requests) == 8, 60)
+            began, before = time.monotonic(), sum(seen.request_bytes for seen in proxy.requests)
+            time.sleep(2.5)
+            moved = sum(seen.request_bytes for seen in proxy.requests) - before
+            seconds = time.monotonic() - began
+            os.killpg(push.pid, signal.SIGTERM)
+        wait_for(lambda: processes_of(cellar.home) == {}, 15)
+
+    assert 0 < moved < rate * (seconds + 1)  # what is on its way already is far less than a second's
+
+
+def test_all_workers_together_have_no_more_requests_under_way_than_they_may(cellar: Cellar, any_server: Server) -> None:
+    for number in range(6):
+        cellar.write(f"{number}.bin", 1000, number)
+    cellar.write("model.safetensors", 20 * MIB)  # four parts
+    cellar.commit("Fill the cellar")
+    with through(cellar, any_server, Rule(Stall("answer-head", 0.3))) as proxy:
+        use(cellar, proxy)
+        cellar.home.environ["LFS_AGENT_CONCURRENCY"] = "3"
+        cellar.push()
+        requests = proxy.requests
+
+    assert len(cellar.keys()) == 7
+    # For so long each is under way at least, whenever the proxy finds the time to note its end.
+    counted = [replace(seen, ended=seen.at + 0.3) for seen in requests]
+    assert max(under_way(counted, seen.at) for seen in counted) == 3

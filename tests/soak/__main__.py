@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: large objects, a slow link, 10,000 objects that nobody takes, 10,000 seeded storms.
+"""`python -m tests.soak`: large objects, a slow link, a bandwidth, 10,000 objects that nobody takes, seeded storms.
 
 Ends with 1 where a claim does not hold. Needs four times the size of the large objects on disk.
 """
@@ -17,13 +17,14 @@ import pytest
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
 from tests.servers import KINDS, Ceph, Server, Versitygw, cache
+from tests.soak import limit
 from tests.soak.book import MIB, Book
 from tests.soak.journey import Journey
 from tests.soak.refused import Refused
 from tests.storm.campaign import Campaign
 from tests.storm.crew import Crew, running_servers
 
-PARTS = ("large", "many", "slow", "refused", "storm")
+PARTS = ("large", "many", "slow", "limit", "refused", "storm")
 SLOW = 1_000_000
 """Bytes a second of the slow link."""
 
@@ -78,6 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _many(base, size // 6, git_lfs, book)
     if "slow" in parts:
         _slow(base, arguments.minutes, git_lfs, book)
+    if "limit" in parts:
+        _limit(base, git_lfs, book)
     if "refused" in parts:
         _refused(base, arguments.objects, git_lfs, book)
     if "storm" in parts:
@@ -104,6 +107,15 @@ def _many(base: Path, size: int, git_lfs: Path | None, book: Book) -> None:
     book.title(f"eight objects of {size / (1 << 30):g} GiB, versitygw")
     with _folder(base) as folder, Versitygw(folder / "s") as server:
         Journey(folder, server, server.endpoint, 8, size, git_lfs, pss_limit=500 * MIB).travel(book)
+
+
+def _limit(base: Path, git_lfs: Path | None, book: Book) -> None:
+    if reason := Versitygw.missing():
+        book.title(f"skipped: {reason}")
+        return
+    book.title(f"a bandwidth of {limit.RATE // MIB} MiB/s over half a minute")
+    with _folder(base) as folder, Versitygw(folder / "s") as server:
+        limit.keep_to_it(folder, server, git_lfs, book)
 
 
 def _refused(base: Path, count: int, git_lfs: Path | None, book: Book) -> None:

@@ -10,7 +10,17 @@ from pathlib import Path
 import pytest
 
 from lfs_agent.errors import StoppedError
-from lfs_agent.session import KEPT_SESSIONS, Breaker, Budget, Handover, name_session, records_in, sweep
+from lfs_agent.session import (
+    KEPT_SESSIONS,
+    Bandwidth,
+    Breaker,
+    Budget,
+    Handover,
+    Slots,
+    name_session,
+    records_in,
+    sweep,
+)
 
 NAME = "from lfs_agent.session import name_session; print(name_session())"
 
@@ -75,14 +85,16 @@ def test_records_are_in_order_and_only_the_last_ones_are_kept(tmp_path: Path) ->
     for number, name in reversed(list(enumerate(names))):
         (sessions / f"{name}.jsonl").write_bytes(b"")
         os.utime(sessions / f"{name}.jsonl", (number, number))
-    (sessions / f"{names[0]}.stop").write_bytes(b"")
-    os.utime(sessions / f"{names[0]}.stop", (0, 0))
+    for suffix in (".stop", ".bandwidth", ".slot3"):
+        (sessions / f"{names[0]}{suffix}").write_bytes(b"")
+        os.utime(sessions / f"{names[0]}{suffix}", (0, 0))
     (sessions / f"{names[-1]}.stop").write_bytes(b"")
 
     sweep(tmp_path)
 
     assert [path.stem for path in records_in(tmp_path)] == names[5:]
-    assert [path.name for path in sessions.glob("*.stop")] == [f"{names[-1]}.stop"]
+    others = [path.name for path in sessions.iterdir() if path.suffix != ".jsonl"]
+    assert others == [f"{names[-1]}.stop"]
 
 
 def test_the_running_session_is_kept_whatever_the_clock_said_before(tmp_path: Path) -> None:
@@ -217,3 +229,95 @@ def test_one_worker_at_a_time_logs_in(tmp_path: Path) -> None:
 
     with first.held(), pytest.raises(StoppedError), second.held():
         raise AssertionError("two at once")
+
+
+class Clock:
+    """Time as a test has it pass."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_one_worker_moves_the_others_wait_for(tmp_path: Path) -> None:
+    stop, clock = threading.Event(), Clock()
+    workers = [Bandwidth(1_000_000, tmp_path / "one.bandwidth", clock) for _ in range(8)]
+
+    turns = [workers[number % 8].give(50_000, stop) - clock.now for number in range(80)]
+
+    # Four megabytes take four seconds: but for a quarter, which nobody has moved anything in before.
+    assert turns == pytest.approx([0.05 * number - 0.25 for number in range(80)])
+
+
+def test_time_that_nobody_took_is_not_made_up_for(tmp_path: Path) -> None:
+    stop, clock = threading.Event(), Clock()
+    one, other = (Bandwidth(1_000_000, tmp_path / "one.bandwidth", clock) for _ in range(2))
+    one.give(1_000_000, stop)
+
+    clock.now += 60
+
+    assert [one.give(500_000, stop) - clock.now for _ in range(2)] == pytest.approx([-0.25, 0.25])
+    assert other.give(500_000, stop) - clock.now == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("left", [b"", b"a page of somebody else's", b"999999999999", b"inf", b"nan"])
+def test_a_bandwidth_gets_over_what_else_is_in_its_file(tmp_path: Path, left: bytes) -> None:
+    (tmp_path / "one.bandwidth").write_bytes(left)
+    bandwidth = Bandwidth(1_000_000, tmp_path / "one.bandwidth", Clock())
+
+    begun = bandwidth.give(1_000_000, threading.Event())
+
+    assert 999 < begun <= 1000
+    assert bandwidth.give(1, threading.Event()) == begun + 1
+
+
+def test_without_a_file_a_bandwidth_is_a_workers_own(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for path in (None, tmp_path / "file" / "one.bandwidth"):
+        bandwidth = Bandwidth(1_000_000, path, Clock())
+
+        assert [bandwidth.give(1_000_000, threading.Event()) for _ in range(2)] == [999.75, 1000.75]
+
+
+def test_who_waits_for_their_turn_can_be_stopped() -> None:
+    stop = threading.Event()
+    bandwidth = Bandwidth(20_000)
+    threading.Timer(0.2, stop.set).start()
+
+    with pytest.raises(StoppedError):
+        bandwidth.wait(1_000_000_000, stop)
+
+
+def test_no_more_requests_are_under_way_than_there_are_slots(tmp_path: Path) -> None:
+    stop = threading.Event()
+    one, other = (Slots(2, tmp_path / "one.slot") for _ in range(2))
+    threading.Timer(0.2, stop.set).start()
+    with one.one(stop), other.one(stop), pytest.raises(StoppedError), one.one(stop):
+        pass
+    with one.one(stop):
+        pass
+
+
+def test_the_slots_of_a_worker_that_was_killed_are_free(tmp_path: Path) -> None:
+    path = tmp_path / "one.slot"
+    hold = (
+        "import sys, threading; from pathlib import Path; from lfs_agent.session import Slots\n"
+        "with Slots(1, Path(sys.argv[1])).one(threading.Event()): print(flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout
+        worker.stdout.readline()
+        slots = Slots(1, path)
+        assert slots._taken() is None
+        worker.kill()
+        with slots.one(threading.Event()):
+            pass
+
+
+def test_without_files_requests_are_made_anyhow(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+
+    with Slots(1, tmp_path / "file" / "one.slot").one(threading.Event()):
+        pass
