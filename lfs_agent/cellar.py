@@ -4,7 +4,7 @@ import os
 import threading
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lfs_agent.store.folder import FolderStore
     from lfs_agent.store.s3 import Connection, S3Store
     from lfs_agent.store.s3bucket import S3Bucket
+    from lfs_agent.store.s3control import S3Control
+    from lfs_agent.store.s3files import DiskFiles, S3Files
 
 TRUSTED_KEY: Final = "lfs-agent.trusted"
 _MAX_CELLAR_FILE: Final = 1 << 13
@@ -146,6 +148,44 @@ class Cellar:
 
         return S3Bucket(self._s3(target, patience, None, 1), patience.call)
 
+    def disk_files(self, first: Path) -> "DiskFiles":
+        """A report or an inventory on disk."""
+        from lfs_agent.store.s3files import DiskFiles
+
+        return DiskFiles(first)
+
+    def s3_files(self, first: S3Target, *, stop: threading.Event) -> "S3Files":
+        """A report or an inventory in some bucket, by the settings of the cellar's; as for `open`, nothing is asked.
+
+        Raises TargetError, UsageError, CredentialsError.
+        """
+        from lfs_agent.store.s3files import S3Files
+
+        patience = self._patience(stop)
+        return S3Files(self._s3(first, patience, None, 1), first.prefix, patience.call)
+
+    def control(self, *, stop: threading.Event) -> "S3Control":
+        """What manages jobs at Amazon, for the bucket; as for `open`, nothing has been asked of it.
+
+        Raises TargetError, also where the store is not Amazon's; UsageError, CredentialsError.
+        """
+        target, patience = self.target, self._patience(stop)
+        if isinstance(target, FolderTarget):
+            raise TargetError(f"{target} is a folder, not a bucket")
+        from lfs_agent.store.s3 import own_endpoint
+        from lfs_agent.store.s3control import S3Control
+
+        control, sts = (own_endpoint(self._session, self.environ, name) for name in ("s3_control", "sts"))
+        if self.claim.endpoint and not control:
+            raise TargetError(
+                f"{self.claim.endpoint} is not Amazon's, and S3 Batch Operations is: run this against Amazon, or name "
+                "an endpoint that has it by AWS_ENDPOINT_URL_S3_CONTROL"
+            )
+        for endpoint in filter(None, (control, sts)):
+            check_scheme(endpoint, allow_http=self.settings.allow_http)
+        store = self._s3(target, patience, None, 1)
+        return S3Control(store, patience.call, control=control, sts=sts)
+
     def _patience(
         self, stop: threading.Event, notice: Notice | None = None, shared: SessionFiles | None = None
     ) -> Patience:
@@ -173,10 +213,11 @@ class Cellar:
         connection = self.connection
         from lfs_agent.store.s3 import S3Store
 
+        own = isinstance(self.target, S3Target) and target.bucket == self.target.bucket
         return S3Store(
             target.bucket,
             connection,
-            self.settings,
+            self.settings if own else replace(self.settings, expected_owner=None),
             abilities=self.state_dir / "stores.json",
             modes=self.repo.modes,
             handover=handover,

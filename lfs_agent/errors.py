@@ -16,6 +16,7 @@ AgentError
 │   ├── ArchivedError     there, but not readable now
 │   ├── ConflictError     another writer was first
 │   └── UnsupportedError  the store does not know what was asked of it
+├── ReportError           what Amazon wrote about a bucket can't be used
 ├── TransientError        worth asking again
 ├── ProtocolError         git-lfs said something that is not in the protocol
 └── StoppedError          we were told to stop
@@ -115,6 +116,10 @@ class UnsupportedError(ObjectError):
     """The store does not know what was asked of it: there may be a simpler way to ask."""
 
     code = 501
+
+
+class ReportError(AgentError):
+    """A report or an inventory is broken, of another bucket, or not what it should be."""
 
 
 class TransientError(AgentError):

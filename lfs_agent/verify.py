@@ -3,9 +3,9 @@
 import hashlib
 import threading
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence, Set
+from collections.abc import Callable, Generator, Mapping, Sequence, Set
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from lfs_agent.errors import (
@@ -24,8 +24,9 @@ from lfs_agent.selection import Wanted
 from lfs_agent.store import ObjectStat, Store
 
 Status = Literal["present", "missing", "damaged", "unproven", "archived", "unknown"]
-Depth = Literal["presence", "checksum", "deep"]
-"""What is asked: key and size; whether the store's own checksum says that it is the object; its content, hashed."""
+Depth = Literal["presence", "checksum", "report", "deep"]
+"""What is asked: key and size; whether the store's own checksum says that it is the object, one that it keeps or one
+that a job has computed; its content, hashed."""
 Proof = Literal["", "upload", "store", "read"]
 """Who says that it is the object: nobody; its upload, which recorded the hash, while the store keeps a checksum of its
 own over the bytes; the store's own SHA-256; we, who read and hashed it."""
@@ -54,6 +55,8 @@ class Finding:
     proof: Proof = ""
     found: ObjectStat | None = None
     """What the store says of the key; None where nothing is there, or it could not be asked."""
+    as_of: str = ""
+    """When that was so, by an inventory or a report (ISO 8601, in UTC); "" where the store was asked now."""
 
     @property
     def proven(self) -> bool:
@@ -69,13 +72,33 @@ class Verdict:
     reason: str = ""
     proof: Proof = ""
     found: ObjectStat | None = None
+    as_of: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """What a job at the store found: the SHA-256 of an object in hex, and its ETag then; or why there is none."""
+
+    sha256: str
+    etag: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is known of objects before the store is asked, by key, and since when (as `Finding.as_of`)."""
+
+    as_of: str = ""
+    there: Set[str] = frozenset()
+    """Present, by an inventory: of these the store is not asked."""
+    computed: Mapping[str, Computed] = field(default_factory=dict)
 
 
 class Judge:
     """Asks one store. Usable from several threads; after `cause` is set it asks nothing more.
 
     `sample`: the objects that are read; None: all of them where `depth` is "deep". `on_read` is told of the bytes,
-    from any thread.
+    from any thread. `evidence`: in place of a list where the depth is "presence"; what a job computed for "report".
     """
 
     def __init__(
@@ -85,6 +108,7 @@ class Judge:
         *,
         depth: Depth = "presence",
         sample: Set[Oid] | None = None,
+        evidence: Evidence | None = None,
         stop: threading.Event | None = None,
         on_read: Callable[[int], None] = lambda size: None,
     ) -> None:
@@ -92,6 +116,7 @@ class Judge:
         self._key = key
         self._depth = depth
         self._sample = sample
+        self._evidence = evidence or Evidence()
         self._listed: dict[str, ObjectStat] = {}
         self._stop = stop or threading.Event()
         self._on_read = on_read
@@ -118,9 +143,9 @@ class Judge:
 
     def _look_up(self, wanted: Sequence[Wanted], threads: int) -> None:
         """Lists what is there, where that takes fewer requests; what is not in the list is asked for by itself."""
-        if self._depth != "presence" or len(wanted) < _WORTH_LISTING:
+        keys = {self._key(each.pointer.oid) for each in wanted} - self._evidence.there
+        if self._depth not in ("presence", "report") or len(keys) < _WORTH_LISTING:
             return
-        keys = {self._key(each.pointer.oid) for each in wanted}
         least, most = self._key(Oid("0" * 64)), self._key(Oid("f" * 64))
         digits = next(at for at, (one, other) in enumerate(zip(least, most, strict=True)) if one != other)
         groups = Counter(key[: digits + 1] for key in keys)
@@ -150,7 +175,7 @@ class Judge:
         verdict = Verdict("unknown", self._why()) if self.cause else self._asked(key, pointer)
         address = self._store.address(key)
         what = verdict.status, pointer, key, address, verdict.reason, wanted.paths, verdict.proof, verdict.found
-        return Finding(*what)
+        return Finding(*what, verdict.as_of)
 
     def _asked(self, key: str, pointer: Pointer) -> Verdict:
         try:
@@ -179,6 +204,8 @@ class Judge:
     def _judged(self, key: str, pointer: Pointer) -> Verdict:
         if pointer.size == 0:  # git-lfs neither sends nor fetches what is empty
             return Verdict("present", proof="read")
+        if key in self._evidence.there:
+            return Verdict("present", as_of=self._evidence.as_of)
         found = self._listed.get(key) or self._store.stat(key)
         if found is None:
             self._check_alive(key)
@@ -191,6 +218,11 @@ class Judge:
             return Verdict("damaged", f"it has {found.size} bytes, not {pointer.size}")
         if found.sha256 and not found.proves(pointer.oid):
             return Verdict("damaged", f"its SHA-256 is {found.sha256}, as the store itself says")
+        if self._depth == "report":
+            computed = _by_report(pointer, found, self._evidence.computed.get(key))
+            if computed.status != "present" or not found.archived:
+                return replace(computed, as_of=self._evidence.as_of)
+            return Verdict("archived", found.archived, computed.proof, as_of=self._evidence.as_of)
         if found.archived:
             return Verdict("archived", found.archived)
         if self._depth == "deep" and (self._sample is None or pointer.oid in self._sample):
@@ -235,6 +267,19 @@ class Judge:
         if position != size:
             raise DamagedError(f"it ends at byte {position}, not {size}")
         return digest.hexdigest()
+
+
+def _by_report(pointer: Pointer, found: ObjectStat, computed: Computed | None) -> Verdict:
+    """What a job's report proves of what is there now: its ETag ties the two."""
+    if computed is None:
+        return Verdict("unproven", "the report has nothing of it: it was pushed later, or was not in the manifest")
+    if computed.reason:
+        return Verdict("unproven", computed.reason)
+    if not found.etag or found.etag.strip('"') != computed.etag:
+        return Verdict("unproven", "it is not the one that the report is about: it was replaced since")
+    if computed.sha256 != pointer.oid:
+        return Verdict("damaged", f"its SHA-256 is {computed.sha256}, as a Compute checksum job at the store found")
+    return Verdict("present", proof="store")
 
 
 def _proof(pointer: Pointer, found: ObjectStat) -> Proof:

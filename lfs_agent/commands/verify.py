@@ -21,6 +21,7 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands import at_rest
 from lfs_agent.commands.status import StatusLine
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
 from lfs_agent.errors import UsageError
@@ -43,6 +44,8 @@ READ_THREADS = 4
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "lfs-agent verify [-h] [--remote NAME] [--checksum | --deep [--sample N%%]] [--json] [--junit FILE]\n"
+        "                        [--inventory MANIFEST | --batch-report REPORT] [--max-age DAYS]\n"
+        "                        [--batch FILE [--role ARN] [--report URL] [--account ID] [--priority N] [--dry-run]]\n"
         "                        [--all] [--stdin] [REV | A..B | OID]... [-- PATH...]"
     )
     parser.add_argument("revisions", nargs="*", metavar="REV | A..B | OID", help="what to look at (default: HEAD)")
@@ -52,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument("--checksum", action="store_true", help="demand a checksum that the store itself has computed")
     depth.add_argument("--deep", action="store_true", help="read every object, and hash it")
+    at_rest.add_arguments(parser, depth)
     parser.add_argument("--sample", metavar="N%", type=_percent, help="with --deep: read so many of them, at random")
     parser.add_argument("--json", action="store_true", help="print every finding as one JSON object on a line")
     parser.add_argument("--junit", metavar="FILE", type=Path, help="write the findings as JUnit XML, too")
@@ -70,10 +74,11 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
     if arguments.sample and not arguments.deep:
         raise UsageError("--sample is for --deep")
+    at_rest.check_arguments(arguments)
     words = [*arguments.revisions, *(sys.stdin.read().split() if arguments.stdin else [])]
     if not words and not arguments.all and not arguments.stdin:
         words = ["HEAD"]
-    depth: Depth = "deep" if arguments.deep else "checksum" if arguments.checksum else "presence"
+    depth = _depth(arguments)
     threads = READ_THREADS if arguments.deep else STAT_THREADS
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)
     wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
@@ -83,10 +88,13 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         print(f"no LFS pointers in {told}: nothing to verify", file=sys.stderr if arguments.json else sys.stdout)
         return 0
     stop = threading.Event()
+    if arguments.batch:
+        return at_rest.start_job(arguments, cellar, wanted, stop)
+    evidence = at_rest.evidence_for(arguments, cellar, wanted, stop)
     store, _ = cellar.open(stop=stop, connections=threads)
     tally = Tally(len(wanted), len(irregular), visible=sys.stderr.isatty())
     sample = _sample(wanted, arguments.sample) if arguments.sample else None
-    judge = Judge(store, cellar.key, depth=depth, sample=sample, stop=stop, on_read=tally.read)
+    judge = Judge(store, cellar.key, depth=depth, sample=sample, evidence=evidence, stop=stop, on_read=tally.read)
     report = JUnit(f"lfs-agent verify {told}") if arguments.junit else None
     for path, reason in irregular:
         if report:
@@ -114,6 +122,12 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if judge.cause and arguments.json:
         print(f"lfs-agent verify: {plain(judge.cause)}", file=sys.stderr)
     return tally.status
+
+
+def _depth(arguments: argparse.Namespace) -> Depth:
+    if arguments.batch_report:
+        return "report"
+    return "deep" if arguments.deep else "checksum" if arguments.checksum else "presence"
 
 
 def choose_remote(repo: Repository, named: str | None) -> str:
@@ -165,7 +179,7 @@ _HIDES_FAILURES: Final = ("lfs.skipdownloaderrors", "lfs.allowincompletepush")
 def irregular_to_json(path: str, reason: str, *, depth: Depth) -> dict[str, Any]:
     """Such a file as `--json` prints it."""
     nothing = dict.fromkeys(("oid", "size", "key", "address"))
-    told = {"paths": [path], "proof": "", "proven": False, "depth": depth, "reason": reason}
+    told = {"paths": [path], "proof": "", "proven": False, "depth": depth, "as_of": None, "reason": reason}
     return {"status": "irregular", **nothing, **told}
 
 
@@ -181,6 +195,7 @@ def to_json(finding: Finding, *, depth: Depth) -> dict[str, Any]:
         "proof": finding.proof,
         "proven": finding.proven,
         "depth": depth,
+        "as_of": finding.as_of or None,
         "reason": redact(finding.reason),
     }
 
@@ -239,6 +254,7 @@ class Tally:
     _size: int = 0
     _not_asked: int = 0
     _proven: int = 0
+    _earlier: int = 0
     _read: int = 0
     _reading: threading.Lock = field(default_factory=threading.Lock)  # several threads read
     line: StatusLine = field(init=False)
@@ -251,6 +267,7 @@ class Tally:
         self.counts[finding.status] += 1
         self._size += finding.pointer.size
         self._proven += finding.proven
+        self._earlier += finding.status == "present" and bool(finding.as_of)
         self._not_asked += finding.reason == NOT_ASKED
         self._paint()
 
@@ -265,7 +282,8 @@ class Tally:
         self.line.paint(f"{self.counts.total():,} of {self.total:,} objects{read}")
 
     def __str__(self) -> str:
-        found = [f"{self.counts['present']:,} present ({self._proven:,} proven)"]
+        earlier = f", {self._earlier:,} as of an earlier day" if self._earlier else ""
+        found = [f"{self.counts['present']:,} present ({self._proven:,} proven{earlier})"]
         wrong = ("missing", "damaged", "unproven", "archived", "unknown")
         found += [f"{self.counts[name]:,} {name}" for name in wrong if self.counts[name]]
         found += [f"{self.irregular:,} irregular"] if self.irregular else []

@@ -92,8 +92,8 @@ class Connection:
         return create_credential_resolver(self.session).load_credentials()
 
 
-def own_endpoint(session: Session, environ: Mapping[str, str]) -> str:
-    """The S3 endpoint of AWS's own settings, in their documented order; "" where they name none.
+def own_endpoint(session: Session, environ: Mapping[str, str], service: str = "s3") -> str:
+    """The endpoint of AWS's own settings for a service, in their documented order; "" where they name none.
 
     Raises CredentialsError for a profile that is not there.
     """
@@ -106,9 +106,9 @@ def own_endpoint(session: Session, environ: Mapping[str, str]) -> str:
         return ""
     services = session.full_config.get("services", {}).get(profile.get("services"), {})
     return str(
-        environ.get("AWS_ENDPOINT_URL_S3")
+        environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
         or environ.get("AWS_ENDPOINT_URL")
-        or services.get("s3", {}).get("endpoint_url")
+        or services.get(service, {}).get("endpoint_url")
         or profile.get("endpoint_url")
         or ""
     )
@@ -140,7 +140,7 @@ class _Loader(Loader):
     """botocore's loader, without a look into the folders of all 400 services (20 ms) for the few that we use."""
 
     def list_available_services(self, type_name: str) -> list[str]:
-        return ["s3", "sso", "sso-oidc", "sts", "signin"]
+        return ["s3", "s3control", "sso", "sso-oidc", "sts", "signin"]
 
 
 def _chooses_identity(environ: Mapping[str, str]) -> bool:
@@ -282,6 +282,21 @@ class S3Store:
             return self._made
 
     def _new_client(self) -> Any:
+        client = self.client_of("s3", self._connection.endpoint)
+        client._endpoint.http_session = BoundedSession(client._endpoint.http_session)  # there is no other way in
+        events = client.meta.events
+        events.register_last("before-call.s3.PutObject", _without_expect)
+        events.register_first("choose-signer.s3.PutObject", _choose_signer)
+        events.register_first("choose-signer.s3.UploadPart", _choose_signer)
+        events.register("before-send.s3", _note_sending)
+        events.register_first("needs-retry.s3", _follow_only_a_name)
+        return client
+
+    def client_of(self, service: str, endpoint: str) -> Any:
+        """boto3's client of a service of AWS, with the settings of this store; `endpoint`: "" for Amazon's own.
+
+        Raises UsageError, UnreachableError.
+        """
         settings, connection = self._settings, self._connection
         if connection.ca and not _has_certificates(Path(connection.ca)):
             raise UnreachableError(
@@ -305,23 +320,15 @@ class S3Store:
             **({"signature_version": UNSIGNED} if settings.public else {}),
         )
         try:
-            client: Any = connection.session.create_client(
-                "s3",
+            return connection.session.create_client(
+                service,
                 region_name=connection.region,
-                endpoint_url=connection.endpoint or None,
+                endpoint_url=endpoint or None,
                 verify=connection.ca or None,
                 config=config,
             )
         except (BotoCoreError, ValueError) as error:
             raise translate(error, self._context("")) from error
-        client._endpoint.http_session = BoundedSession(client._endpoint.http_session)  # there is no other way in
-        events = client.meta.events
-        events.register_last("before-call.s3.PutObject", _without_expect)
-        events.register_first("choose-signer.s3.PutObject", _choose_signer)
-        events.register_first("choose-signer.s3.UploadPart", _choose_signer)
-        events.register("before-send.s3", _note_sending)
-        events.register_first("needs-retry.s3", _follow_only_a_name)
-        return client
 
     @cached_property
     def new_object(self) -> dict[str, Any]:
@@ -417,6 +424,10 @@ class S3Store:
                     self.abilities.learn(**way)
                     return answer
         raise refusal
+
+    def failure_at(self, server: str, error: Exception, doing: str) -> AgentError:
+        """Our error for boto3's, of a request for the bucket that another service than S3 was asked."""
+        return translate(error, replace(self._context("", doing), endpoint=server))
 
     def _translated(self, error: Exception, key: str, doing: str) -> AgentError:
         cause = error.kwargs.get("error") if isinstance(error, HTTPClientError) else None

@@ -90,6 +90,7 @@ _RIGHTS: Final = {
     "listing the unfinished uploads of": "s3:ListBucketMultipartUploads is needed",
     "listing the parts of": "s3:ListMultipartUploadParts is needed",
     "giving up": "s3:AbortMultipartUpload is needed",
+    "creating a batch job for": "s3:CreateJob is needed, and iam:PassRole on the job's role",
 }
 """What a request needs, by its verb; all others store."""
 
