@@ -139,9 +139,10 @@ def _said(row: list[str]) -> Computed:
         return Computed("", "", f"the job failed for it: {said or 'it does not say why'}")
     try:
         found = json.loads(message)
-        algorithm, kind, etag = (str(found[name]) for name in ("checksumAlgorithm", "checksumType", "etag"))
+        algorithm, kind = str(found["checksumAlgorithm"]), str(found["checksumType"])
+        etag = str(found.get("etag") or found.get("ETag") or "")
         digest = base64.b64decode(found["checksum_base64"], validate=True)
-    except (LookupError, ValueError, TypeError, RecursionError):
+    except (LookupError, ValueError, TypeError, AttributeError, RecursionError):
         return Computed("", "", "the report has no checksum of it")
     if (algorithm, kind, len(digest)) != ("SHA256", "FULL_OBJECT", 32):
         return Computed("", "", f"the job computed {algorithm[:20]} ({kind[:20]}), not the SHA-256 of the whole object")

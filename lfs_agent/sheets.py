@@ -108,7 +108,7 @@ def rows(files: Files, key: str, md5: str, width: int) -> Iterator[list[str]]:
     with reading(files, key), proven(files, key, md5) as file:
         plain = gzip.GzipFile(fileobj=file) if (key or files.name).endswith(".gz") else file
         text = io.TextIOWrapper(cast(BinaryIO, plain), "utf-8", newline="")
-        for row in csv.reader(_lines(text.readline), strict=True):
+        for row in csv.reader(_lines(text.readline), strict=True, skipinitialspace=True):
             if len(row) != width:
                 raise ValueError(f"a row has {len(row)} columns, not {width}")
             yield row

@@ -275,7 +275,9 @@ def _by_report(pointer: Pointer, found: ObjectStat, computed: Computed | None) -
         return Verdict("unproven", "the report has nothing of it: it was pushed later, or was not in the manifest")
     if computed.reason:
         return Verdict("unproven", computed.reason)
-    if not found.etag or found.etag.strip('"') != computed.etag:
+    if not (found.etag and computed.etag):
+        return Verdict("unproven", "nothing ties the report to what is there now: no ETag is told")
+    if found.etag.strip('"') != computed.etag:
         return Verdict("unproven", "it is not the one that the report is about: it was replaced since")
     if computed.sha256 != pointer.oid:
         return Verdict("damaged", f"its SHA-256 is {computed.sha256}, as a Compute checksum job at the store found")

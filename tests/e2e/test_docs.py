@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from lfs_agent.policy import Role, text_of
+from tests.amazon import Entry, Inventory, JobReport, succeeded
 from tests.cellar import Cellar, random_bytes
 from tests.e2e.conftest import HomeOf, with_ages
 from tests.machine import Home
@@ -147,6 +148,16 @@ def test_new_machine(cellar_at_host: Cellar, home_of: HomeOf) -> None:
 
 def test_verify(cellar_at_host: Cellar) -> None:
     follow(DOCS / "how-to" / "verify.md", cellar_at_host.home)
+
+
+def test_verify_at_rest(cellar_at_host: Cellar) -> None:
+    """Over an inventory and a report that were copied from Amazon."""
+    cellar, home = cellar_at_host, cellar_at_host.home.folder
+    key = cellar.key(hashlib.sha256(MODEL).hexdigest())
+    etag = cellar.server.client().head_object(Bucket="my-cellar", Key=key)["ETag"]
+    Inventory(home / "my-cellar" / "daily", "my-cellar").write([Entry(key, len(MODEL))])
+    JobReport(home / "cellar-job" / "job-1f2e").write([succeeded("my-cellar", key, MODEL, etag)])
+    follow(DOCS / "how-to" / "verify-at-rest.md", cellar.home)
 
 
 def test_repair(cellar_at_host: Cellar) -> None:
@@ -342,6 +353,18 @@ def test_the_policies_allow_what_the_agent_asks_and_no_more() -> None:
     assert _allowed("repairer") == _allowed("writer") == {right[call] for call in transfers}
     assert _allowed("reader") == {"s3:GetObject", "s3:ListBucket"}
     assert _allowed("caretaker") == {right[call] for call in clearing_up | {"list_parts"}}
+
+
+def test_the_policies_of_batch_jobs_are_json_and_let_amazon_run_them() -> None:
+    """No server that we can run knows them."""
+    folder = DOCS / "how-to" / "policies"
+    trust, role, creator = (json.loads((folder / f"batch-{name}.json").read_text()) for name in BATCH)
+    assert trust["Statement"][0]["Principal"] == {"Service": "batchoperations.s3.amazonaws.com"}
+    assert [each["Action"] for each in role["Statement"]] == [["s3:GetObject", "s3:GetObjectVersion"], "s3:PutObject"]
+    assert [each["Action"] for each in creator["Statement"]][:2] == ["s3:CreateJob", "iam:PassRole"]
+
+
+BATCH = ("trust", "role", "creator")
 
 
 def _calls(module: str) -> set[str]:

@@ -33,6 +33,7 @@ SCHEMA = {
     "proof": str,
     "proven": bool,
     "depth": str,
+    "as_of": type(None),
     "reason": str,
 }
 

@@ -1,4 +1,4 @@
-"""`python -m tests.soak`: large objects, a slow link, a bandwidth, 10,000 objects that nobody takes, seeded storms.
+"""`python -m tests.soak`: large objects, a slow link, a bandwidth, 10,000 refused objects, an inventory, storms.
 
 Ends with 1 where a claim does not hold. Needs four times the size of the large objects on disk.
 """
@@ -18,13 +18,14 @@ from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
 from tests.servers import KINDS, Ceph, Server, Versitygw, cache
 from tests.soak import limit
+from tests.soak.at_rest import AtRest
 from tests.soak.book import MIB, Book
 from tests.soak.journey import Journey
 from tests.soak.refused import Refused
 from tests.storm.campaign import Campaign
 from tests.storm.crew import Crew, running_servers
 
-PARTS = ("large", "many", "slow", "limit", "refused", "storm")
+PARTS = ("large", "many", "slow", "limit", "refused", "inventory", "storm")
 SLOW = 1_000_000
 """Bytes a second of the slow link."""
 
@@ -45,6 +46,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--minutes", type=float, default=2, help="on the slow link, both ways (default: %(default)s)")
     parser.add_argument("--objects", type=int, default=10_000, help="that nobody takes (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="of the inventory (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=10_000, help="of storms (default: %(default)s)")
     parser.add_argument("--storm-minutes", type=float, default=60, help="for them, in this call (default: %(default)s)")
     parser.add_argument("--at-once", type=int, default=2, help="of them (default: %(default)s)")
@@ -83,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         _limit(base, git_lfs, book)
     if "refused" in parts:
         _refused(base, arguments.objects, git_lfs, book)
+    if "inventory" in parts:
+        book.title(f"an inventory of {arguments.rows:,} rows")
+        with _folder(base) as folder:
+            AtRest(folder, arguments.rows).verify(book)
     if "storm" in parts:
         _storm(base, arguments, book)
     book.title(f"BROKEN: {len(book.broken)}" if book.broken else "All claims hold.")
