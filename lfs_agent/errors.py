@@ -22,7 +22,7 @@ AgentError
 └── StoppedError          we were told to stop
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 
 class AgentError(Exception):
@@ -87,6 +87,10 @@ class DamagedError(ObjectError):
 
     code = 422
     status = 1
+
+
+MENDED_BY: Final = "lfs-agent repair --deep replaces it, then push again"
+"""What a push that meets a DamagedError says to do."""
 
 
 class LocalError(ObjectError):

@@ -116,9 +116,7 @@ class Log:
 
 
 def _structured(level: str, file: str | None, bound: dict[str, Any]) -> Any:
-    # Here, not above: 70 ms that a push nobody logs does not pay.
-    import structlog
-
+    structlog = _import_structlog()
     lines = Lines(Path(file).expanduser()) if file else None
     write: Callable[[str], None] = lines.write if lines else _to_stderr
     return structlog.wrap_logger(
@@ -133,6 +131,20 @@ def _structured(level: str, file: str | None, bound: dict[str, Any]) -> Any:
         context_class=dict,
         cache_logger_on_first_use=True,
     ).bind(**bound)
+
+
+def _import_structlog() -> Any:
+    # Here, not above: 70 ms that a push nobody logs does not pay. Its console output, which nobody uses here, would
+    # import rich where there is one, for as long again: a module that is None can't be imported.
+    without_rich = "rich" not in sys.modules
+    if without_rich:
+        sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        import structlog
+    finally:
+        if without_rich:
+            del sys.modules["rich"]
+    return structlog
 
 
 class _Logger:

@@ -1,10 +1,12 @@
 """A cellar: a work tree that tracks weights with Git LFS, its bare remote, a committed `lfs.url`."""
 
 import hashlib
+import json
 import random
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.machine import Home
 from tests.servers import Server
@@ -15,6 +17,16 @@ PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 def random_bytes(size: int, seed: int) -> bytes:
     """The same `size` bytes for the same seed, incompressible."""
     return random.Random(seed).randbytes(size)
+
+
+def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
+    """By oid, what a command said with --json."""
+    return {finding["oid"]: finding for finding in map(json.loads, done.stdout.splitlines())}
+
+
+def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """By oid, the statuses of these."""
+    return {oid: finding["status"] for oid, finding in findings(done).items()}
 
 
 @dataclass(frozen=True)
@@ -83,6 +95,18 @@ class Cellar:
     def keys(self) -> list[str]:
         """The keys of all stored objects, in order."""
         return self.server.keys(self.bucket, self.prefix)
+
+    def put(self, oid: str, body: bytes) -> None:
+        """Writes into the bucket behind the agent's back."""
+        self.server.client().put_object(Bucket=self.bucket, Key=self.key(oid), Body=body)
+
+    def delete(self, oid: str) -> None:
+        """Takes an object from the bucket behind the agent's back."""
+        self.server.client().delete_object(Bucket=self.bucket, Key=self.key(oid))
+
+    def stored(self, oid: str) -> bytes:
+        """What the bucket has."""
+        return self.server.client().get_object(Bucket=self.bucket, Key=self.key(oid))["Body"].read()
 
     def local_object(self, oid: str, work: Path | None = None) -> Path:
         """Where git-lfs keeps an object locally, in this or another work tree."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lfs_agent import log
 from lfs_agent.cellar import Cellar
-from lfs_agent.commands.wording import plain
+from lfs_agent.commands.screen import Column, Screen
 from lfs_agent.config import SETTINGS, Settings, Value, from_environ, from_git, resolve
 from lfs_agent.errors import TargetError
 from lfs_agent.gitrepo import Repository
@@ -52,15 +52,13 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     repo = Repository(Path.cwd())
     remote = arguments.remote or repo.default_remote()
     cellar = Cellar(repo, "upload" if arguments.push else "download", remote, environ)
-    rows = list(rows_of(cellar))
-    width = max(len(text_of(row)) for row in rows)
+    screen, rows = Screen(), list(rows_of(cellar))
+    layout = Column(16), Column(max(len(text_of(row)) for row in rows)), Column()
     for row in rows:
         if arguments.json:
-            print(log.redact(json.dumps(row._asdict())))
-        elif arguments.show_origin:
-            print(plain(f"{row.name:<16} {text_of(row):<{width}}  {row.origin}"))
+            screen.line(log.redact(json.dumps(row._asdict())))
         else:
-            print(plain(f"{row.name:<16} {text_of(row)}".rstrip()))
+            screen.row(layout, row.name, text_of(row), *([row.origin] if arguments.show_origin else []))
     return 0
 
 

@@ -7,15 +7,17 @@ is not trusted is not asked. What rests on something that is broken is not looke
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from lfs_agent import log
+from lfs_agent.commands.screen import Column, Layout, Screen
 from lfs_agent.commands.verify import choose_remote
-from lfs_agent.commands.wording import plain
-from lfs_agent.doctor import Line, Patient, examine
+from lfs_agent.doctor import Patient, examine
 from lfs_agent.gitrepo import Repository
 
 EXAMPLES = """\
@@ -23,6 +25,8 @@ examples:
   lfs-agent doctor                    what is broken here?
   lfs-agent doctor --write-test       may I push objects, too?
 """
+
+_LINE: Final[Layout] = (Column(7), Column(15), Column())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,15 +43,14 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     repo = Repository(Path.cwd())
     remote = choose_remote(repo, arguments.remote) if arguments.remote else None
     counts: Counter[str] = Counter()
+    screen = Screen()
     for line in examine(Patient(repo, environ, remote, arguments.write_test)):
         counts[line.status] += 1
-        print(log.redact(json.dumps(asdict(line))) if arguments.json else spell(line), flush=True)
+        if arguments.json:
+            screen.line(log.redact(json.dumps(asdict(line))))
+        else:
+            screen.row(_LINE, line.status, line.check, line.text, note=f"to mend it: {line.mend}" if line.mend else "")
+        sys.stdout.flush()
     if counts["problem"]:
         return 1
     return 3 if counts["unknown"] else 0
-
-
-def spell(line: Line) -> str:
-    """A line for people."""
-    mend = f"; to mend it: {plain(line.mend)}" if line.mend else ""
-    return f"{line.status:8} {line.check}: {plain(line.text)}{mend}"

@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from lfs_agent.commands.screen import Column, Layout, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.errors import AgentError
 from lfs_agent.gitrepo import Repository
@@ -57,11 +58,14 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise AgentError("nothing is recorded here: no push or pull has moved objects through lfs-agent in this clone")
     shown = summaries[: arguments.count]
     places = find_places(repo) if any(summary.failures for summary in shown) else {}
+    screen = Screen()
     for number, summary in enumerate(shown):
         if arguments.json:
-            print(json.dumps(to_json(summary, places)))
-        else:
-            print(("\n" if number else "") + "\n".join(spell(summary, places)))
+            screen.line(json.dumps(to_json(summary, places)))
+            continue
+        if number:
+            screen.line("")
+        show(screen, summary, places)
     sys.stdout.flush()
     return 0
 
@@ -234,40 +238,43 @@ def to_json(summary: Summary, places: Places) -> dict[str, Any]:
     }
 
 
-def spell(summary: Summary, places: Places) -> Iterator[str]:
-    """A session as lines for people."""
+_FACT: Final[Layout] = (Column(13), Column())
+_OBJECT: Final[Layout] = (Column(64), Column(10, right=True), Column())
+
+
+def show(screen: Screen, summary: Summary, places: Places) -> None:
+    """A session, for people."""
     called, done = _OPERATIONS.get(summary.operation, _OPERATIONS["download"])
     at = datetime.fromtimestamp(summary.started).strftime("%Y-%m-%d %H:%M:%S")
     where = f"{called} {plain(summary.store)}" if summary.store else f"{called.split()[0]} (no store was reached)"
     remote = f", remote {plain(summary.remote)}" if summary.remote else ""
-    yield f"{where}{remote}, {at}, {spell_seconds(summary.seconds)}"
+    screen.line(f"{where}{remote}, {at}, {spell_seconds(summary.seconds)}")
     rate = f", {spell_size(summary.rate)}/s" if summary.bytes and summary.seconds else ""
-    moved = f"{spell_count(summary.objects, 'object')}, {spell_size(summary.bytes)}{rate}"
-    yield f"  {done:14} {moved}"
+    screen.row(_FACT, done, f"{spell_count(summary.objects, 'object')}, {spell_size(summary.bytes)}{rate}")
     if summary.skipped:
         unproven = f", {summary.unproven:,} of them unproven" if summary.unproven else ""
-        yield f"  {'already there':14} {spell_count(summary.skipped, 'object')}{unproven}"
+        screen.row(_FACT, "already there", f"{spell_count(summary.skipped, 'object')}{unproven}")
     if summary.retries:
-        yield f"  {'asked again':14} {spell_count(summary.retries, 'time')}"
+        screen.row(_FACT, "asked again", spell_count(summary.retries, "time"))
     if summary.failures:
-        yield f"  {'failed':14} {spell_count(len(summary.failures), 'object')}"
+        screen.row(_FACT, "failed", spell_count(len(summary.failures), "object"))
     if summary.workers > summary.finished:
-        yield "  not at its end: it is still running, or it was killed"
-    yield from _spell_failures(summary.failures.values(), places)
+        screen.line("not at its end: it is still running, or it was killed")
+    _show_failures(screen, summary.failures.values(), places)
 
 
-def _spell_failures(failures: Iterable[Failure], places: Places) -> Iterator[str]:
+def _show_failures(screen: Screen, failures: Iterable[Failure], places: Places) -> None:
     groups: dict[str, list[Failure]] = {}
     for failure in failures:
         groups.setdefault(_template(failure), []).append(failure)
     for template, group in groups.items():
         told = group[0].message if len(group) == 1 else template
-        yield f"\n  {spell_count(len(group), 'object')}: {plain(told)}"
+        screen.line(f"\n{spell_count(len(group), 'object')}: {plain(told)}")
         for failure in group[:_SHOWN_FAILURES]:
             path, size = places.get(failure.oid, ("", failure.size))
-            yield f"    {plain(failure.oid)}  {spell_size(size):>10}  {plain(path)}".rstrip()
+            screen.row(_OBJECT, failure.oid, spell_size(size), path)
         if len(group) > _SHOWN_FAILURES:
-            yield f"    and {len(group) - _SHOWN_FAILURES:,} more: lfs-agent log --json has them all"
+            screen.line(f"and {len(group) - _SHOWN_FAILURES:,} more: lfs-agent log --json has them all")
 
 
 def _template(failure: Failure) -> str:

@@ -20,7 +20,7 @@ from typing import Any, Final
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import verify
 from lfs_agent.commands.record import open_record
-from lfs_agent.commands.status import StatusLine
+from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     threads = verify.READ_THREADS if arguments.deep else verify.STAT_THREADS
     store, patience = cellar.open(stop=stop, connections=threads)
     store.connect()
-    tally = Tally(len(objects), len(dropped), as_json=arguments.json)
+    screen = Screen()
+    tally = Tally(screen, len(objects), len(dropped), as_json=arguments.json)
     recording = open_record(cellar, "prune", lambda: tally.totals() | {"retries": patience.retries})
     try:
         with recording if arguments.apply and dropped else nullcontext() as log:
@@ -72,7 +73,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
                 tally.show(judged)
     finally:
         stop.set()
-        tally.line.erase()
+        screen.close()
     print(f"{plain(cellar.target)}: {tally}", file=sys.stderr if arguments.json else sys.stdout)
     if pruner.cause and arguments.json:
         print(f"lfs-agent prune: {plain(pruner.cause)}", file=sys.stderr)
@@ -93,24 +94,23 @@ def to_json(judged: Judged) -> dict[str, Any]:
     }
 
 
-def spell(judged: Judged) -> str:
-    """An object as a line for people."""
-    words = f"{judged.status:8}  {judged.local.oid[:12]}  {spell_size(judged.local.size):>10}  "
-    if not judged.reason:
-        return words + plain(judged.address)
-    reason = judged.reason if judged.address in judged.reason else f"{judged.address}: {judged.reason}"
-    return words + plain(f"kept: {reason}")
+def show(screen: Screen, judged: Judged) -> None:
+    """An object as a row for people."""
+    told, local = judged.address, judged.local
+    if judged.reason:
+        told = f"kept: {judged.reason if told in judged.reason else f'{told}: {judged.reason}'}"
+    screen.row(OBJECT[:3], judged.status, local.oid[:12], spell_size(local.size), note=told)
 
 
 @dataclass
 class Tally:
     """Counts and shows objects; `total` are here, of which git-lfs's rules would let go of `dropped`."""
 
+    screen: Screen
     total: int
     dropped: int
     as_json: bool
     counts: Counter[str] = field(default_factory=Counter)
-    line: StatusLine = field(default_factory=lambda: StatusLine(sys.stderr.isatty()))
     _sizes: Counter[str] = field(default_factory=Counter)
     _read: int = 0
     _reading: threading.Lock = field(default_factory=threading.Lock)  # several threads read
@@ -125,14 +125,16 @@ class Tally:
         """One more; it is printed, unless it only says what another one says."""
         self.counts[judged.status] += 1
         self._sizes[judged.status] += judged.local.size
-        if self.as_json or judged.reason != NOT_ASKED:
-            self.line.erase()
-            print(json.dumps(to_json(judged)) if self.as_json else spell(judged))
+        if self.as_json:
+            self.screen.line(json.dumps(to_json(judged)))
+        elif judged.reason != NOT_ASKED:
+            show(self.screen, judged)
         self._paint()
 
     def _paint(self) -> None:
         read = f", {spell_size(self._read)} read" if self._read else ""
-        self.line.paint(f"{self.counts.total():,} of {self.dropped:,} objects{read}")
+        done = self.counts.total()
+        self.screen.progress(done, self.dropped, f"{done:,} of {self.dropped:,} objects{read}")
 
     def totals(self) -> dict[str, int]:
         """What the record says at the end."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import verify
 from lfs_agent.commands.record import open_record
-from lfs_agent.commands.status import StatusLine
+from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
 from lfs_agent.errors import AgentError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
@@ -85,7 +85,8 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
     stop = threading.Event()
     store, patience = cellar.open(stop=stop, connections=verify.STAT_THREADS)
     depth: Depth = "deep" if arguments.deep else "checksum" if replaces else "presence"
-    tally = Tally(dry_run=arguments.dry_run, as_json=arguments.json, retries=lambda: patience.retries)
+    screen = Screen()
+    tally = Tally(screen, dry_run=arguments.dry_run, as_json=arguments.json, retries=lambda: patience.retries)
     cause: AgentError | None = None
     try:
         sources = _sources(repo, store, arguments.sources, environ, stop)
@@ -97,7 +98,6 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
             tally.looked.count(finding)
             if finding.status not in ("present", "unproven"):
                 wrong.append(finding)
-        tally.looked.line.erase()
         cases = list(in_parallel(lambda finding: plan(finding, sources, replaces=replaces), wrong, threads=threads))
         tally.plan(cases)
         cause = judge.cause
@@ -123,7 +123,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
                 cellar.remember_push()
     finally:
         stop.set()
-        tally.line.erase()
+        screen.close()
     told = verify.spell_words([*(["all refs"] if arguments.all else []), *words])
     print(f"{told} at {plain(cellar.target)}: {tally}", file=sys.stderr if arguments.json else sys.stdout)
     if cause and arguments.json:
@@ -182,32 +182,34 @@ def to_json(case: Case) -> dict[str, Any]:
     }
 
 
-def spell(case: Case) -> str:
-    """An object as a line for people."""
-    finding = case.finding
-    words = [f"{case.status:8}", finding.pointer.oid[:12], f"{spell_size(finding.pointer.size):>10}"]
-    words.append(spell_paths(finding.paths))
+def show(screen: Screen, case: Case) -> None:
+    """An object as a row for people."""
+    finding, pointer = case.finding, case.finding.pointer
     reason = case.reason if finding.address in case.reason else f"{finding.address}: {case.reason}".rstrip(": ")
-    source = f" (from {plain(case.source)})" if case.source else ""
-    return "  ".join(words) + f"  {plain(reason)}{source}"
+    source = f" (from {case.source})" if case.source else ""
+    cells = case.status, pointer.oid[:12], spell_size(pointer.size), spell_paths(finding.paths)
+    screen.row(OBJECT, *cells, note=f"{reason}{source}")
 
 
 @dataclass
 class Tally:
-    """Counts and shows objects; on a terminal also how far they are."""
+    """Counts and shows objects, and how far they are."""
 
+    screen: Screen
     dry_run: bool
     as_json: bool
     retries: Callable[[], int]
     counts: Counter[str] = field(default_factory=Counter)
-    looked: verify.Tally = field(default_factory=lambda: verify.Tally(0, 0, visible=sys.stderr.isatty()))
+    looked: verify.Tally = field(init=False)
     """Of all objects, before anything was done."""
-    line: StatusLine = field(default_factory=lambda: StatusLine(sys.stderr.isatty()))
     _sizes: Counter[str] = field(default_factory=Counter)
     _mendable: Counter[str] = field(default_factory=Counter)
     _total: int = 0
     _moved: int = 0
     _moving: threading.Lock = field(default_factory=threading.Lock)  # several threads send
+
+    def __post_init__(self) -> None:
+        self.looked = verify.Tally(self.screen)
 
     def plan(self, cases: Sequence[Case]) -> None:
         """What is going to be done."""
@@ -221,18 +223,17 @@ class Tally:
         """So many more bytes are done."""
         with self._moving:
             self._moved += size
-        moved = f"{spell_size(self._moved)} of {spell_size(self._sizes['mendable'])}"
-        self.line.paint(f"{self.counts.total():,} of {self._total:,} objects, {moved}")
+        size, objects = self._sizes["mendable"], f"{self.counts.total():,} of {self._total:,} objects"
+        self.screen.progress(self._moved, size, f"{objects}, {spell_size(self._moved)} of {spell_size(size)}")
 
     def show(self, case: Case) -> None:
         """One more is done with; it is printed, unless it only says what another one says."""
         self.counts[case.status] += 1
         self._sizes[case.status] += case.finding.pointer.size
-        self.line.erase()
         if self.as_json:
-            print(json.dumps(to_json(case)))
+            self.screen.line(json.dumps(to_json(case)))
         elif case.reason != NOT_ASKED:
-            print(spell(case))
+            show(self.screen, case)
 
     def totals(self) -> dict[str, int]:
         """What the record says at the end."""

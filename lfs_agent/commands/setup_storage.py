@@ -13,16 +13,16 @@ import threading
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands.screen import Column, Layout, Screen
 from lfs_agent.commands.verify import choose_remote
-from lfs_agent.commands.wording import plain
 from lfs_agent.config import from_query, resolve
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
 from lfs_agent.policy import Role, policy
-from lfs_agent.provision import Step, Wish, provide
+from lfs_agent.provision import Wish, provide
 from lfs_agent.store.url import S3Target
 
 EXAMPLES = """\
@@ -30,6 +30,8 @@ examples:
   lfs-agent setup-storage --dry-run                     what would be changed?
   lfs-agent setup-storage --keep-noncurrent 90          do it; what was deleted can be had back for 90 days
 """
+
+_STEP: Final[Layout] = (Column(6), Column(19), Column())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,10 +79,15 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     )
     asked_for = {"lifecycle": arguments.keep_noncurrent, "encryption": arguments.kms}
     failed = []
+    screen = Screen()
     for step in provide(bucket, wish, dry_run=arguments.dry_run):
         if step.status == "failed" or (step.status == "cannot" and asked_for.get(step.step)):
             failed.append(step.step)
-        print(json.dumps({**asdict(step), "document": None}) if arguments.json else spell(step), flush=True)
+        if arguments.json:
+            screen.line(json.dumps({**asdict(step), "document": None}))
+        else:
+            screen.row(_STEP, step.status, step.step, step.text)
+        sys.stdout.flush()
     settings = cellar.settings
     key = arguments.kms or ((settings.sse_kms_key_id or "") if (settings.sse or "").startswith("aws:kms") else "")
     roles: tuple[Role, ...] = ("reader", "writer")
@@ -93,11 +100,6 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def _region(cellar: Cellar) -> str:
     return "" if cellar.connection.endpoint else cellar.connection.region
-
-
-def spell(step: Step) -> str:
-    """A step as a line for people."""
-    return f"{step.status:7} {step.step}: {plain(step.text)}"
 
 
 def print_policy(role: str, document: Mapping[str, Any], *, as_json: bool) -> None:

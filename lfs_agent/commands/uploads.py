@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
-from lfs_agent.commands.status import StatusLine
+from lfs_agent.commands.screen import Column, Layout, Screen
 from lfs_agent.commands.verify import choose_remote
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.errors import UsageError
@@ -78,19 +78,21 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         older_than_s=arguments.older_than,
         abort=arguments.abort and not arguments.dry_run,
     )
-    line, tally = StatusLine(sys.stderr.isatty()), Tally()
+    screen, tally = Screen(), Tally()
     try:
         listed = janitor.listed()
         total = sum(len(uploads) for _, uploads in listed)
         for founds in janitor.look(listed, threads=THREADS):
             for found in founds:
                 tally.count(found)
-                line.erase()
-                print(json.dumps(to_json(found)) if arguments.json else spell(found))
-            line.paint(f"{tally.total:,} of {total:,} uploads")
+                if arguments.json:
+                    screen.line(json.dumps(to_json(found)))
+                else:
+                    show(screen, found)
+            screen.progress(tally.total, total, f"{tally.total:,} of {total:,} uploads")
     finally:
         stop.set()
-        line.erase()
+        screen.close()
     others = f"; {spell_count(janitor.others, 'upload')} to other keys left alone" if janitor.others else ""
     print(f"{plain(cellar.target)}: {tally}{others}", file=sys.stderr if arguments.json else sys.stdout)
     return 3 if tally.counts["unknown"] else 0
@@ -118,16 +120,19 @@ def _iso(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
-def spell(found: Found) -> str:
-    """An upload as a line for people."""
-    words = [f"{found.status:10}", found.oid[:12]]
+_UPLOAD: Final[Layout] = (Column(10), Column(12), Column(10, right=True), Column(9, right=True), Column())
+
+
+def show(screen: Screen, found: Found) -> None:
+    """An upload as a row for people."""
+    size, parts, times = "", "", []
     if progress := found.progress:
-        newest = f"newest {spell_seconds(progress.age_s)} ago"
-        words += [f"{spell_size(progress.size):>10}", f"{spell_count(progress.parts, 'part'):>11}", f"{newest:24}"]
+        size, parts = spell_size(progress.size), spell_count(progress.parts, "part")
+        times.append(f"newest {spell_seconds(progress.age_s)} ago")
     if found.upload.begun is not None:
-        words.append(f"begun {_iso(found.upload.begun).partition('+')[0]}Z")
-    words.append(plain(found.address) + (f": {plain(found.reason)}" if found.reason else ""))
-    return "  ".join(words)
+        times.append(f"begun {_iso(found.upload.begun).partition('+')[0]}Z")
+    told = found.address + (f": {found.reason}" if found.reason else "")
+    screen.row(_UPLOAD, found.status, found.oid[:12], size, parts, ", ".join(times), note=told)
 
 
 @dataclass

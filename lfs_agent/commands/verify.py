@@ -22,7 +22,7 @@ from xml.etree import ElementTree
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import at_rest
-from lfs_agent.commands.status import StatusLine
+from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
@@ -92,29 +92,30 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return at_rest.start_job(arguments, cellar, wanted, stop)
     evidence = at_rest.evidence_for(arguments, cellar, wanted, stop)
     store, _ = cellar.open(stop=stop, connections=threads)
-    tally = Tally(len(wanted), len(irregular), visible=sys.stderr.isatty())
+    screen = Screen()
+    tally = Tally(screen, len(wanted), len(irregular))
     sample = _sample(wanted, arguments.sample) if arguments.sample else None
     judge = Judge(store, cellar.key, depth=depth, sample=sample, evidence=evidence, stop=stop, on_read=tally.read)
     report = JUnit(f"lfs-agent verify {told}") if arguments.junit else None
     for path, reason in irregular:
         if report:
             report.add_irregular(path, reason)
-        line = json.dumps(irregular_to_json(path, reason, depth=depth))
-        print(line if arguments.json else f"irregular  {plain(path)}  {plain(reason)}")
+        if arguments.json:
+            screen.line(json.dumps(irregular_to_json(path, reason, depth=depth)))
+        else:
+            screen.row(_IRREGULAR, "irregular", path, note=reason)
     try:
         for finding in judge.find(wanted, threads=threads):
             tally.count(finding)
             if report:
                 report.add(finding)
             if arguments.json:
-                tally.line.erase()
-                print(json.dumps(to_json(finding, depth=depth)))
+                screen.line(json.dumps(to_json(finding, depth=depth)))
             elif finding.status != "present" and finding.reason != NOT_ASKED:
-                tally.line.erase()
-                print(spell_finding(finding))
+                show(screen, finding)
     finally:
         stop.set()
-        tally.line.erase()
+        screen.close()
     if report:
         report.write(arguments.junit)
     totals = f"{told} at {plain(cellar.target)}: {tally}"
@@ -200,12 +201,15 @@ def to_json(finding: Finding, *, depth: Depth) -> dict[str, Any]:
     }
 
 
-def spell_finding(finding: Finding) -> str:
-    """A finding as a line for people."""
+_IRREGULAR: Final[Layout] = (Column(9), Column())
+
+
+def show(screen: Screen, finding: Finding) -> None:
+    """A finding as a row for people."""
     pointer = finding.pointer
-    what = f"{finding.status:8}  {pointer.oid[:12]}  {spell_size(pointer.size):>10}  {spell_paths(finding.paths)}"
     reason = finding.reason if finding.address in finding.reason else f"{finding.address}: {finding.reason}"
-    return f"{what}  {plain(reason)}"
+    paths = spell_paths(finding.paths)
+    screen.row(OBJECT, finding.status, pointer.oid[:12], spell_size(pointer.size), paths, note=reason)
 
 
 class JUnit:
@@ -245,11 +249,11 @@ class JUnit:
 
 @dataclass
 class Tally:
-    """Counts findings; on a terminal it also shows how far they are, once they take longer than a moment."""
+    """Counts findings, and shows how far they are."""
 
-    total: int
-    irregular: int
-    visible: bool
+    screen: Screen
+    total: int = 0
+    irregular: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     _size: int = 0
     _not_asked: int = 0
@@ -257,10 +261,6 @@ class Tally:
     _earlier: int = 0
     _read: int = 0
     _reading: threading.Lock = field(default_factory=threading.Lock)  # several threads read
-    line: StatusLine = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.line = StatusLine(self.visible)
 
     def count(self, finding: Finding) -> None:
         """One more."""
@@ -279,7 +279,8 @@ class Tally:
 
     def _paint(self) -> None:
         read = f", {spell_size(self._read)} read" if self._read else ""
-        self.line.paint(f"{self.counts.total():,} of {self.total:,} objects{read}")
+        done = self.counts.total()
+        self.screen.progress(done, self.total, f"{done:,} of {self.total:,} objects{read}")
 
     def __str__(self) -> str:
         earlier = f", {self._earlier:,} as of an earlier day" if self._earlier else ""

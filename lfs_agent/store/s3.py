@@ -24,6 +24,7 @@ from urllib3.exceptions import HTTPError
 from lfs_agent import __version__
 from lfs_agent.config import Settings
 from lfs_agent.errors import (
+    MENDED_BY,
     AgentError,
     BucketError,
     ConflictError,
@@ -573,8 +574,7 @@ class S3Store:
             raise ConflictError(str(nonsense(KeyError("ETag"), self._context(key, "storing"))))
         if md5 and _is_other_md5(answer, md5):
             raise DamagedError(
-                f"{self.address(key)}: the store took something else than was sent, and checks nothing; "
-                "look at it, delete it, and push again"
+                f"{self.address(key)}: the store took something else than was sent, and checks nothing. {MENDED_BY}"
             )
         return False
 

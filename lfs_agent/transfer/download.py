@@ -106,8 +106,7 @@ def _fetched(
             if last == _TRIES - 1:
                 raise DamagedError(
                     f"{store.address(key)} is damaged: its SHA-256 is {found}, which is not its name; nothing was "
-                    "kept. Whoever has the object can store it again when the damaged one is deleted: see "
-                    "lfs-agent verify --deep"
+                    "kept. Where somebody has the object, lfs-agent repair --deep replaces it"
                 )
     except BaseException as error:
         if _is_final(error) or not folders.ranges(oid).exists():

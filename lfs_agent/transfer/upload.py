@@ -14,6 +14,7 @@ from typing import Final, Literal
 from google_crc32c import extend
 
 from lfs_agent.errors import (
+    MENDED_BY,
     AgentError,
     ConflictError,
     DamagedError,
@@ -159,12 +160,12 @@ def _skip(store: Store, found: ObjectStat, oid: Oid, meter: Meter) -> Sent:
     if found.size != meter.size:
         raise DamagedError(
             f"{store.address(found.key)} has {found.size} bytes, not {meter.size}: something else is stored under this "
-            "name; it was not replaced. Look at it, delete it, and push again"
+            f"name; it was not replaced. {MENDED_BY}"
         )
     if found.sha256 and found.sha256 != oid:
         raise DamagedError(
             f"{store.address(found.key)} holds something else (SHA-256 {found.sha256}); it was not replaced. "
-            "Look at it, delete it, and push again"
+            f"{MENDED_BY}"
         )
     meter.finished()
     return Sent("skipped", found.proves(oid))
@@ -180,8 +181,7 @@ def _sent(job: _Job, crc32c: str) -> Sent:
     if found is None or found.size != size or found.crc32c not in ("", crc32c):
         has = f"{found.size} bytes with the CRC-32C {found.crc32c or 'unknown'}" if found else "nothing"
         raise DamagedError(
-            f"{job.address}: stored {size} bytes with the CRC-32C {crc32c}, but the store has {has}; "
-            "look at it, delete it, and push again"
+            f"{job.address}: stored {size} bytes with the CRC-32C {crc32c}, but the store has {has}. {MENDED_BY}"
         )
     return Sent(job.how, found.proves(job.oid) or bool(found.crc32c))
 

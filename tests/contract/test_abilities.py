@@ -294,7 +294,7 @@ def test_a_store_that_checks_nothing_is_found_out(bucket_of: BucketOf, desk: Des
     nothing = (PUT_SUM, "content-md5")
     with (
         place.through(Rule(StripHeaders(request=nothing)), Rule(Flip("request-body"), "PUT", times=1)) as proxy,
-        pytest.raises(DamagedError, match=r"took something else than was sent.*delete it, and push again"),
+        pytest.raises(DamagedError, match=r"took something else than was sent.*lfs-agent repair --deep replaces it"),
     ):
         desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(content(SMALL)))
 

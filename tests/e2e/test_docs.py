@@ -60,6 +60,8 @@ def follow(page: Path, home: Home, **environ: str) -> None:
 
 
 def _shows(output: str, lines: Sequence[str]) -> bool:
+    """Whether a page's lines are among those of an output; the pages have columns where a pipe gets tabs."""
+    output, *lines = (re.sub(r"[ \t]+", " ", text) for text in (output, *lines))
     patterns = (".*".join(map(re.escape, line.split("…"))) for line in lines)
     return re.search(".*^" + ".*^".join(patterns), output, re.DOTALL | re.MULTILINE) is not None
 
@@ -254,7 +256,7 @@ def test_a_host_that_refuses_unknown_pointers_takes_those_of_the_recipe(reader: 
     reader.git("commit", "-q", "-m", "Add the model", cwd=naive)
     assert "GH008" in reader.git("push", "origin", "HEAD", cwd=naive, check=False).stderr
     warned = reader.run("lfs-agent", "doctor", cwd=naive, check=False).stdout
-    assert "warning  .lfsconfig: only your configuration names the store" in warned
+    assert "warning\t.lfsconfig\tonly your configuration names the store" in warned
 
     follow(DOCS / "how-to" / "host.md", reader)
     assert reader.git("ls-remote", f"{HOST}cellar.git", "main").stdout

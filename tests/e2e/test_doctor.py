@@ -124,9 +124,9 @@ def test_where_nothing_is_broken_all_is_right_and_nothing_is_written(
 def test_people_read_one_line_each_with_the_command_that_mends_it(clinic: Clinic) -> None:
     (clinic.work / ".lfsconfig").write_bytes(b"[lfs]\n\turl = s3::another\n")
     done = clinic.home.run("lfs-agent", "doctor", cwd=clinic.work, check=False)
-    (line,) = [line for line in done.stdout.splitlines() if " .lfsconfig: " in line]
-    assert line.startswith("problem  .lfsconfig: .lfsconfig is not as HEAD has it: ")
-    assert '; to mend it: git diff HEAD -- :/.lfsconfig; then git commit -m "Name the store" -- :/.lfsconfig' in line
+    (line,) = [line for line in done.stdout.splitlines() if "\t.lfsconfig\t" in line]
+    assert line.startswith("problem\t.lfsconfig\t.lfsconfig is not as HEAD has it: ")
+    assert '\tto mend it: git diff HEAD -- :/.lfsconfig; then git commit -m "Name the store" -- :/.lfsconfig' in line
 
 
 # The machine

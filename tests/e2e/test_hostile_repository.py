@@ -131,7 +131,7 @@ def test_a_file_of_megabytes_is_read_soon_and_says_only_what_it_may(home: Home, 
 
     done = ask(home, work, "config", "--show-origin")
 
-    assert f"{URL}  " in done.stdout
+    assert f"{URL}\t" in done.stdout
     assert ".lfsconfig: lfs.url" in done.stdout
 
 

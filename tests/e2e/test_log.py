@@ -50,7 +50,7 @@ def test_after_a_good_push_it_says_what_was_sent(cellar: Cellar) -> None:
     assert not summary["running"]
     text = log(cellar.home, cellar.work).stdout
     assert re.match(rf"push to {re.escape(cellar.url)}, remote origin, \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d, ", text)
-    assert "  sent           11 objects, 20.0 MiB, " in text
+    assert "\nsent\t11 objects, 20.0 MiB, " in text
     assert "failed" not in text
 
 
@@ -59,7 +59,7 @@ def test_what_was_there_already_is_told_apart(cellar: Cellar) -> None:
     cellar.push()
     cellar.git("lfs", "push", "--all", "origin")
     assert (last(cellar.home, cellar.work)["objects"], last(cellar.home, cellar.work)["skipped"]) == (0, 1)
-    assert "  already there  1 object" in log(cellar.home, cellar.work).stdout
+    assert "already there\t1 object" in log(cellar.home, cellar.work).stdout
     both = [json.loads(line) for line in log(cellar.home, cellar.work, "--json", "-n", "5").stdout.splitlines()]
     assert [(summary["objects"], summary["skipped"]) for summary in both] == [(0, 1), (1, 0)]
 
@@ -78,8 +78,8 @@ def test_after_a_failed_push_it_names_the_objects_and_the_reason(cellar: Cellar)
     assert (failure["oid"], failure["size"], failure["path"]) == (bad, SIZE, "vit-l/0.2/model.pt")
     assert failure["error"] == "LocalError"
     lines = log(cellar.home, cellar.work).stdout.splitlines()
-    assert f"    {bad}    97.7 KiB  vit-l/0.2/model.pt" in lines
-    assert f"  1 object: {failure['message']}" in lines
+    assert f"{bad}\t97.7 KiB\tvit-l/0.2/model.pt" in lines
+    assert f"1 object: {failure['message']}" in lines
     assert good not in "\n".join(lines)
 
 
@@ -92,7 +92,7 @@ def test_a_cause_that_ended_all_is_told_once(cellar: Cellar) -> None:
         assert cellar.push(check=False).returncode != 0
     text = log(cellar.home, cellar.work).stdout
     assert text.count("cannot be reached") <= 1
-    assert "  failed         30 objects" in text
+    assert "failed\t30 objects" in text
     assert len(text.splitlines()) < 40
 
 
@@ -114,7 +114,7 @@ def test_a_failed_pull_names_what_is_gone(cellar: Cellar, second_home: Home, tmp
     assert (failure["oid"], failure["path"], failure["code"]) == (oids[3], "model-3.pt", 404)
     text = log(second_home, work).stdout
     assert text.startswith(f"pull from {cellar.url}, remote origin, ")
-    assert "  received       9 objects, " in text
+    assert "received\t9 objects, " in text
     assert f"s3://{cellar.bucket}/{cellar.key(oids[3])}" in text
 
 

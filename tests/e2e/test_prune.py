@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cellar import Cellar, random_bytes
+from tests.cellar import Cellar, findings, random_bytes, statuses
 from tests.contract.stores import crc_of
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Stall
@@ -36,15 +36,6 @@ def prune(cellar: Cellar, *arguments: str, env: dict[str, str] | None = None) ->
     return cellar.home.run("lfs-agent", "prune", *arguments, cwd=cellar.work, env=env or {}, check=False)
 
 
-def judged(done: Done) -> dict[str, dict[str, Any]]:
-    """From the output of --json, by oid."""
-    return {each["oid"]: each for each in map(json.loads, done.stdout.splitlines())}
-
-
-def statuses(done: Done) -> dict[str, str]:
-    return {oid: each["status"] for oid, each in judged(done).items()}
-
-
 def here(cellar: Cellar) -> set[str]:
     """The oids of all local objects."""
     return {path.name for path in (cellar.work / ".git" / "lfs" / "objects").glob("??/??/*")}
@@ -63,15 +54,6 @@ def versions(cellar: Cellar, *sizes: int, path: str = "model.pt") -> list[str]:
     oids = [cellar.add(path, size, seed=100 + n) for n, size in enumerate(sizes)]
     cellar.push()
     return oids
-
-
-def put(cellar: Cellar, oid: str, body: bytes) -> None:
-    """Writes into the bucket behind the agent's back."""
-    cellar.server.client().put_object(Bucket=cellar.bucket, Key=cellar.key(oid), Body=body)
-
-
-def stored(cellar: Cellar, oid: str) -> bytes:
-    return cellar.server.client().get_object(Bucket=cellar.bucket, Key=cellar.key(oid))["Body"].read()
 
 
 def put_in_parts(cellar: Cellar, oid: str, body: bytes) -> None:
@@ -101,11 +83,11 @@ def test_what_the_store_proves_goes_and_comes_back_with_a_checkout(git_lfs: Path
 
     done = prune(cellar, "--apply", "--json")
     assert done.returncode == 0
-    assert {oid: (each["status"], each["proof"]) for oid, each in judged(done).items()} == {
+    assert {oid: (each["status"], each["proof"]) for oid, each in findings(done).items()} == {
         small: ("pruned", "store"),
         large: ("pruned", "crc32c"),
     }
-    assert {name: type(value) for name, value in judged(done)[small].items()} == FIELDS
+    assert {name: type(value) for name, value in findings(done)[small].items()} == FIELDS
     assert here(cellar) == {last}
     assert pruned_lines(cellar) == sorted((small, large))
     assert "prune against s3::" in cellar.home.run("lfs-agent", "log", cwd=cellar.work).stdout
@@ -136,8 +118,8 @@ def test_with_an_emptied_bucket_nothing_goes_and_git_lfs_would_delete_all(git_lf
 @pytest.mark.parametrize("deep", [False, True])
 def test_what_is_damaged_in_the_store_stays_here(cellar: Cellar, deep: bool) -> None:
     short, flipped, wrong, parts, last = versions(cellar, SIZE, SIZE + 1, SIZE + 2, LARGE, 1000)
-    put(cellar, short, stored(cellar, short)[:-1])
-    put(cellar, flipped, bytes(SIZE + 1))
+    cellar.put(short, cellar.stored(short)[:-1])
+    cellar.put(flipped, bytes(SIZE + 1))
     client, other = cellar.server.client(), bytes(SIZE + 2)
     client.put_object(Bucket=cellar.bucket, Key=cellar.key(wrong), Body=other, ChecksumAlgorithm="SHA256")
     client.delete_object(Bucket=cellar.bucket, Key=cellar.key(parts))
@@ -154,7 +136,7 @@ def test_what_is_damaged_in_the_store_stays_here(cellar: Cellar, deep: bool) -> 
         wrong: "damaged",
         parts: "damaged",
     }
-    assert "its CRC-32C is " in judged(done)[parts]["reason"]
+    assert "its CRC-32C is " in findings(done)[parts]["reason"]
     assert here(cellar) == {short, flipped, wrong, parts, last}
     assert pruned_lines(cellar) == []
 
@@ -166,10 +148,10 @@ def test_parts_without_a_checksum_go_only_when_they_were_read(server: Server, ce
 
     kept = prune(cellar, "--apply", "--json")
     assert (kept.returncode, statuses(kept)) == (3, {parts: "unproven"})
-    assert "--deep reads it" in judged(kept)[parts]["reason"]
+    assert "--deep reads it" in findings(kept)[parts]["reason"]
     assert here(cellar) == {parts, last}
     done = prune(cellar, "--apply", "--deep", "--json")
-    assert (done.returncode, judged(done)[parts]["proof"]) == (0, "read")
+    assert (done.returncode, findings(done)[parts]["proof"]) == (0, "read")
     assert here(cellar) == {last}
 
 
@@ -221,7 +203,7 @@ def test_a_local_copy_that_is_damaged_proves_nothing(cellar: Cellar) -> None:
 
     assert done.returncode == 3
     assert statuses(done) == dict.fromkeys((small, large, cut), "unproven")
-    assert all("it is damaged" in each["reason"] for each in judged(done).values())
+    assert all("it is damaged" in each["reason"] for each in findings(done).values())
     assert here(cellar) == {small, large, cut, last}
 
 
@@ -267,7 +249,7 @@ def test_a_kill_in_the_middle_deletes_nothing_unproven_and_nothing_without_a_lin
     assert 0 < len(deleted) < 52
     assert not deleted & set(gone)
     assert deleted <= set(pruned_lines(cellar))
-    assert all(stored(cellar, oid) for oid in deleted)
+    assert all(cellar.stored(oid) for oid in deleted)
     done = prune(cellar, "--apply")
     assert done.returncode == 1
     assert here(cellar) == set(gone)
@@ -302,7 +284,7 @@ def test_a_store_that_is_the_lfs_storage_itself_loses_nothing(share: Cellar) -> 
     done = prune(share, "--apply", "--deep", "--json")
 
     assert (done.returncode, statuses(done)) == (3, {oids[0]: "unproven"})
-    assert judged(done)[oids[0]]["reason"] == "the store's copy and the local one are one file"
+    assert findings(done)[oids[0]]["reason"] == "the store's copy and the local one are one file"
     assert here(share) == set(oids)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cellar import Cellar, random_bytes
+from tests.cellar import Cellar, findings, random_bytes, statuses
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Stall, Throttle
 from tests.servers import Server
@@ -36,28 +36,6 @@ Done = subprocess.CompletedProcess[str]
 
 def agent(cellar: Cellar, *arguments: str | Path, cwd: Path | None = None, env: dict[str, str] | None = None) -> Done:
     return cellar.home.run("lfs-agent", *arguments, cwd=cwd or cellar.work, env=env or {}, check=False)
-
-
-def cases(done: Done) -> dict[str, dict[str, Any]]:
-    """From the output of --json, by oid."""
-    return {case["oid"]: case for case in map(json.loads, done.stdout.splitlines())}
-
-
-def statuses(done: Done) -> dict[str, str]:
-    return {oid: case["status"] for oid, case in cases(done).items()}
-
-
-def put(cellar: Cellar, oid: str, body: bytes) -> None:
-    """Writes into the bucket behind the agent's back."""
-    cellar.server.client().put_object(Bucket=cellar.bucket, Key=cellar.key(oid), Body=body)
-
-
-def delete(cellar: Cellar, oid: str) -> None:
-    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(oid))
-
-
-def stored(cellar: Cellar, oid: str) -> bytes:
-    return cellar.server.client().get_object(Bucket=cellar.bucket, Key=cellar.key(oid))["Body"].read()
 
 
 def writes(cellar: Cellar, since: int) -> Counter[str]:
@@ -95,7 +73,7 @@ def test_exactly_what_the_store_lost_is_sent_although_git_has_nothing_to_push(ce
     oids = fill(cellar, {f"model-{n}": 1000 + n for n in range(200)})
     lost = list(oids.values())[:200:20]
     for oid in lost:
-        delete(cellar, oid)
+        cellar.delete(oid)
     assert "Everything up-to-date" in cellar.push().stderr
     assert agent(cellar, "verify").returncode == 1
 
@@ -127,24 +105,24 @@ def test_history_paths_and_json_are_those_of_verify(cellar: Cellar) -> None:
     other = cellar.add("bert/model.pt", SIZE, seed=3)
     cellar.push()
     for oid in (old, new, other):
-        delete(cellar, oid)
+        cellar.delete(oid)
 
     assert set(statuses(agent(cellar, "push-missing", "--dry-run", "--json", "--", "vit-l"))) == {new}
     assert set(statuses(agent(cellar, "push-missing", "--dry-run", "--json", old))) == {old}
     done = agent(cellar, "push-missing", "--all", "--json")
     assert statuses(done) == dict.fromkeys((old, new, other), "sent")
-    for case in cases(done).values():
+    for case in findings(done).values():
         assert {name: type(value) for name, value in case.items()} == FIELDS
         assert case["source"] == "this clone"
-    assert cases(done)[other]["paths"] == ["bert/model.pt"]
-    assert cases(done)[other]["address"] == f"s3://{cellar.bucket}/{cellar.key(other)}"
+    assert findings(done)[other]["paths"] == ["bert/model.pt"]
+    assert findings(done)[other]["address"] == f"s3://{cellar.bucket}/{cellar.key(other)}"
 
 
 def test_what_nobody_here_has_is_listed_and_the_others_are_sent(cellar: Cellar) -> None:
     oids = fill(cellar, {"gone": SIZE, "here": SIZE, "bad": SIZE, "flipped": SIZE})
     for name in ("gone", "here", "bad"):
-        delete(cellar, oids[name])
-    put(cellar, oids["flipped"], b"short")
+        cellar.delete(oids[name])
+    cellar.put(oids["flipped"], b"short")
     copy_of(cellar, oids["gone"]).unlink()
     copy_of(cellar, oids["bad"]).write_bytes(random_bytes(SIZE, 99))
 
@@ -157,12 +135,12 @@ def test_what_nobody_here_has_is_listed_and_the_others_are_sent(cellar: Cellar) 
         oids["bad"]: "missing",
         oids["flipped"]: "damaged",
     }
-    reasons = {name: cases(done)[oid]["reason"] for name, oid in oids.items()}
+    reasons = {name: findings(done)[oid]["reason"] for name, oid in oids.items()}
     assert reasons["gone"].endswith("; not in this clone either")
     assert "holds something else" in reasons["bad"]
     assert reasons["flipped"].endswith(": lfs-agent repair replaces it")
     assert sorted(cellar.keys()) == sorted(cellar.key(oids[name]) for name in ("here", "flipped"))
-    assert stored(cellar, oids["flipped"]) == b"short"
+    assert cellar.stored(oids["flipped"]) == b"short"
     text = agent(cellar, "push-missing")
     assert text.returncode == 1
     assert "gone.pt" in text.stdout
@@ -185,11 +163,11 @@ def test_a_store_that_cannot_be_asked_is_told_once_and_nothing_is_sent(cellar: C
 def test_deleted_truncated_and_flipped_objects_come_back(server: Server, cellar: Cellar, size: int) -> None:
     cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
     oids = fill(cellar, dict.fromkeys(("good", "deleted", "truncated", "flipped"), size))
-    delete(cellar, oids["deleted"])
-    put(cellar, oids["truncated"], stored(cellar, oids["truncated"])[:-1])
-    content = bytearray(stored(cellar, oids["flipped"]))
+    cellar.delete(oids["deleted"])
+    cellar.put(oids["truncated"], cellar.stored(oids["truncated"])[:-1])
+    content = bytearray(cellar.stored(oids["flipped"]))
     content[size // 2] ^= 1
-    put(cellar, oids["flipped"], bytes(content))
+    cellar.put(oids["flipped"], bytes(content))
 
     mark = cellar.server.mark()
     shown = agent(cellar, "repair", "--deep", "--dry-run", "--json")
@@ -216,10 +194,22 @@ def test_deleted_truncated_and_flipped_objects_come_back(server: Server, cellar:
 
     replaced = {event["oid"]: event for event in record(cellar, "repair") if event["event"] == "replaced"}
     assert set(replaced) == {oids["truncated"], oids["flipped"]}
-    assert replaced[oids["flipped"]]["etag"] == cases(shown)[oids["flipped"]]["etag"]
+    assert replaced[oids["flipped"]]["etag"] == findings(shown)[oids["flipped"]]["etag"]
     assert replaced[oids["flipped"]]["key"] == cellar.key(oids["flipped"])
     (started,) = (event for event in record(cellar, "repair") if event["event"] == "started")
     assert "@" in started["user"]
+
+
+def test_a_push_that_meets_a_damaged_object_says_what_replaces_it(cellar: Cellar) -> None:
+    oid = cellar.add("model.pt", SIZE)
+    cellar.put(oid, b"damaged")
+    refused = cellar.push(check=False)
+    assert refused.returncode != 0
+    assert "it was not replaced. lfs-agent repair --deep replaces it, then push again" in refused.stderr
+
+    assert agent(cellar, "repair", "--deep").returncode == 0
+    cellar.push()
+    assert cellar.stored(oid) == random_bytes(SIZE, 0)
 
 
 def test_what_the_store_itself_knows_to_be_wrong_needs_no_reading(cellar: Cellar) -> None:
@@ -239,7 +229,7 @@ def test_a_damaged_copy_is_never_sent(cellar: Cellar) -> None:
     cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
     oids = fill(cellar, {"small": SIZE, "large": LARGE, "short": SIZE})
     for oid in oids.values():
-        put(cellar, oid, b"damaged")
+        cellar.put(oid, b"damaged")
     copy_of(cellar, oids["small"]).write_bytes(random_bytes(SIZE, 99))
     copy_of(cellar, oids["large"]).write_bytes(random_bytes(LARGE, 99))
     copy_of(cellar, oids["short"]).write_bytes(b"short")
@@ -248,7 +238,7 @@ def test_a_damaged_copy_is_never_sent(cellar: Cellar) -> None:
 
     assert done.returncode == 1
     assert statuses(done) == dict.fromkeys(oids.values(), "damaged")
-    assert {stored(cellar, oid) for oid in oids.values()} == {b"damaged"}
+    assert {cellar.stored(oid) for oid in oids.values()} == {b"damaged"}
     assert cellar.server.client().list_multipart_uploads(Bucket=cellar.bucket).get("Uploads", []) == []
     assert {event["event"] for event in record(cellar, "repair")} >= {"failed", "started", "ended"}
 
@@ -258,8 +248,8 @@ def test_what_somebody_replaced_meanwhile_is_not_touched(cellar: Cellar, by: byt
     """Between the judgement and the upload."""
     oids = fill(cellar, {"model": SIZE})
     oid = oids["model"]
-    content = stored(cellar, oid)
-    put(cellar, oid, b"damaged")
+    content = cellar.stored(oid)
+    cellar.put(oid, b"damaged")
     theirs = content if by == b"right" else by
     late = Rule(Stall("request-head", seconds=2), "PUT", cellar.key(oid))
     with FaultProxy(cellar.server.endpoint, Faults((late,))) as proxy:
@@ -270,23 +260,23 @@ def test_what_somebody_replaced_meanwhile_is_not_touched(cellar: Cellar, by: byt
         while not any(seen.method == "PUT" and not seen.path.endswith(".probe") for seen in proxy.requests):
             assert running.is_alive()
             time.sleep(0.01)
-        put(cellar, oid, theirs)
+        cellar.put(oid, theirs)
         running.join()
 
     (done,) = results
-    assert stored(cellar, oid) == theirs
+    assert cellar.stored(oid) == theirs
     if by == b"right":
         assert (done.returncode, statuses(done)) == (0, {oid: "present"})
     else:
         assert (done.returncode, statuses(done)) == (1, {oid: "damaged"})
-        assert "it was not replaced" in cases(done)[oid]["reason"]
+        assert "it was not replaced" in findings(done)[oid]["reason"]
 
 
 def test_a_kill_in_the_middle_leaves_the_damaged_object_and_the_next_repair_ends_well(cellar: Cellar) -> None:
     cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
     oids = fill(cellar, {"one": LARGE, "two": LARGE})
-    put(cellar, oids["one"], b"damaged")
-    delete(cellar, oids["two"])
+    cellar.put(oids["one"], b"damaged")
+    cellar.delete(oids["two"])
     with FaultProxy(cellar.server.endpoint, Faults((Rule(Throttle(up=4 * MIB), "PUT", "partNumber"),))) as proxy:
         process = subprocess.Popen(
             ["lfs-agent", "repair"],
@@ -302,7 +292,7 @@ def test_a_kill_in_the_middle_leaves_the_damaged_object_and_the_next_repair_ends
         process.communicate()
 
     assert cellar.keys() == [cellar.key(oids["one"])]
-    assert stored(cellar, oids["one"]) == b"damaged"
+    assert cellar.stored(oids["one"]) == b"damaged"
     assert "replacing" in {event["event"] for event in record(cellar, "repair")}
     done = agent(cellar, "repair")
     assert done.returncode == 0
@@ -341,8 +331,8 @@ def lost(cellar: Cellar) -> dict[str, str]:
     """Objects that are missing or damaged in the store, and not in this clone any more."""
     cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
     oids = fill(cellar, {"small": SIZE, "large": LARGE})
-    delete(cellar, oids["small"])
-    put(cellar, oids["large"], b"damaged")
+    cellar.delete(oids["small"])
+    cellar.put(oids["large"], b"damaged")
     return oids
 
 
@@ -371,7 +361,7 @@ def test_another_clone_gives_what_this_one_lacks(
 
     assert done.returncode == 0
     assert statuses(done) == {lost["small"]: "sent", lost["large"]: "replaced"}
-    assert {case["source"] for case in cases(done).values()} == {str(other)}
+    assert {case["source"] for case in findings(done).values()} == {str(other)}
     assert agent(cellar, "verify", "--deep").returncode == 0
 
 
@@ -414,10 +404,10 @@ def test_a_source_that_is_damaged_too_gives_nothing_and_the_next_one_is_asked(
 
     alone = agent(cellar, "repair", "--from", bad, "--json", lost["small"])
     assert (alone.returncode, statuses(alone)) == (1, {lost["small"]: "missing"})
-    assert f"{bad}: the local object" in cases(alone)[lost["small"]]["reason"]
+    assert f"{bad}: the local object" in findings(alone)[lost["small"]]["reason"]
     done = agent(cellar, "repair", "--from", bad, "--from", good, "--json", lost["small"])
     assert statuses(done) == {lost["small"]: "sent"}
-    assert cases(done)[lost["small"]]["source"] == str(good)
+    assert findings(done)[lost["small"]]["source"] == str(good)
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_each_work_tree_and_submodule_pushes_and_pulls(cellar: Cellar, any_serve
     tree.push("-q", "origin", "tune")
     assert cellar.keys() == [cellar.key(tuned)]
     assert cellar.local_object(tuned).exists()
-    assert "sent           1 object" in home.run("lfs-agent", "log", cwd=cellar.work).stdout
+    assert "sent\t1 object" in home.run("lfs-agent", "log", cwd=cellar.work).stdout
 
     home.git("init", "-q", "--bare", tmp_path / "outer.git")
     home.git("clone", "-q", tmp_path / "outer.git", tmp_path / "outer")

@@ -286,7 +286,7 @@ def test_what_a_person_reads(home: Home, work: Path) -> None:
     home.environ |= {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9000", "AWS_DEFAULT_REGION": "eu-north-1"}
 
     lines = agent(home, "config", "--show-origin", cwd=work).stdout.splitlines()
-    table = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines}
+    table = {name: cells for name, *cells in (line.split("\t") for line in lines)}
 
     assert table["store"] == ["s3::cellar/w", ".lfsconfig: lfs.url"]
     assert table["endpoint"] == ["http://127.0.0.1:9000", "environment: AWS_ENDPOINT_URL_S3"]
@@ -296,7 +296,7 @@ def test_what_a_person_reads(home: Home, work: Path) -> None:
     assert table["deadline"] == ["300", "default"]
     plain = agent(home, "config", cwd=work).stdout
     assert ".lfsconfig" not in plain
-    assert "part_size        16MiB\n" in plain
+    assert "part_size\t16MiB\n" in plain
 
 
 def test_outside_of_a_repository_and_without_a_store(home: Home, work: Path) -> None:

@@ -283,7 +283,7 @@ def test_a_bucket_that_everybody_reads_is_not_closed(server: Server, cellar: Cel
 def test_people_get_a_line_for_each_step_and_policies_to_paste(cellar: Cellar) -> None:
     done = run(cellar)
     assert done.returncode == 0
-    assert "\ndone    versioning: keep versions\n" in f"\n{done.stdout}"
+    assert "\ndone\tversioning\tkeep versions\n" in f"\n{done.stdout}"
     _, reader, writer = done.stdout.split("\nthe policy of a ")
     target = S3Target(cellar.bucket, cellar.prefix)
     assert json.loads(reader.partition("\n")[2]) == policy("reader", target)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import subprocess
 import threading
 import time
@@ -19,6 +18,7 @@ from lfs_agent.transfer.upload import journals
 from tests.cellar import Cellar, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.e2e.dialogue import kill_git, new_repository
+from tests.e2e.terminal import on_terminal
 from tests.machine import Home
 from tests.proxy import Answer, FaultProxy, Faults, Rule, Stall, Throttle
 from tests.servers import Versitygw
@@ -270,17 +270,10 @@ def test_what_a_killed_push_left_in_a_shared_folder_goes_when_it_is_old(home: Ho
 def test_a_terminal_shows_how_far_it_is_when_that_takes_long(cellar: Cellar) -> None:
     for digit in "12":
         begin(cellar, cellar.key(digit * 64))
-    terminal, end = pty.openpty()
     late = Rule(Stall("request-head", seconds=1.5), "GET", "uploadId=")
     with FaultProxy(cellar.server.endpoint, Faults((late,))) as proxy:
-        environ = {**cellar.home.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint}
-        command = ["lfs-agent", "uploads", "--json"]
-        done = subprocess.run(
-            command, cwd=cellar.work, env=environ, stdout=subprocess.PIPE, stderr=end, text=True, check=True
-        )
-    shown = os.read(terminal, 10_000).decode()
-    os.close(terminal)
-    os.close(end)
+        environ = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        seen = on_terminal(cellar.home, "lfs-agent", "uploads", "--json", cwd=cellar.work, pipe="stdout", env=environ)
 
-    assert "\r\x1b[K1 of 2 uploads\r\x1b[K" in shown
-    assert [upload["status"] for upload in found(done)] == ["unfinished"] * 2
+    assert " 1 of 2 uploads " in seen.terminal
+    assert [json.loads(line)["status"] for line in seen.piped.splitlines()] == ["unfinished"] * 2

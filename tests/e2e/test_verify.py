@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.cellar import Cellar
+from tests.cellar import Cellar, findings
 from tests.conftest import absent
 from tests.e2e.conftest import HomeOf
 from tests.machine import Home
@@ -40,12 +39,6 @@ SCHEMA = {
 
 def verify(home: Home, work: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return home.run("lfs-agent", "verify", *arguments, cwd=work, check=False)
-
-
-def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
-    """By oid, from the output of --json."""
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    return {finding["oid"]: finding for finding in found}
 
 
 @pytest.fixture
@@ -114,7 +107,7 @@ def test_deletion_truncation_and_a_flipped_byte_are_told_apart(cellar: Cellar, c
     done = verify(home, work, "--deep")
     *lines, totals = done.stdout.splitlines()
     assert len(lines) == 3
-    assert f"missing   {gone[:12]}    97.7 KiB  model-1.pt  s3://{cellar.bucket}/{cellar.key(gone)}: " in done.stdout
+    assert f"missing\t{gone[:12]}\t97.7 KiB\tmodel-1.pt\ts3://{cellar.bucket}/{cellar.key(gone)}: " in done.stdout
     assert "1 missing, 2 damaged" in totals
     assert not done.stderr
 
@@ -504,7 +497,7 @@ def test_an_archived_object_is_a_finding_of_its_own_with_the_command_that_restor
         assert findings(done)[oid]["reason"] == (
             f"it is archived (DEEP_ARCHIVE); restore it, and pull when that is done: {command}"
         )
-    assert verify(home, work).stdout.startswith(f"archived  {oid[:12]}  ")
+    assert verify(home, work).stdout.startswith(f"archived\t{oid[:12]}\t")
     home.install()
     pulled = home.git("lfs", "pull", cwd=work, check=False)
     assert pulled.returncode != 0
@@ -620,5 +613,5 @@ def test_a_committed_setting_that_hides_failures_fails(cellar: Cellar, key: str)
     for words in ([f"{base}..HEAD"], [f"{base}.."], [f"{base}...HEAD"], ["HEAD"], []):
         done = verify(cellar.home, cellar.work, *words)
         assert done.returncode == 1, words
-        assert f"irregular  .lfsconfig  it sets lfs.{key}: " in done.stdout
+        assert f"irregular\t.lfsconfig\tit sets lfs.{key}: " in done.stdout
     assert verify(cellar.home, cellar.work, base).returncode == 0

@@ -1,6 +1,10 @@
 """What `lfs-agent log` makes of a record."""
 
 import json
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lfs_agent.commands import log
+from lfs_agent.commands.screen import Screen
 from lfs_agent.log import redact
 
 OID_A = "a" * 64
@@ -36,7 +41,14 @@ def summarize(*events: dict[str, Any]) -> log.Summary:
 
 
 def spelled(*events: dict[str, Any], places: log.Places | None = None) -> str:
-    return "\n".join(log.spell(summarize(*events), places or {}))
+    return shown(summarize(*events), places or {})
+
+
+def shown(summary: log.Summary, places: log.Places) -> str:
+    """What is printed of it, where standard output is no terminal."""
+    with redirect_stdout(StringIO()) as said:
+        log.show(Screen(), summary, places)
+    return said.getvalue().removesuffix("\n")
 
 
 PUSH = (
@@ -87,13 +99,13 @@ def test_a_person_reads_what_was_sent_and_what_failed() -> None:
     assert head.startswith("push to s3://bucket/prefix, remote origin, 2026-11-2")
     assert head.endswith(", 4.0 s")
     assert lines == [
-        "  sent           1 object, 3.0 MiB, 768.0 KiB/s",
-        "  already there  1 object, 1 of them unproven",
-        "  asked again    1 time",
-        "  failed         1 object",
+        "sent\t1 object, 3.0 MiB, 768.0 KiB/s",
+        "already there\t1 object, 1 of them unproven",
+        "asked again\t1 time",
+        "failed\t1 object",
         "",
-        "  1 object: storing s3://bucket/prefix: 403",
-        f"    {OID_C}     7 bytes  vit-l/0.2/c.pt",
+        "1 object: storing s3://bucket/prefix: 403",
+        f"{OID_C}\t7 bytes\tvit-l/0.2/c.pt",
     ]
 
 
@@ -169,7 +181,7 @@ def test_nothing_that_a_terminal_obeys_comes_through() -> None:
         event("failed", oid="\x1b[2J", message="bad \x1b]0;title\x07\nnews", store="s3://\x1bc", remote="\x9b1m"),
         places={"\x1b[2J": ("\x1b[31mred.pt", 1)},
     )
-    assert all(letter.isprintable() or letter == "\n" for letter in text)
+    assert all(letter.isprintable() or letter in "\t\n" for letter in text)
 
 
 @given(st.binary(max_size=300))
@@ -197,6 +209,22 @@ def test_any_events_can_be_shown(events: list[dict[str, Any]]) -> None:
     summary = log.summarize("s", events)
     assert (summary is None) == (not events)
     if summary:
-        text = "\n".join(log.spell(summary, {}))
-        assert all(letter.isprintable() or letter == "\n" for letter in text)
+        text = shown(summary, {})
+        assert all(letter.isprintable() or letter in "\t\n" for letter in text)
         json.dumps(log.to_json(summary, {}))
+
+
+@pytest.mark.parametrize("level", [None, "info"])
+def test_a_worker_loads_no_rich_with_and_without_a_log(level: str | None) -> None:
+    """It costs each of eight workers 50 ms, and structlog takes it where it finds it."""
+    program = f"""
+import sys
+import lfs_agent.agent
+from lfs_agent.log import Log
+Log(None, {level!r}, None).info("ready")
+assert not [name for name in sys.modules if name.partition(".")[0] == "rich"]
+import rich.console
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("ready") == (level is not None)

@@ -1,0 +1,68 @@
+"""What a person sees: columns and a bar on a terminal, plain lines in a pipe; no terminal obeys a file's name."""
+
+import json
+import re
+
+import pytest
+
+from tests.cellar import Cellar
+from tests.e2e.terminal import on_terminal
+from tests.proxy import FaultProxy, Faults, Rule, Stall
+
+SIZE = 100_000
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def add_lost(cellar: Cellar, path: str) -> str:
+    """Commits and pushes an object, which the store then loses; gives its oid."""
+    oid = cellar.add(path, SIZE)
+    cellar.push()
+    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=cellar.key(oid))
+    return oid
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_columns_fit_the_terminal_and_an_address_can_be_copied_whole(cellar: Cellar, columns: int) -> None:
+    folder = "a name/that is longer/than any terminal/is wide/" + "and has no end " * 8
+    oid = add_lost(cellar, f"{folder}[red]m\x1b[2Jodel[/red].pt")
+    address = f"s3://{cellar.bucket}/{cellar.key(oid)}"
+
+    seen = on_terminal(cellar.home, "lfs-agent", "verify", cwd=cellar.work, columns=columns)
+
+    assert seen.returncode == 1
+    assert "\x1b[31mmissing" in seen.terminal
+    assert "\x1b[2J" not in seen.terminal
+    text = COLOUR.sub("", seen.terminal)
+    head, *more = text.split("  s3://")[0].splitlines()
+    assert all(len(line) <= columns for line in (head, *more))
+    assert head.startswith(f"missing   {oid[:12]}    97.7 KiB  a name/that is longer/than ")
+    assert {line[:36].strip() for line in more} == {""}, "what does not fit goes on in its own column"
+    assert "[red]m?[2Jodel[/red].pt" in "".join(line[36:].strip() for line in (head, *more))
+    assert f"\n  {address}: nobody has pushed it here, or it was deleted\nHEAD at {cellar.url}: 1 object, " in text
+
+    plain = on_terminal(cellar.home, "lfs-agent", "verify", cwd=cellar.work, columns=columns, env={"NO_COLOR": "1"})
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", plain.terminal)
+    as_json = on_terminal(cellar.home, "lfs-agent", "verify", "--json", cwd=cellar.work, columns=columns)
+    assert json.loads(as_json.terminal.splitlines()[0])["address"] == address
+
+
+@pytest.mark.parametrize("pipe", ["", "stdout", "stderr"])
+def test_the_bar_is_for_a_terminal_and_a_pipe_gets_plain_lines(cellar: Cellar, pipe: str) -> None:
+    oid = add_lost(cellar, "model.pt")
+    row = "\t".join(
+        ("missing", oid[:12], "97.7 KiB", "model.pt", f"s3://{cellar.bucket}/{cellar.key(oid)}: nobody has pushed it")
+    )
+    with FaultProxy(cellar.server.endpoint, Faults((Rule(Stall("answer-head", seconds=1.5), "HEAD"),))) as proxy:
+        environ = {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "FORCE_COLOR": "1"}
+        seen = on_terminal(cellar.home, "lfs-agent", "verify", cwd=cellar.work, pipe=pipe, env=environ)
+
+    assert ("1 of 1 objects" in seen.terminal) == (pipe != "stderr")
+    if pipe != "stderr":
+        assert re.search(r"━.*\x1b\[\?25h.*\x1b\[2K", seen.terminal, re.DOTALL), "at its end the bar is gone"
+    if pipe == "stdout":
+        assert seen.piped.startswith(row)
+        assert "\x1b" not in seen.piped
+        assert "missing" not in seen.terminal
+    else:
+        assert f"{oid[:12]}    97.7 KiB  model.pt\n" in seen.terminal
+        assert seen.piped == ""
