@@ -7,7 +7,7 @@ author = "the authors of lfs-agent"
 version = release = __version__
 
 extensions = ["myst_parser"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "explanation/benchmarks"]  # parts of one page
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 suppress_warnings: list[str] = []

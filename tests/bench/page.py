@@ -14,10 +14,12 @@ from tests.bench import plots
 from tests.bench.__main__ import RESULTS
 from tests.bench.goals import judged
 from tests.bench.report import spread
-from tests.bench.results import Metric, Outcome, Results, Way, read
+from tests.bench.results import WAYS, Metric, Outcome, Results, Way, read
 
 FOLDER = Path(__file__).parents[2] / "docs" / "explanation" / "benchmarks"
 CHARTS = {"time": plots.TIME, "cpu": plots.CPU, "memory": plots.MEMORY}
+
+LEVEL = 1.05
 
 
 def write(file: Path, folder: Path) -> None:
@@ -36,6 +38,7 @@ def write(file: Path, folder: Path) -> None:
     for chart_name, chart in CHARTS.items():
         plots.draw(results, chart, folder / f"{chart_name}.svg")
     (folder / "goals.md").write_text("\n".join([*_circumstances(results), *_goals(results)]) + "\n")
+    (folder / "behind.md").write_text("\n".join(_behind(results)) + "\n")
     (folder / "race.md").write_text("\n".join(_tables(results)) + "\n")
 
 
@@ -50,9 +53,27 @@ def _circumstances(results: Results) -> Iterator[str]:
 
 
 def _goals(results: Results) -> Iterator[str]:
+    yield f"{'; '.join(f'{name}: {title}' for name, title in results.stages.items())}.\n"
     yield "| what | measured | goal |\n| --- | --- | --- |"
     for verdict in judged(results):
         yield f"| {verdict.what} | {verdict.value:.2f} | {verdict.wanted.replace('MISSED', '**missed**')} |"
+
+
+def _behind(results: Results) -> Iterator[str]:
+    """Where a peer's median is below ours, by more than `LEVEL`."""
+    rows = [
+        f"| {what}, {way} | {where} | {ours / theirs:.2f} x {best.contender} |"
+        for stage, where in results.stages.items()
+        for case, what in results.cases.items()
+        for way in WAYS
+        if (best := results.best(stage, case, way, "peer")) and (mine := results.best(stage, case, way, "ours"))
+        if (theirs := best.median(way, "wall_s")) and (ours := mine.median(way, "wall_s"))
+        if ours > LEVEL * theirs
+    ]
+    yield f"By more than {LEVEL - 1:.0%} of the best peer's median:\n" if rows else "Nowhere in this run."
+    if rows:
+        yield "| what | where | time |\n| --- | --- | --- |"
+        yield from rows
 
 
 def _tables(results: Results) -> Iterator[str]:

@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from tests.bench.goals import GOALS
 from tests.bench.results import WAYS, Metric, Outcome, Results, Way
 
+OURS = "lfs-agent"
 # Colours that the colour-blind tell apart (Okabe, Ito).
 LOOKS = {
-    "lfs-agent": ("o", "#d55e00"),
+    OURS: ("o", "#d55e00"),
     "lfs-dal": ("s", "#0072b2"),
     "object-store": ("^", "#009e73"),
     "lfs-s3": ("D", "#cc79a7"),
@@ -29,6 +31,7 @@ WAY_LOOKS: dict[Way, tuple[str, str]] = {
     "re-push": ("s", "#999999"),
     "pull": ("^", "#0072b2"),
 }
+GOAL_COLOUR = "#7b3294"
 ROW_INCHES = 0.27
 mpl.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "lfs-agent", "font.size": 9, "axes.axisbelow": True})
 
@@ -42,22 +45,27 @@ class Chart:
     label: str
     ticks: tuple[float, ...]
     without: tuple[str, ...] = ()
+    stages: tuple[str, ...] | None = None
+    """The only ones that differ; all where None."""
 
 
 TIME = Chart("wall_s", "peer", "time ÷ best peer's (log)", (0.25, 0.5, 1, 2, 4, 8, 16))
 CPU = Chart("cpu_s", "peer", "CPU time ÷ that of the fastest peer (log)", (0.25, 0.5, 1, 2, 4, 8, 16, 32), ("null",))
-MEMORY = Chart("pss_mib", None, "memory of all workers together, MiB (log)", (10, 30, 100, 300, 1000, 3000))
+MEMORY = Chart(
+    "pss_mib", None, "memory of all workers together, MiB (log)", (10, 30, 100, 300, 1000, 3000), stages=("near",)
+)
 Row = tuple[str, str, Way]
 
 
 def draw(results: Results, chart: Chart, file: Path) -> None:
     """A panel for each stage, a line for each case and way; nothing where there is none."""
-    panels = {stage: list(_rows(results, chart, stage)) for stage in results.stages}
+    stages = [stage for stage in results.stages if chart.stages is None or stage in chart.stages]
+    panels = {stage: list(_rows(results, chart, stage)) for stage in stages}
     panels = {stage: rows for stage, rows in panels.items() if rows}
     if not panels:
         return
     heights = [len(rows) for rows in panels.values()]
-    figure = Figure(figsize=(8, sum(heights) * ROW_INCHES + len(heights) * 0.55 + 0.9), layout="constrained")
+    figure = Figure(figsize=(8, sum(heights) * ROW_INCHES + len(heights) * 0.55 + 1.1), layout="constrained")
     axes: list[Axes] = [*figure.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=heights)[:, 0]]
     for panel, (stage, rows) in zip(axes, panels.items(), strict=True):
         _panel(panel, results, chart, rows)
@@ -65,7 +73,8 @@ def draw(results: Results, chart: Chart, file: Path) -> None:
     axes[-1].set_xlabel(chart.label)
     shown = [name for name in LOOKS if name not in chart.without and _raced(results, name)]
     handles = [Line2D([], [], ls="", marker=LOOKS[name][0], color=LOOKS[name][1], label=name) for name in shown]
-    figure.legend(handles=handles, loc="outside upper center", ncols=len(shown), frameon=False, handletextpad=0.1)
+    handles.append(Line2D([], [], color=GOAL_COLOUR, linewidth=2, label="goal: here or left of it"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False, handletextpad=0.4)
     _save(figure, file)
 
 
@@ -92,23 +101,52 @@ def _panel(panel: Axes, results: Results, chart: Chart, rows: Sequence[Row]) -> 
         panel.spines[side].set_visible(False)
     if chart.base:
         panel.axvline(1, color="#444444", linewidth=0.8)
-    for number, row in enumerate(rows):
-        _dots(panel, results, chart, row, number)
+    for name in reversed(LOOKS):  # ours on top
+        if name not in chart.without:
+            _dots(panel, name, [_spread_of(results, chart, row, name) for row in rows])
+    marks = [(limit, number) for number, row in enumerate(rows) for limit in _goals(chart, row)]
+    panel.vlines(
+        [limit for limit, _ in marks],
+        [number - 0.4 for _, number in marks],
+        [number + 0.4 for _, number in marks],
+        color=GOAL_COLOUR,
+        linewidth=2,
+    )
 
 
-def _dots(panel: Axes, results: Results, chart: Chart, row: Row, height: int) -> None:
+def _goals(chart: Chart, row: Row) -> Iterator[float]:
+    for goal in GOALS:
+        told_so = goal.metric == chart.metric and goal.base == (chart.base or "") and goal.per == 1
+        if told_so and goal.limit and (goal.stage, goal.case, goal.way) == row:
+            yield goal.limit
+
+
+Spread = tuple[float, float, float]
+"""Least, median, most."""
+
+
+def _spread_of(results: Results, chart: Chart, row: Row, name: str) -> Spread | None:
     stage, case, way = row
+    outcome = results.best(stage, case, way, name)
+    value = outcome.median(way, chart.metric) if outcome else None
+    if outcome is None or not value:
+        return None
     best = results.best(stage, case, way, chart.base) if chart.base else None
     base = (best.median(way, chart.metric) if best else None) or 1
-    for outcome in sorted(results.of(stage, case, way), key=lambda outcome: outcome.role == "ours"):
-        value = outcome.median(way, chart.metric)
-        if not value or outcome.contender in chart.without:
-            continue
-        marker, colour = LOOKS[outcome.contender]
-        values = outcome.values(way, chart.metric)
-        panel.plot([min(values) / base, max(values) / base], [height, height], color=colour, linewidth=1.2)
-        size = 7.5 if outcome.role == "ours" else 5
-        panel.plot([value / base], [height], marker=marker, color=colour, markersize=size, markeredgewidth=1)
+    values = outcome.values(way, chart.metric)
+    return min(values) / base, value / base, max(values) / base
+
+
+def _dots(panel: Axes, name: str, spreads: Sequence[Spread | None]) -> None:
+    """A contender's, each at the height of its row."""
+    marker, colour = LOOKS[name]
+    there = [(number, spread) for number, spread in enumerate(spreads) if spread]
+    heights = [number for number, _ in there]
+    panel.hlines(
+        heights, [low for _, (low, _, _) in there], [high for _, (_, _, high) in there], color=colour, linewidth=1
+    )
+    size = 7.5 if name == OURS else 5
+    panel.plot([middle for _, (_, middle, _) in there], heights, ls="", marker=marker, color=colour, markersize=size)
 
 
 def _raced(results: Results, name: str) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.contenders import Agent, Contender, Place, Yardstick, program_of
-from tests.bench.far import Far
+from tests.bench.far import RATE_KB, ROUND_TRIP_MS, Far
 from tests.bench.gateway import RaceGateway
 from tests.bench.meter import Meter
 from tests.bench.results import WAYS, Outcome, Run, Way
@@ -40,10 +40,10 @@ class Stage:
 
     name: str
     title: str
-    sink: bool
-    tls: bool
-    far: bool
     cases: tuple[str, ...]
+    sink: bool = False
+    tls: bool = False
+    far: bool = False
 
 
 CASES = {
@@ -58,26 +58,21 @@ CASES = {
             ways=("push", "re-push"),
             without=("git-remote-s3", "s5cmd", "aws"),
         ),
+        Case("m64", "8 objects of 64 MiB", 8, 64 << 20, 3),
         Case("mid", "8 objects of 512 MiB", 8, 512 << 20, 2),
         Case("big", "one object of 4 GiB", 1, 4 << 30, 2),
     )
 }
+FAR = f"{ROUND_TRIP_MS} ms away, {RATE_KB // 1000} MB/s a connection"
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage(
-            "near",
-            "versitygw over http, loopback",
-            False,
-            False,
-            False,
-            ("one", "k200", "k2000", "k10000", "mid", "big"),
-        ),
-        Stage("tls", "versitygw over https, loopback", False, True, False, ("one", "k200")),
-        Stage("far", "versitygw over http, 20 ms away, 90 MB/s a connection", False, False, True, ("one", "k200")),
-        Stage("far-tls", "versitygw over https, 20 ms away, 90 MB/s a connection", False, True, True, ("one",)),
-        Stage("sink", "the sink over http, loopback", True, False, False, ("big",)),
-        Stage("sink-tls", "the sink over https, loopback", True, True, False, ("big",)),
+        Stage("near", "versitygw over http, loopback", ("one", "k200", "k2000", "k10000", "mid", "big")),
+        Stage("tls", "versitygw over https, loopback", ("one", "k200"), tls=True),
+        Stage("far", f"versitygw over http, {FAR}", ("one", "k200", "m64"), far=True),
+        Stage("far-tls", f"versitygw over https, {FAR}", ("one",), far=True, tls=True),
+        Stage("sink", "the sink over http, loopback", ("big",), sink=True),
+        Stage("sink-tls", "the sink over https, loopback", ("big",), sink=True, tls=True),
     )
 }
 HOPELESS = 2

@@ -27,7 +27,7 @@ import (
 
 const (
 	block = 1 << 20
-	etag  = `"00000000000000000000000000000000"`
+	etag  = `"00000000000000000000000000000000-1"` // as of parts: with 32 digits alone it would be taken for an MD5
 )
 
 var checksums = []string{"CRC32", "CRC32C", "CRC64NVME", "SHA1", "SHA256"}
@@ -134,7 +134,7 @@ func (s *sink) object(to *answer, request *http.Request, key string) {
 			to.WriteHeader(http.StatusOK)
 		}
 	case "POST begin":
-		s.begin(to, key)
+		s.begin(to, request, key)
 	case "POST upload":
 		if _, ok := taken(to, request); ok {
 			s.complete(to, request, key, query.Get("uploadId"))
@@ -189,7 +189,12 @@ func (s *sink) put(to *answer, request *http.Request, key string, size int64) bo
 	return true
 }
 
-func (s *sink) begin(to *answer, key string) {
+func (s *sink) begin(to *answer, request *http.Request, key string) {
+	for _, name := range []string{"x-amz-checksum-algorithm", "x-amz-checksum-type"} {
+		if value := request.Header.Get(name); value != "" {
+			to.Header().Set(name, value)
+		}
+	}
 	s.lock.Lock()
 	defer s.lock.Unlock()
 	s.count++

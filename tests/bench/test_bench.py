@@ -1,5 +1,7 @@
 """The race is run, counts, and is drawn: the smallest there is. Nothing here is timed."""
 
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from tests.conftest import absent
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if reason := RaceGateway.missing() or Sink.missing():
         absent(reason)
+    if not shutil.which("cc"):
+        absent("the meter of CPU and memory is built with a C compiler, which is not here")
     return tmp_path_factory.mktemp("bench")
 
 
@@ -45,7 +49,8 @@ def test_results_are_drawn_and_told_on_the_page(file: Path, folder: Path) -> Non
     told = (folder / "docs" / "race.md").read_text()
     assert "3 objects of 10 kB: the sink over https, loopback" in told
     assert "| lfs-agent |" in told
-    assert "</svg>" in (folder / "docs" / "memory.svg").read_text()
+    if sys.platform == "linux":  # elsewhere nobody tells a process's share of memory
+        assert "</svg>" in (folder / "docs" / "memory.svg").read_text()
     assert (folder / "docs" / "race.json").read_bytes() == file.read_bytes()
 
 
