@@ -115,10 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     stages = {stage.name: stage.title for stage, _ in heats}
     cases = {case.name: case.title for _, case in heats}
     results = Results(circumstances, stages, cases, times, outcomes)
-    print(f"\n{report.text(results)}")
     file = arguments.results / time.strftime("bench-%Y%m%dT%H%M%SZ.json", time.gmtime())
     results.write(file)
-    print(f"\nevery run: {file}")
+    print(f"\n{report.text(results)}\n\nevery run: {file}")
     return 0
 
 

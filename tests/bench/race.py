@@ -254,7 +254,7 @@ class Track:
         wall_s = time.perf_counter() - started
         used = self.meter.take()
         if done.returncode:
-            raise Lost(describe(done)[-300:])
+            raise Lost(describe(done).replace(str(self.work.parent), "…")[-300:])
         requests = len(self.server.requests(mark))
         return Run(
             wall_s,
