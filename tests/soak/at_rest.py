@@ -21,7 +21,7 @@ from tests.servers import Versitygw
 from tests.soak.book import MIB, Book
 
 POINTERS = 100_000
-MEMORY = 600 * MIB
+MEMORY = 400 * MIB
 """What `verify` may take; all the rows in memory would be gigabytes."""
 _BUCKET = "my-cellar"
 _SIZE = 10

@@ -1,6 +1,7 @@
 """Reports of Compute checksum jobs as Amazon documents them, and as somebody else might write them."""
 
 import gzip
+import json
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -30,6 +31,11 @@ def test_a_report_tells_the_checksum_and_the_etag_of_what_is_wanted(tmp_path: Pa
     others = [failed(BUCKET, "else", "404", "NoSuchKey", "gone"), succeeded("other", KEY, b"else", ETAG)]
     report = read(JobReport(tmp_path).write([GOOD, *others]))
     assert report == Report(YESTERDAY, {KEY: FOUND}, 3)
+
+
+def test_an_etag_may_be_quoted_and_spelled_as_a_header_is(tmp_path: Path) -> None:
+    message = json.dumps(json.loads(GOOD[-1]) | {"etag": "", "ETag": f'"{ETAG}"'})
+    assert read(JobReport(tmp_path).write([[*GOOD[:-1], message]])).computed == {KEY: FOUND}
 
 
 def test_files_may_be_compressed_by_whoever_keeps_them(tmp_path: Path) -> None:

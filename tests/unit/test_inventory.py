@@ -5,7 +5,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from lfs_agent.errors import ReportError
 from lfs_agent.inventory import read_inventory
@@ -121,3 +123,13 @@ def test_a_parquet_inventory_of_another_bucket_is_an_error_whatever_its_manifest
     where.write_text(json.dumps({**manifest, "sourceBucket": BUCKET}))
     with pytest.raises(ReportError, match="a row is about another bucket than my-cellar"):
         read(where)
+
+
+def test_a_parquet_inventory_of_other_types_is_an_error(tmp_path: Path) -> None:
+    """pyarrow's own errors are not all of Python's kinds."""
+    inventory = Inventory(tmp_path, BUCKET, "Parquet")
+    inventory.write([Entry(KEY, 10)])
+    file = tmp_path / "data" / "part-0.parquet"
+    parquet.write_table(pyarrow.table({"bucket": [1], "key": [KEY], "size": [10], "storage_class": ["STANDARD"]}), file)
+    with pytest.raises(ReportError, match="it is not what Amazon writes"):
+        read(inventory.write_manifest([file]))
