@@ -25,7 +25,9 @@ from lfs_agent.errors import (
 )
 from lfs_agent.gitrepo import Repository
 from lfs_agent.layout import sharded
+from lfs_agent.ledger import Keeper, Ledger, Registrar
 from lfs_agent.parts import Limits
+from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Download, Init, Terminate, Unusable, Upload
 from lfs_agent.retry import Patience
 from lfs_agent.session import RECORD_LIMIT, Breaker, SessionFiles, name_session, sweep
@@ -42,6 +44,7 @@ _GRACE_S: Final = 1.0
 _BUDGET_STREAMS: Final = 16
 """Parts in flight in all workers together."""
 
+_TRIES: Final = 2
 _NOT_TRIED: Final = "not tried: the whole session was stopped by the cause that is told once; see lfs-agent log"
 
 Write = Callable[[bytes], None]
@@ -154,6 +157,8 @@ class Ready:
     cellar: Cellar
     store: Store
     patience: Patience
+    keeper: Keeper
+    registrar: Registrar
 
 
 class Worker:
@@ -262,7 +267,12 @@ class Worker:
         if profile := cellar.profile_passed_over:
             self._log.info("profile passed over", profile=profile, source=".mlcellar.toml")
         store.connect()
-        return Ready(cellar, store, patience)
+        ledger = Ledger(store, cellar.prefix)
+        keeper = cellar.keeper(ledger, self._halt, self._note_saved)
+        return Ready(cellar, store, patience, keeper, cellar.registrar(store, ledger))
+
+    def _note_saved(self, oid: Oid) -> None:
+        self._logger().info("saved", oid=oid)
 
     def _transfer(self, ready: Ready, request: Upload | Download, meter: Meter) -> Sent | Path:
         settings = ready.cellar.settings
@@ -276,9 +286,15 @@ class Worker:
             )
         path = self._local(request)
         state, modes = folders.incomplete, folders.modes
-        return upload(
-            ready.store, key, request.oid, path, meter, state=state, modes=modes, limits=limits, streams=streams
-        )
+        for _ in range(_TRIES):
+            seen_at = time.monotonic()
+            sent = upload(
+                ready.store, key, request.oid, path, meter, state=state, modes=modes, limits=limits, streams=streams
+            )
+            if sent.how != "skipped" or ready.keeper.keep(request.oid, seen_at):
+                ready.registrar.register(self._halt)
+                return sent
+        raise ObjectError(f"{ready.store.address(key)} comes and goes: push again")
 
     @property
     def _folders(self) -> Folders:
@@ -353,7 +369,7 @@ class Worker:
     def _open_log(self, cellar: Cellar | None) -> log.Log:
         """The log; before the settings are known, and outside of a repository, with what there is."""
         session = name_session()
-        bound = {"session": session, "operation": self._init.operation, "remote": self._init.remote}
+        bound: dict[str, Any] = {"session": session, "operation": self._init.operation, "remote": self._init.remote}
         record = None
         with suppress(AgentError):
             self._shared = SessionFiles(self._repo.storage / "lfs-agent" / "sessions", session)

@@ -3,7 +3,7 @@
 import os
 import threading
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +14,13 @@ from lfs_agent.config import Settings, Value, from_environ, from_git, from_query
 from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.layout import key_of
+from lfs_agent.ledger import Keeper, Ledger, Registrar, shareable
 from lfs_agent.pace import PacedStore
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
-from lfs_agent.retry import Lanes, Notice, Patience, RetryingStore, RetryingUploads
+from lfs_agent.retry import Lanes, Notice, Patience, RetryingStock, RetryingStore, RetryingUploads
 from lfs_agent.session import Bandwidth, Budget, Handover, SessionFiles, Slots
-from lfs_agent.store import Store, Uploads
+from lfs_agent.store import Stock, Store, Uploads
 from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_target
 from lfs_agent.trust import Claim, check, check_scheme
 
@@ -85,10 +86,31 @@ class Cellar:
     def settings(self) -> Settings:
         return self.resolved[0]
 
+    @property
+    def prefix(self) -> str:
+        """Below which its keys are; "" for all of the store."""
+        return self.target.prefix if isinstance(self.target, S3Target) else ""
+
     def key(self, oid: Oid) -> str:
         """Where the object lies in the store."""
-        prefix = self.target.prefix if isinstance(self.target, S3Target) else ""
-        return key_of(prefix, self.settings.layout)(oid)
+        return key_of(self.prefix, self.settings.layout)(oid)
+
+    @property
+    def repositories(self) -> list[str]:
+        """Where a push to the remote takes commits, as everybody may read it."""
+        top = self.repo.worktree or self.repo.common_dir
+        return list(dict.fromkeys(shareable(url, top) for url in self.repo.push_urls(self.remote)))
+
+    def registrar(self, store: Store, ledger: Ledger) -> Registrar:
+        """Registers the repository at the store."""
+        memory = self.repo.common_dir / "lfs-agent" / "registered"
+        return Registrar(ledger, self.repositories, memory, store.identity(ledger.root), self.repo.modes)
+
+    def keeper(
+        self, ledger: Ledger, stop: threading.Event, on_saved: Callable[[Oid], None] = lambda oid: None
+    ) -> Keeper:
+        """Keeps a gc from what is left in the store, since it is there."""
+        return Keeper(ledger, self.key, lambda: self.stock(stop=stop, connections=1), stop, on_saved)
 
     @property
     def state_dir(self) -> Path:
@@ -135,6 +157,20 @@ class Cellar:
         from lfs_agent.store.s3uploads import S3Uploads
 
         return RetryingUploads(S3Uploads(self._s3(target, patience, None, connections), target.prefix), patience)
+
+    def stock(self, *, stop: threading.Event, connections: int) -> Stock:
+        """All that lies in the store; as for `open`, nothing has been asked of it.
+
+        Raises TargetError, UsageError, CredentialsError.
+        """
+        patience, target = self._patience(stop), self.target
+        if isinstance(target, FolderTarget):
+            from lfs_agent.store.folder import FolderStock
+
+            return RetryingStock(FolderStock(self._folder(target)), patience)
+        from lfs_agent.store.s3stock import S3Stock
+
+        return RetryingStock(S3Stock(self._s3(target, patience, None, connections)), patience)
 
     def bucket(self, *, stop: threading.Event) -> "S3Bucket":
         """The bucket itself; as for `open`, nothing has been asked of it.

@@ -23,6 +23,7 @@ COMMANDS = {
     "repair": "send what the store lacks, and replace what is damaged there",
     "doctor": "look at what a push and a pull need, and say what mends it",
     "prune": "delete local objects whose copies in the store are proven",
+    "gc": "delete from the store what no repository names any more",
     "uploads": "list uploads that nobody has finished, and give them up",
     "log": "show what the last push or pull did",
 }

@@ -49,6 +49,7 @@ class Settings:
     first_deadline: float = 6.0
     deadline: float = 300.0
     retries: int = 1000
+    retention: str | None = None
     log_level: str | None = None
     log_file: str | None = None
 
@@ -175,6 +176,32 @@ def _seconds(text: str) -> float:
     return float(text)
 
 
+_AGES_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def parse_age(text: str) -> float:
+    """Seconds in `text`.
+
+    >>> parse_age("30m"), parse_age("2w")
+    (1800.0, 1209600.0)
+
+    Raises ValueError.
+    """
+    found = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
+    if not found:
+        raise ValueError("not an age such as 30m, 12h, 7d or 2w")
+    return float(int(found[1]) * _AGES_S[found[2]])
+
+
+FOREVER: Final = "forever"
+
+
+def _retention(text: str) -> str:
+    if text != FOREVER:
+        parse_age(text)
+    return text
+
+
 def _path(text: str) -> str:
     if not text or any(ord(char) < 32 for char in text):
         raise ValueError("not a path")
@@ -271,6 +298,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         _retries,
         "number",
         "How often all workers of a push or pull together may ask again; each success gives one back.",
+    ),
+    Setting(
+        "retention",
+        _retention,
+        "age such as 28d, or forever",
+        "How long `lfs-agent gc` leaves objects in the store that no repository names. The longest holds: the user's, "
+        "the URL's, or that of `--grace`.",
+        committed=True,
     ),
     Setting(
         "log_level",

@@ -3,8 +3,8 @@
 import os
 import re
 import subprocess
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -293,6 +293,13 @@ class Repository:
                 return LfsUrl(self._rewritten(entry.value), f"{entry.origin}: {key}", False)
         return LfsUrl(self._rewritten(remote), "the command line", False) if ":" in remote else None
 
+    def push_urls(self, remote: str) -> list[str]:
+        """Where a push to `remote` (a name, a URL or a path) takes commits, as the user's configuration spells it."""
+        for key in (f"remote.{remote}.pushurl", f"remote.{remote}.url"):
+            if found := [entry.value for entry in self.config if entry.key == key]:
+                return found
+        return [remote] if remote else []
+
     def _rewritten(self, url: str) -> str:
         rules = [e for e in self.config if re.fullmatch(r"url\..*\.insteadof", e.key) and url.startswith(e.value)]
         if not rules:
@@ -353,7 +360,7 @@ class Repository:
         return list(oids)
 
     def pointers(self, revision: str, paths: Sequence[str] = ()) -> Iterator[tuple[Pointer, str]]:
-        """Every pointer, with its path, in the tree of `revision`; of a range `A..B`, or EVERYTHING, in every version.
+        """Every pointer, with its path, in the tree of `revision`; of a range `A..B`, of EVERYTHING or KNOWN in all.
 
         `paths` are pathspecs as git understands them in `cwd`; the paths that come back begin at the top. A range
         names each version once, by one of its paths.
@@ -361,7 +368,7 @@ class Repository:
         Raises UsageError for a revision that git does not know, and where `paths` match no file of it; LocalError
         where git can't read a blob.
         """
-        many = ".." in revision or revision == EVERYTHING
+        many = ".." in revision or revision in _WITHOUT_END
         self._bring_missing(revision, paths)
         blobs = self._versions(revision, paths) if many else self._files(revision, paths)
         for path, _, content in self._read_small(blobs):
@@ -424,8 +431,8 @@ class Repository:
         remote = self.value("extensions.partialclone") or next(promisors, "")
         if not remote:
             return
-        walk = [] if ".." in revision or revision == EVERYTHING else ["--no-walk"]
-        which = [revision] if revision == EVERYTHING else ["--end-of-options", revision]
+        walk = [] if ".." in revision or revision in _WITHOUT_END else ["--no-walk"]
+        which = revision.split() if revision in _WITHOUT_END else ["--end-of-options", revision]
         words = ["rev-list", "--objects", "--missing=print", *walk, *which, "--", *paths]
         missing = [line[1:] for line in _stream(words, self.cwd, b"\n") if line.startswith("?")]
         if missing:
@@ -452,7 +459,7 @@ class Repository:
 
     def _versions(self, commits: str, paths: Sequence[str]) -> Generator[tuple[str, str], None, None]:
         """Name and path of every object that a range of commits has brought, merges included."""
-        which = [commits] if commits == EVERYTHING else ["--end-of-options", commits]
+        which = commits.split() if commits in _WITHOUT_END else ["--end-of-options", commits]
         words = ["rev-list", "--objects", "--full-history", *which, "--", *paths]
         for line in _stream(words, self.cwd, b"\n"):
             name, _, path = line.partition(" ")
@@ -460,8 +467,48 @@ class Repository:
                 yield name, path
 
 
+def refs_at(url: str, *, own: Collection[str]) -> str:
+    """All refs of a repository elsewhere, and what they point to, as git prints them. As `mirror` fetches them."""
+    return _asked_elsewhere(["ls-remote", "--quiet", "--", url], url, own)
+
+
+@contextmanager
+def mirror(url: str, *, own: Collection[str]) -> Iterator[Repository]:
+    """All refs of a repository elsewhere with their history, in a folder that goes at the end of the block.
+
+    What is not among the `own` URLs of a user is fetched by https, ssh or from a path only. Nobody is asked anything.
+
+    Raises LocalError with what git said, where it can't be had.
+    """
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="lfs-agent-") as folder:
+        # Not --local: from a path, too, the other side decides what it gives.
+        words = ["clone", "--quiet", "--mirror", "--no-local", "--template=", "--", url, folder]
+        _asked_elsewhere(words, url, own)
+        yield Repository(Path(folder))
+
+
+def _asked_elsewhere(words: Sequence[str], url: str, own: Collection[str]) -> str:
+    if url.startswith("-") or not url.isprintable():
+        raise LocalError("that is no URL of a repository")
+    scheme = re.match(r"([A-Za-z0-9+.-]+)(?:::|://)", url)
+    allowed = ["https", "ssh", "file", *([scheme[1]] if scheme and url in own and scheme[1] != "ext" else [])]
+    environ = {**os.environ, "GIT_ALLOW_PROTOCOL": ":".join(allowed), "GIT_TERMINAL_PROMPT": "0"}
+    if not ({"GIT_SSH", "GIT_SSH_COMMAND"} & os.environ.keys() or run_git(["config", "core.sshCommand"]).stdout):
+        environ["GIT_SSH_COMMAND"] = "ssh -o BatchMode=yes"
+    done = run_git(words, environ=environ)
+    if done.returncode:
+        raise LocalError(f"git {words[0]}: {' '.join(done.stderr.decode(errors='replace').split())[-500:]}")
+    return done.stdout.decode(errors="surrogateescape")
+
+
 EVERYTHING: Final = "--all"
 """In place of a revision: the whole history of all refs."""
+KNOWN: Final = "--all --reflog --indexed-objects"
+"""The same, with all that reflogs (stashes, too) and indexes name, of all work trees."""
+_WITHOUT_END: Final = (EVERYTHING, KNOWN)
+"""What is no revision, and read as options."""
 
 _MAX_TEXT: Final = 1 << 20
 

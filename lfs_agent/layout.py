@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final, Literal
 
-from lfs_agent.pointer import Oid
+from lfs_agent.pointer import Oid, parse_oid
 
 Layout = Literal["git-lfs", "flat"]
 LAYOUTS: Final[tuple[Layout, ...]] = ("git-lfs", "flat")
@@ -22,3 +22,17 @@ def key_of(prefix: str, layout: Layout) -> Callable[[Oid], str]:
     """A function from oid to key, for a store whose objects lie below `prefix` ("" for none)."""
     head = f"{prefix}/" if prefix else ""
     return (lambda oid: head + sharded(oid)) if layout == "git-lfs" else (lambda oid: head + oid)
+
+
+def oid_at(key: str, where: Callable[[Oid], str]) -> Oid | None:
+    """The object whose key this is, by a function from oid to key; None for a key of anything else.
+
+    >>> oid_at("weights/" + "0" * 64, key_of("weights", "flat")) == "0" * 64
+    True
+    >>> oid_at("weights/00/00/" + "0" * 64, key_of("weights", "flat"))
+    """
+    try:
+        oid = parse_oid(key.rpartition("/")[2])
+    except ValueError:
+        return None
+    return oid if where(oid) == key else None

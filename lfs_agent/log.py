@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
+from lfs_agent.lease import disk_error, lease
 from lfs_agent.modes import UMASK, Modes
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -79,14 +80,60 @@ class Lines:
             pass
 
 
+AUDITED: Final = frozenset({"deleting", "deleted", "pruned", "replacing", "replaced", "giving up", "gave up", "failed"})
+"""Events about what is gone afterwards."""
+_AUDIT_LIMIT: Final = 16 << 20
+_AUDITS_KEPT: Final = 9
+
+
+class Audit:
+    """Lines that last: each is on the disk before what it tells of is done.
+
+    At `limit` bytes a new file is begun; the last ones are kept, numbered from the newest.
+    """
+
+    def __init__(self, path: Path, modes: Modes = UMASK, limit: int = _AUDIT_LIMIT) -> None:
+        self._path = path
+        self._modes = modes
+        self._limit = limit
+
+    def write(self, line: str) -> None:
+        """Appends the line. Raises DiskError where it can't be kept: then nothing may be done."""
+        try:
+            self._make_room()
+            fd = self._modes.open(self._path, os.O_WRONLY | os.O_APPEND)
+            try:
+                os.write(fd, line.encode(errors="backslashreplace") + b"\n")
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise disk_error(error, self._path.parent) from error
+
+    def _make_room(self) -> None:
+        if not self._path.exists() or self._path.stat().st_size < self._limit:
+            return
+        with lease(self._path.with_suffix(".lock"), threading.Event(), self._modes):
+            if self._path.stat().st_size < self._limit:  # another process was faster
+                return
+            for number in range(_AUDITS_KEPT, 0, -1):
+                older = self._path.with_suffix(f".{number}{self._path.suffix}")
+                newer = self._path.with_suffix(f".{number - 1}{self._path.suffix}") if number > 1 else self._path
+                if newer.exists():
+                    newer.replace(older)
+
+
 class Log:
     """Takes events; every line carries `bound`. The `record` has them from info up, the log from `level` up.
 
-    `level` None: nobody asked for a log. `file` None: it goes to stderr.
+    `level` None: nobody asked for a log. `file` None: it goes to stderr. `audit` has those that are AUDITED.
     """
 
-    def __init__(self, record: Lines | None, level: str | None, file: str | None, **bound: Any) -> None:
+    def __init__(
+        self, record: Lines | None, level: str | None, file: str | None, audit: Audit | None = None, **bound: Any
+    ) -> None:
         self._record = record
+        self._audit = audit
         self._bound = bound
         self._log = _structured(level, file, bound) if level else None
 
@@ -95,7 +142,7 @@ class Log:
         self._say("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
-        """Something that was done."""
+        """Something that was done. Raises DiskError, as the others do, where the audit can't be kept."""
         self._say("info", event, fields)
 
     def warning(self, event: str, **fields: Any) -> None:
@@ -110,7 +157,10 @@ class Log:
         if self._record and level != "debug":
             line = {"at": datetime.now(UTC).isoformat(), "level": level, "event": event, **self._bound, **fields}
             must = level != "info" or event in ("started", "ended")
-            self._record.write(redact(json.dumps(line, default=str)), must=must)
+            text = redact(json.dumps(line, default=str))
+            if self._audit and event in AUDITED:
+                self._audit.write(text)
+            self._record.write(text, must=must)
         if self._log:
             getattr(self._log, level)(event, **fields)
 

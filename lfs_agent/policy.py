@@ -7,12 +7,13 @@ from typing import Any, Final, Literal
 
 from lfs_agent.store.url import S3Target
 
-Role = Literal["reader", "writer", "repairer", "caretaker", "founder"]
+Role = Literal["reader", "writer", "repairer", "caretaker", "collector", "founder"]
 
 _KMS: Final[dict[str, list[str]]] = {
     "reader": ["kms:Decrypt"],
     "writer": ["kms:Decrypt", "kms:GenerateDataKey"],
     "repairer": ["kms:Decrypt", "kms:GenerateDataKey"],
+    "collector": ["kms:Decrypt", "kms:GenerateDataKey"],
 }
 
 

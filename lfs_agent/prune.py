@@ -21,6 +21,7 @@ Proof = Literal["", "store", "crc32c", "read"]
 """What says that the store has the object: its own SHA-256; its own CRC-32C over all of it, which is that of the local
 file, whose SHA-256 was proven in the same pass; we, who read and hashed it there."""
 
+_MARKED: Final = "a gc has marked the store's copy, and may delete it: see lfs-agent gc"
 _SAME_FILE: Final = "the store's copy and the local one are one file"
 
 
@@ -57,7 +58,8 @@ def local_objects(storage: Path) -> Iterator[Local]:
 class Pruner:
     """Judges local objects against one store; with a `log` it deletes what is proven. Usable from several threads.
 
-    `deep`: reads from the store what no checksum proves. `on_read` is told of these bytes, from any thread.
+    `deep`: reads from the store what no checksum proves. `marked`: what is there, and may soon be gone. `on_read` is
+    told of the bytes that are read, from any thread.
     """
 
     def __init__(
@@ -66,10 +68,12 @@ class Pruner:
         key: Callable[[Oid], str],
         *,
         deep: bool,
+        marked: Callable[[Oid], object],
         stop: threading.Event,
         log: Log | None = None,
         on_read: Callable[[int], None] = lambda size: None,
     ) -> None:
+        self._marked = marked
         self._stop = stop
         self._log = log
         self._judge = Judge(store, key, depth="checksum", stop=stop)
@@ -82,7 +86,10 @@ class Pruner:
 
     def look(self, local: Local) -> Judged:
         """What is to be done with it, and that is done."""
+        marked = self._is_marked(local.oid)  # before the look: what is not marked by then is there for a while
         judged = self._judged(local)
+        if judged.status == "prunable" and marked:
+            return replace(judged, status="unproven", proof="", reason=marked)
         if judged.status != "prunable" or self._log is None:
             return judged
         about = {"oid": local.oid, "size": local.size, "key": judged.key}
@@ -95,6 +102,13 @@ class Pruner:
             self._log.error("failed", **about, code=failure.code, **failure.details())
             return replace(judged, status="failed", reason=str(failure))
         return replace(judged, status="pruned")
+
+    def _is_marked(self, oid: Oid) -> str:
+        """Why the store's copy may soon be gone; "" where it stays."""
+        try:
+            return _MARKED if self._marked(oid) else ""
+        except AgentError as error:
+            return str(error)
 
     def _judged(self, local: Local) -> Judged:
         wanted = Wanted(Pointer(local.oid, local.size), [])

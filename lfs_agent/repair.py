@@ -133,7 +133,8 @@ def plan(finding: Finding, sources: Sequence[Source], *, replaces: bool) -> Case
 class Mender:
     """Sends to one store what it lacks, from the first of `sources` whose copy is whole. Usable from several threads.
 
-    `on_moved` is told of bytes that are done, from any thread.
+    `keep`: sees to it that what is there after all stays there; False where it doesn't. `on_moved` is told of bytes
+    that are done, from any thread.
     """
 
     def __init__(
@@ -146,6 +147,7 @@ class Mender:
         streams: int,
         stop: threading.Event,
         log: Log,
+        keep: Callable[[Oid, float], bool],
         on_moved: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._store = store
@@ -155,6 +157,7 @@ class Mender:
         self._streams = streams
         self._stop = stop
         self._log = log
+        self._keep = keep
         self._on_moved = on_moved
         self._ending = threading.Lock()  # of the two below: several threads may meet a cause, one case tells it
         self._told = False
@@ -215,6 +218,8 @@ class Mender:
             streams=self._streams,
             replacing=etag,
         )
+        if sent.how == "skipped" and not self._keep(finding.pointer.oid, started):
+            raise ObjectError(f"{finding.address} was deleted meanwhile: try again")
         self._log.info(
             sent.how,
             **_about(case),

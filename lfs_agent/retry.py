@@ -19,7 +19,9 @@ from lfs_agent.store import (
     Progress,
     Replacing,
     SentPart,
+    Stock,
     Store,
+    Stored,
     StoredPart,
     Unfinished,
     Uploads,
@@ -363,3 +365,29 @@ class RetryingUploads:
 
     def abort(self, upload: Unfinished) -> None:
         self._patience.call("abort", lambda: self._uploads.abort(upload))
+
+
+class RetryingStock:
+    """A Stock around a Stock; a deletion is asked for once."""
+
+    def __init__(self, stock: Stock, patience: Patience) -> None:
+        self._stock = stock
+        self._patience = patience
+
+    def address(self, key: str) -> str:
+        return self._stock.address(key)
+
+    def connect(self) -> None:
+        self._stock.connect()
+
+    def now(self) -> float:
+        return self._stock.now()
+
+    def listed(self, prefix: str, after: str = "") -> tuple[list[Stored], str]:
+        return self._patience.call("list", lambda: self._stock.listed(prefix, after))
+
+    def look(self, key: str) -> Stored | None:
+        return self._patience.call("look", lambda: self._stock.look(key))
+
+    def delete(self, key: str, etag: str) -> bool:
+        return self._stock.delete(key, etag)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Literal
 
 from lfs_agent.errors import ObjectError
+from lfs_agent.layout import oid_at
 from lfs_agent.lease import idle
+from lfs_agent.log import Log
 from lfs_agent.parallel import in_parallel
-from lfs_agent.pointer import Oid, parse_oid
+from lfs_agent.pointer import Oid
 from lfs_agent.store import Progress, Unfinished, Uploads
 from lfs_agent.transfer.upload import journals
 
@@ -35,7 +37,7 @@ class Janitor:
     """Looks after the unfinished uploads of one cellar.
 
     `state`: where transfers keep what survives a kill. An upload is stale when its newest part came `older_than_s`
-    seconds ago or before that; with `abort` it is given up then.
+    seconds ago or before that; with `abort` it is given up then, and `log` is told before and after.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class Janitor:
         *,
         older_than_s: float | None = None,
         abort: bool = False,
+        log: Log | None = None,
     ) -> None:
         self._uploads = uploads
         self._key = key
         self._state = state
         self._older_than_s = older_than_s
         self._abort = abort
+        self._log = log
         self.others = 0
         """Uploads to keys that are not those of objects here: somebody else's, and left alone."""
 
@@ -59,7 +63,7 @@ class Janitor:
         """The unfinished uploads of each object, by key."""
         self._uploads.connect()
         by_key = groupby(sorted(self._all(), key=_key_of), _key_of)
-        found = [(self._oid(key), list(uploads)) for key, uploads in by_key]
+        found = [(oid_at(key, self._key), list(uploads)) for key, uploads in by_key]
         self.others = sum(len(uploads) for oid, uploads in found if oid is None)
         return [(oid, uploads) for oid, uploads in found if oid is not None]
 
@@ -69,13 +73,6 @@ class Janitor:
         while after:
             page, after = self._uploads.listed(after)
             yield from page
-
-    def _oid(self, key: str) -> Oid | None:
-        try:
-            oid = parse_oid(key.rpartition("/")[2])
-        except ValueError:
-            return None
-        return oid if self._key(oid) == key else None
 
     def look(self, listed: list[tuple[Oid, list[Unfinished]]], *, threads: int) -> Generator[list[Found], None, None]:
         """What is found for each object, in order, while the others are asked for."""
@@ -98,10 +95,18 @@ class Janitor:
             if not free:
                 return Found("unfinished", upload, oid, address, progress, "this clone is sending the object now")
             if self._abort:
-                self._uploads.abort(upload)
+                self._give_up(oid, upload, progress)
             return Found("aborted" if self._abort else "stale", upload, oid, address, progress)
         except ObjectError as error:
             return Found("unknown", upload, oid, address, progress, str(error))
+
+    def _give_up(self, oid: Oid, upload: Unfinished, progress: Progress) -> None:
+        about = {"oid": oid, "size": progress.size, "key": upload.key, "upload_id": upload.upload_id}
+        if self._log:
+            self._log.warning("giving up", **about)
+        self._uploads.abort(upload)
+        if self._log:
+            self._log.info("gave up", **about, parts=progress.parts)
 
 
 def _key_of(upload: Unfinished) -> str:

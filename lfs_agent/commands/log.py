@@ -26,13 +26,15 @@ examples:
 """
 
 _SHOWN_FAILURES: Final = 20
-_MOVED: Final = ("uploaded", "replaced", "downloaded", "pruned")
+_MOVED: Final = ("uploaded", "replaced", "downloaded", "pruned", "deleted", "gave up")
 _OPERATIONS: Final = {
     "upload": ("push to", "sent"),
     "download": ("pull from", "received"),
     "push-missing": ("push-missing to", "sent"),
     "repair": ("repair of", "sent"),
     "prune": ("prune against", "deleted here"),
+    "gc": ("gc of", "deleted there"),
+    "uploads": ("uploads to", "given up"),
 }
 """What a session is called, and what it did with objects."""
 
@@ -141,7 +143,7 @@ def summarize(session: str, events: Iterable[Mapping[str, Any]]) -> Summary | No
             case "ended":
                 summary.finished += 1
                 _add_worker(totals, event)
-            case "uploaded" | "replaced" | "downloaded" | "pruned" | "skipped":
+            case "uploaded" | "replaced" | "downloaded" | "pruned" | "deleted" | "gave up" | "skipped":
                 _add_object(summary, event)
             case "failed":
                 _add_failure(summary, event)

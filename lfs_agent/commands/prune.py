@@ -24,6 +24,7 @@ from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
+from lfs_agent.ledger import Ledger
 from lfs_agent.parallel import in_parallel
 from lfs_agent.prune import Judged, Pruner, local_objects
 from lfs_agent.verify import NOT_ASKED
@@ -68,7 +69,10 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     recording = open_record(cellar, "prune", lambda: tally.totals() | {"retries": patience.retries})
     try:
         with recording if arguments.apply and dropped else nullcontext() as log:
-            pruner = Pruner(store, cellar.key, deep=arguments.deep, stop=stop, log=log, on_read=tally.read)
+            marked = cellar.keeper(Ledger(store, cellar.prefix), stop).marked
+            pruner = Pruner(
+                store, cellar.key, deep=arguments.deep, marked=marked, stop=stop, log=log, on_read=tally.read
+            )
             for judged in in_parallel(pruner.look, dropped, threads=threads):
                 tally.show(judged)
     finally:

@@ -11,9 +11,10 @@ import argparse
 import json
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,9 @@ from lfs_agent.commands import verify
 from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
-from lfs_agent.errors import AgentError, UsageError
+from lfs_agent.errors import AgentError, ObjectError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
+from lfs_agent.ledger import Keeper, Ledger
 from lfs_agent.parallel import in_parallel
 from lfs_agent.parts import Limits
 from lfs_agent.repair import Case, Files, Mender, OtherStore, Source, plan
@@ -92,9 +94,22 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
         sources = _sources(repo, store, arguments.sources, environ, stop)
         judge = Judge(store, cellar.key, depth=depth, stop=stop, on_read=tally.looked.read)
         wrong: list[Finding] = []
+        ledger = Ledger(store, cellar.prefix)
+        keeper = cellar.keeper(ledger, stop)
+        if not arguments.dry_run:
+            try:
+                store.connect()
+                keeper.read()  # first: what is found after that, and is not marked, stays
+            except UsageError:
+                raise
+            except AgentError as error:
+                judge.cause = error
+        seen_at = time.monotonic()
         threads = verify.READ_THREADS if arguments.deep else verify.STAT_THREADS
         tally.looked.total = len(wanted)
         for finding in judge.find(wanted, threads=threads):
+            if not arguments.dry_run:
+                finding = kept(finding, keeper, seen_at)
             tally.looked.count(finding)
             if finding.status not in ("present", "unproven"):
                 wrong.append(finding)
@@ -105,6 +120,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
             for case in cases:
                 tally.show(case)
         else:
+            cellar.registrar(store, ledger).register(stop)
             with open_record(cellar, arguments.command, tally.totals) as log:
                 mender = Mender(
                     store,
@@ -114,6 +130,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
                     streams=cellar.settings.streams or max(1, _STREAMS // min(SEND_THREADS, len(cases))),
                     stop=stop,
                     log=log,
+                    keep=keeper.keep,
                     on_moved=tally.move,
                 )
                 for case in in_parallel(mender.mend, cases, threads=SEND_THREADS):
@@ -129,6 +146,17 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
     if cause and arguments.json:
         print(f"lfs-agent {arguments.command}: {plain(cause)}", file=sys.stderr)
     return tally.status
+
+
+def kept(finding: Finding, keeper: Keeper, seen_at: float) -> Finding:
+    """The finding, made after `seen_at`, when it was seen to that no gc deletes what is there."""
+    if finding.status not in ("present", "unproven") or not finding.pointer.size:
+        return finding
+    try:
+        there = keeper.keep(finding.pointer.oid, seen_at)
+    except ObjectError as error:
+        return replace(finding, status="unknown", reason=str(error))
+    return finding if there else replace(finding, status="missing", reason="it was deleted just now", found=None)
 
 
 def _sources(

@@ -24,7 +24,7 @@ _AFTER_S: Final = 1.0
 _STYLES: Final = {
     "red": ("missing", "damaged", "irregular", "failed", "problem"),
     "yellow": ("unproven", "archived", "unknown", "warning", "cannot"),
-    "green": ("present", "ok", "sent", "replaced", "pruned", "aborted", "done"),
+    "green": ("present", "ok", "sent", "replaced", "pruned", "deleted", "aborted", "done"),
 }
 _STYLE_OF: Final = {status: style for style, statuses in _STYLES.items() for status in statuses}
 

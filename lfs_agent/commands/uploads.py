@@ -7,20 +7,22 @@ there is somebody else's. Without --abort nothing is changed.
 
 import argparse
 import json
-import re
 import sys
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import Column, Layout, Screen
 from lfs_agent.commands.verify import choose_remote
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
+from lfs_agent.config import parse_age
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
 from lfs_agent.transfer.download import Folders
@@ -33,8 +35,6 @@ examples:
 """
 
 THREADS: Final = 16
-
-_UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,10 +56,10 @@ def duration(text: str) -> float:
     >>> duration("30m"), duration("2w")
     (1800.0, 1209600.0)
     """
-    found = re.fullmatch(r"(\d{1,6})([smhdw])", text, re.ASCII)
-    if not found:
-        raise argparse.ArgumentTypeError(f"not an age: {text!r}; say 30m, 12h, 7d or 2w")
-    return float(int(found[1]) * _UNIT_S[found[2]])
+    try:
+        return parse_age(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"not an age: {text!r}; say 30m, 12h, 7d or 2w") from None
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -71,25 +71,23 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
     cellar = Cellar(repo, "upload", choose_remote(repo, arguments.remote), environ)
     stop = threading.Event()
-    janitor = Janitor(
-        cellar.uploads(stop=stop, connections=THREADS),
-        cellar.key,
-        Folders(repo.storage, repo.modes).incomplete,
-        older_than_s=arguments.older_than,
-        abort=arguments.abort and not arguments.dry_run,
-    )
+    uploads = cellar.uploads(stop=stop, connections=THREADS)
+    abort = arguments.abort and not arguments.dry_run
     screen, tally = Screen(), Tally()
     try:
-        listed = janitor.listed()
-        total = sum(len(uploads) for _, uploads in listed)
-        for founds in janitor.look(listed, threads=THREADS):
-            for found in founds:
-                tally.count(found)
-                if arguments.json:
-                    screen.line(json.dumps(to_json(found)))
-                else:
-                    show(screen, found)
-            screen.progress(tally.total, total, f"{tally.total:,} of {total:,} uploads")
+        with open_record(cellar, "uploads", tally.totals) if abort else nullcontext() as log:
+            folder = Folders(repo.storage, repo.modes).incomplete
+            janitor = Janitor(uploads, cellar.key, folder, older_than_s=arguments.older_than, abort=abort, log=log)
+            listed = janitor.listed()
+            total = sum(len(uploads) for _, uploads in listed)
+            for founds in janitor.look(listed, threads=THREADS):
+                for found in founds:
+                    tally.count(found)
+                    if arguments.json:
+                        screen.line(json.dumps(to_json(found)))
+                    else:
+                        show(screen, found)
+                screen.progress(tally.total, total, f"{tally.total:,} of {total:,} uploads")
     finally:
         stop.set()
         screen.close()
@@ -149,6 +147,10 @@ class Tally:
         if found.progress:
             self._sizes[found.status] += found.progress.size
             self._parts += found.progress.parts
+
+    def totals(self) -> dict[str, int]:
+        """What the record says at the end."""
+        return {"objects": self.counts["aborted"], "failed": self.counts["unknown"]}
 
     @property
     def total(self) -> int:

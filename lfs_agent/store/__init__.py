@@ -1,4 +1,4 @@
-"""What a store is: `Store`, the face that transfers and `verify` see; `Uploads`, what is left behind in one."""
+"""What a store is: `Store`, the face that transfers and `verify` see; `Uploads` and `Stock`, what is left in one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -180,6 +180,45 @@ class Uploads(Protocol):
 
     def abort(self, upload: Unfinished) -> None:
         """Gives it up, with its parts; it may be gone already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What lies at a key. `size` in bytes; `modified`: when it was written, by the store's clock, in whole seconds."""
+
+    key: str
+    size: int
+    etag: str
+    modified: int
+
+
+class Stock(Protocol):
+    """All that lies in a store, and may be taken away. Raises what a Store raises; usable from several threads."""
+
+    def address(self, key: str) -> str:
+        """As `Store.address`."""
+
+    def connect(self) -> None:
+        """As `Store.connect`."""
+
+    def now(self) -> float:
+        """The time by the store's own clock, in seconds since the epoch; ours, until it has answered."""
+
+    def listed(self, prefix: str, after: str = "") -> tuple[list[Stored], str]:
+        """A page of what is at keys that begin with `prefix`, and where the next begins; "" at the end.
+
+        The prefix is "" or ends with a slash. The order is the store's own; each key is on one page.
+        """
+
+    def look(self, key: str) -> Stored | None:
+        """What is at `key`; None where nothing is."""
+
+    def delete(self, key: str, etag: str) -> bool:
+        """Deletes what is at the key, where it still has that etag; whether the store keeps it as an old version.
+
+        Asked once: whether a TransientError has deleted something, only a look can tell. Raises ConflictError where
+        something else is there, MissingError where nothing is. A store that knows no conditions deletes anyhow.
+        """
 
 
 Aspect = Literal["versioning", "public access block", "lifecycle", "encryption"]

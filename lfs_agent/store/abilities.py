@@ -29,6 +29,8 @@ class Abilities:
     """Whether PutObject and CompleteMultipartUpload obey If-Match."""
     bare_etag: bool = False
     """If-Match takes an ETag without its quotes only."""
+    conditional_delete: bool = True
+    """DeleteObject with If-Match is answered; whether it is obeyed, too, nobody knows."""
     multipart_checksum: MultipartChecksum = "full"
     """CRC-32C of a multipart upload: of the whole object, of its parts, or none."""
 

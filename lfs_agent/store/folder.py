@@ -3,10 +3,11 @@
 import errno
 import hashlib
 import os
+import stat
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -24,7 +25,18 @@ from lfs_agent.errors import (
 from lfs_agent.lease import lease
 from lfs_agent.parts import MIB, Part
 from lfs_agent.pointer import Oid, parse_oid
-from lfs_agent.store import Body, Marker, ObjectStat, Progress, Replacing, SentPart, StoredPart, Unfinished, Write
+from lfs_agent.store import (
+    Body,
+    Marker,
+    ObjectStat,
+    Progress,
+    Replacing,
+    SentPart,
+    Stored,
+    StoredPart,
+    Unfinished,
+    Write,
+)
 
 _BLOCK: Final = MIB
 _UNFINISHED: Final = "lfs-agent-unfinished"
@@ -118,6 +130,23 @@ class FolderStore:
         except OSError as error:
             raise self._translated(error, key) from error
 
+    @contextmanager
+    def _held(self, key: str, etag: str) -> Iterator[None]:
+        """For as long as the block lasts, nobody else replaces or deletes what is at the key, which has that etag.
+
+        Raises ConflictError where it has not.
+        """
+        lock = self._root / _UNFINISHED / f"{key.rpartition('/')[2]}-replacing"
+        lock.parent.mkdir(exist_ok=True)
+        with lease(lock, threading.Event()):
+            try:
+                found = self.stat(key)
+                if found is None or found.etag != etag:
+                    raise ConflictError(f"{self.address(key)} is not the file that was judged any more")
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+
     def _translated(self, error: OSError, key: str) -> AgentError:
         address = self.address(key)
         match error.errno:
@@ -178,6 +207,81 @@ class FolderUploads:
             (self._folder / upload.upload_id).unlink(missing_ok=True)
         except OSError as error:
             raise self._store._translated(error, upload.key) from error
+
+
+class FolderStock:
+    """All files in a store that are whole; its clock is that of the machine that has the disk."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self._store = store
+        self._ahead_s = 0.0
+
+    def address(self, key: str) -> str:
+        return self._store.address(key)
+
+    def connect(self) -> None:
+        self._store.connect()
+        clock = self._store._root / _UNFINISHED / f"clock-{os.urandom(8).hex()}"
+        try:
+            clock.parent.mkdir(exist_ok=True)
+            clock.touch()
+            self._ahead_s = clock.stat().st_mtime - time.time()
+            clock.unlink()
+        except OSError as error:
+            raise self._store._translated(error, _UNFINISHED) from error
+
+    def now(self) -> float:
+        return time.time() + self._ahead_s
+
+    def listed(self, prefix: str, after: str = "") -> tuple[list[Stored], str]:
+        """First the files of the folder itself, then those in and below each of its folders, by name."""
+        top = self._store._root / prefix
+        try:
+            folders = sorted(entry.name for entry in os.scandir(top) if entry.is_dir(follow_symlinks=False))
+        except FileNotFoundError:
+            self._store.connect()
+            return [], ""
+        except OSError as error:
+            raise self._store._translated(error, prefix) from error
+        following = next((name for name in folders if name > after and name != _UNFINISHED), "")
+        found = [each for path in _files(top / after, deep=bool(after)) if (each := self.look(path))]
+        return found, following
+
+    def look(self, key: str | Path) -> Stored | None:
+        path = self._store._root / key
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            self._store.connect()
+            return None
+        except OSError as error:
+            raise self._store._translated(error, str(key)) from error
+        if not stat.S_ISREG(found.st_mode):
+            return None
+        name = path.relative_to(self._store._root).as_posix()
+        return Stored(name, found.st_size, _etag(found), int(found.st_mtime))
+
+    def delete(self, key: str, etag: str) -> bool:
+        path = self._store._root / key
+        try:
+            with self._store._held(key, etag):
+                path.unlink()
+            _sync_folder(path.parent)
+        except OSError as error:
+            raise self._store._translated(error, key) from error
+        return False
+
+
+def _files(folder: Path, *, deep: bool) -> Iterator[Path]:
+    """The files in a folder, and in all below it where it is `deep`. Raises OSError: what is not seen is not known."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=fail):
+        yield from (Path(place, name) for name in names)
+        if not deep:
+            return
 
 
 class FolderUpload:
@@ -241,16 +345,9 @@ class FolderUpload:
             self.abort()
 
     def _replace(self, path: Path) -> None:
-        """Gives the file the name of the one that was judged; no other repair comes between the look and the end."""
-        lock = self._temporary.with_name(f"{self._oid}-replacing")
-        with lease(lock, threading.Event()):
-            try:
-                found = self._store.stat(self._key)
-                if found is None or found.etag != self._replacing:
-                    raise ConflictError(f"{path} is not the file that was judged any more")
-                self._temporary.replace(path)
-            finally:
-                lock.unlink(missing_ok=True)
+        """Gives the file the name of the one that was judged."""
+        with self._store._held(self._key, self._replacing):
+            self._temporary.replace(path)
 
     def abort(self) -> None:
         if self._fd >= 0:

@@ -91,6 +91,7 @@ _RIGHTS: Final = {
     "listing the parts of": "s3:ListMultipartUploadParts is needed",
     "giving up": "s3:AbortMultipartUpload is needed",
     "creating a batch job for": "s3:CreateJob is needed, and iam:PassRole on the job's role",
+    "deleting": "s3:DeleteObject is needed",
 }
 """What a request needs, by its verb; all others store."""
 

@@ -58,7 +58,7 @@ class S3Uploads:
         parts, size, newest, now = 0, 0, upload.begun or 0.0, time.time()
         try:
             for page in self._store.pages_of_parts(upload.key, upload.upload_id, self._page_size):
-                now = _date(page)
+                now = date_of(page)
                 with self._store.understanding(upload.key, "listing the parts of"):
                     _ = page["IsTruncated"]  # else it is no list, and what has no parts may be given up
                     for part in page.get("Parts", []):
@@ -76,9 +76,9 @@ class S3Uploads:
             pass
 
 
-def _date(page: dict[str, Any]) -> float:
+def date_of(answer: dict[str, Any]) -> float:
     """What the store's clock said with an answer: this machine's may be days off, and its uploads are alive."""
     try:
-        return parsedate_to_datetime(page["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
+        return parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]).timestamp()
     except (LookupError, TypeError, ValueError):
         return time.time()

@@ -15,7 +15,7 @@ from typing import Final
 from tests.demo.models import makers, texts
 from tests.demo.page import Page, in_words
 from tests.machine import CommandFailed, Home, describe
-from tests.servers import LocalStack
+from tests.servers import LocalStack, is_ledger
 from tests.servers.localstack import VERSION
 
 BUCKET: Final = "cellar"
@@ -142,7 +142,8 @@ def show_bucket(stage: Stage, cellar: Path) -> None:
     """Which file is under which key; how little git's own remote has."""
     stage.page.heading("4  What went where")
     listing = stage.server.client().list_objects_v2(Bucket=BUCKET)
-    stored = {entry["Key"]: entry["Size"] for entry in listing.get("Contents", [])}
+    entries = [entry for entry in listing.get("Contents", []) if not is_ledger(entry["Key"])]
+    stored = {entry["Key"]: entry["Size"] for entry in entries}
     names = {sha256(cellar / name): name for name in makers(0)}
     for key, size in sorted(stored.items(), key=lambda entry: -entry[1]):
         name = names.get(key.rpartition("/")[2], "?")

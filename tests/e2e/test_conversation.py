@@ -559,7 +559,7 @@ def test_two_processes_asked_for_one_upload_store_it_once(
         if request.operation in ("PutObject", "CompleteMultipartUpload") and request.status == 200
     ]
     assert len(published) == 1
-    assert len(client.list_object_versions(Bucket=bucket)["Versions"]) == 1
+    assert len(client.list_object_versions(Bucket=bucket, Prefix=published[0].key)["Versions"]) == 1
     assert client.get_object(Bucket=bucket, Key=published[0].key)["Body"].read() == content
 
 

@@ -5,13 +5,16 @@ Names stand for what a test provides: `my-cellar` is a bucket, `git@git.example:
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,7 +82,7 @@ def make_bucket(server: Server, name: str) -> None:
     """An empty bucket of exactly this name; the pages of one worker use it one after another."""
     client = server.client()
     if name in {bucket["Name"] for bucket in client.list_buckets()["Buckets"]}:
-        for key in server.keys(name):
+        for key in server.keys(name, ledger=True):
             client.delete_object(Bucket=name, Key=key)
     else:
         client.create_bucket(Bucket=name)
@@ -188,6 +191,33 @@ def test_prune(cellar_at_host: Cellar) -> None:
     assert cellar_at_host.local_object(new).exists()
 
 
+def test_gc(cellar_at_host: Cellar) -> None:
+    """Over an object of a branch that is gone, a week older in each part of the page."""
+    cellar = cellar_at_host
+    server, client = with_ages(cellar.server), cellar.server.client()
+    cellar.git("checkout", "-q", "-b", "topic")
+    oid = cellar.add("vit-l/0.2/model.safetensors", 1 << 20, seed=8)
+    cellar.push()
+    cellar.git("checkout", "-q", "main")
+    cellar.git("branch", "-q", "-D", "topic")
+    cellar.git("push", "-q", "origin", ":topic")
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+    long_ago = time.time() - 8 * 86400
+    os.utime(server.object_file("my-cellar", cellar.key(oid)), (long_ago, long_ago))
+    page = (DOCS / "how-to" / "gc.md").read_text()
+    first, second = page.split("## A later run deletes")
+    part = cellar.home.folder / "part.md"
+    part.write_text(first)
+    follow(part, cellar.home)
+    marks: Any = {"Bucket": "my-cellar", "Key": "weights/.lfs-agent/gc/marks.jsonl"}
+    heading, mark = client.get_object(**marks)["Body"].read().decode().splitlines()
+    older = {**json.loads(mark), "marked": int(long_ago)}
+    client.put_object(**marks, Body=f"{heading}\n{json.dumps(older)}\n".encode())
+    part.write_text(f"```console\n$ cd ~/cellar\n```\n{second}")
+    follow(part, cellar.home)
+    assert cellar.keys() == [cellar.key(sha256(MODEL).hexdigest())]
+
+
 def test_unfinished_uploads(cellar_at_host: Cellar) -> None:
     """Over an upload that somebody left, older than the page asks for."""
     server = with_ages(cellar_at_host.server)
@@ -292,7 +322,7 @@ def test_shared_folder(cellar_at_host: Cellar, tmp_path: Path) -> None:
     cellar_at_host.write("vit-l/0.2/model.safetensors", 1 << 20, seed=8)
     cellar_at_host.git("add", "vit-l")
     follow(page, cellar_at_host.home)
-    assert len([path for path in (share / "cellar").rglob("*") if path.is_file()]) == 1
+    assert len([path for path in (share / "cellar").glob("??/??/*") if path.is_file()]) == 1
 
 
 def test_two_remotes(cellar_at_host: Cellar, any_server: Server) -> None:
@@ -311,11 +341,14 @@ def test_ml_cellar(reader: Home, ml_cellar: Path) -> None:
 AWS = """\
 #!{python}
 import sys, pathlib, boto3
-_, _, sync, source, target = sys.argv
+_, _, sync, option, pattern, source, target = sys.argv
+assert (sync, option, pattern) == ("sync", "--exclude", ".lfs-agent/*")
 bucket, _, prefix = source.removeprefix("s3://").partition("/")
 s3 = boto3.client("s3")
 for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix + "/"):
     for entry in page["Contents"]:
+        if entry["Key"].startswith(prefix + "/.lfs-agent/"):
+            continue
         file = pathlib.Path(target, entry["Key"].removeprefix(prefix + "/"))
         file.parent.mkdir(parents=True, exist_ok=True)
         s3.download_file(bucket, entry["Key"], str(file))
@@ -349,11 +382,14 @@ def test_the_policies_allow_what_the_agent_asks_and_no_more() -> None:
         "list_objects_v2": "s3:ListBucket",
         "list_parts": "s3:ListMultipartUploadParts",
         "list_multipart_uploads": "s3:ListBucketMultipartUploads",
+        "delete_object": "s3:DeleteObject",
     }
-    transfers, clearing_up = _calls("s3.py"), _calls("s3uploads.py")
-    assert transfers | clearing_up == set(right)
+    transfers, clearing_up, collecting = _calls("s3.py"), _calls("s3uploads.py"), _calls("s3stock.py")
+    assert transfers | clearing_up | collecting == set(right)
     assert _allowed("repairer") == _allowed("writer") == {right[call] for call in transfers}
     assert _allowed("reader") == {"s3:GetObject", "s3:ListBucket"}
+    # What it writes is small: never in parts.
+    assert _allowed("collector") == {right[call] for call in collecting | {"put_object"}}
     assert _allowed("caretaker") == {right[call] for call in clearing_up | {"list_parts"}}
 
 

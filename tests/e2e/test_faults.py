@@ -523,7 +523,7 @@ def test_no_answer_to_the_last_step_is_believed_without_a_look(
     assert pushed.returncode == 0, pushed.stderr
     assert len(met) == 1
     assert sha256(content_at(cellar, oid)).hexdigest() == oid
-    versions = client.list_object_versions(Bucket=cellar.bucket)
+    versions = client.list_object_versions(Bucket=cellar.bucket, Prefix=cellar.key(oid))
     assert len(versions["Versions"]) == 1
 
 

@@ -43,7 +43,7 @@ class Desk:
 
     def check_kept(self) -> None:
         """Nothing was published under a wrong name, nothing handed over, nothing put elsewhere."""
-        stored = {path.name: path.read_bytes() for path in self.share.rglob("*") if path.is_file()}
+        stored = {path.name: path.read_bytes() for path in self.share.glob("[!.]*/**/*") if path.is_file()}
         assert stored in (STORE, {**STORE, LOCAL: CONTENT})
         kept = {
             path.name: path.read_bytes()

@@ -347,6 +347,62 @@ def test_a_founder_without_one_right_is_told_which(cellar: Cellar, action: str, 
     assert ("the policy of a writer" in done.stdout) is (action != "s3:ListBucket")
 
 
+# Who cleans up
+
+
+def abandon(cellar: Cellar) -> str:
+    """An object that no branch names any more; its oid."""
+    cellar.git("checkout", "-q", "-b", "topic")
+    oid = cellar.add("topic.bin", 1000, seed=1)
+    cellar.push()
+    cellar.git("checkout", "-q", "main")
+    cellar.git("branch", "-q", "-D", "topic")
+    cellar.git("push", "-q", "origin", ":topic")
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+    return oid
+
+
+def clean_up(cellar: Cellar) -> list[Done]:
+    """Both runs."""
+    words = ["lfs-agent", "gc", "--grace", "0s", "--apply"]
+    runs = [words, [*words, "--expect-objects", "1", "--expect-bytes", "1000"]]
+    return [cellar.home.run(*run, cwd=cellar.work, check=False) for run in runs]
+
+
+def test_a_collector_marks_and_deletes(cellar: Cellar) -> None:
+    abandon(cellar)
+    become(cellar.home, cellar, "collector")
+    mark = cellar.server.mark()
+    assert [done.returncode for done in clean_up(cellar)] == [0, 0]
+    assert cellar.keys() == []
+    assert 403 not in {request.status for request in cellar.server.requests(mark, ledger=True)}
+
+
+@pytest.mark.parametrize("how", ["not allowed", "denied"])
+@pytest.mark.parametrize("action", ["s3:DeleteObject", "s3:PutObject", "s3:ListBucket"])
+def test_a_collector_without_one_right_deletes_nothing_and_is_told_which(cellar: Cellar, action: str, how: How) -> None:
+    oid = abandon(cellar)
+    become(cellar.home, cellar, "collector", without=action, how=how)
+    last = clean_up(cellar)[-1 if action == "s3:DeleteObject" else 0]
+    assert last.returncode == 3
+    assert needed(last.stdout + last.stderr) == {action}
+    assert cellar.keys() == [cellar.key(oid)]
+
+
+def test_a_writer_who_may_not_register_the_repository_has_pushed_nothing(cellar: Cellar) -> None:
+    """Unregistered, it could lose what it has pushed."""
+    assert isinstance(cellar.server, VersitygwWithUsers)
+    document = policy_of("writer", S3Target(cellar.bucket, cellar.prefix))
+    where = f"arn:aws:s3:::{cellar.bucket}/{cellar.prefix}/.lfs-agent/*"
+    document["Statement"].append({"Effect": "Deny", "Action": "s3:PutObject", "Resource": where})
+    cellar.home.environ.update(cellar.server.environ_of(f"writer-{next(_users)}", json.dumps(document)))
+    cellar.add("small.bin", 1000, seed=1)
+    refused = cellar.push(check=False)
+    assert refused.returncode != 0
+    assert "this repository could not be registered beside its objects" in refused.stderr
+    assert "s3:PutObject is needed" in refused.stderr
+
+
 # Who clears up
 
 

@@ -199,7 +199,7 @@ def test_what_somebody_stores_during_a_push_is_left_as_it_is(
     else:
         assert done.returncode != 0
         assert f"has 7 bytes, not {FILES[path]}: something else is stored under this name" in done.stderr
-    (there,) = client.list_object_versions(Bucket=cellar.bucket)["Versions"]
+    (there,) = client.list_object_versions(Bucket=cellar.bucket, Prefix=cellar.key(oid))["Versions"]
     assert (there["Key"], there["VersionId"]) == (cellar.key(oid), version)
     assert client.get_object(Bucket=cellar.bucket, Key=cellar.key(oid))["Body"].read() == content
     assert client.list_multipart_uploads(Bucket=cellar.bucket).get("Uploads", []) == []

@@ -8,7 +8,7 @@ from tests.servers.access import Request
 from tests.servers.authority import Authority
 from tests.servers.ceph import Ceph
 from tests.servers.localstack import LocalStack
-from tests.servers.server import Server, ServerError, Tls, cache, make_certificate
+from tests.servers.server import Server, ServerError, Tls, cache, is_ledger, make_certificate
 from tests.servers.versitygw import Versitygw, VersitygwWithUsers
 
 KINDS: dict[str, type[Server]] = {kind.name: kind for kind in (LocalStack, Versitygw, Ceph)}
@@ -25,5 +25,6 @@ __all__ = [
     "Versitygw",
     "VersitygwWithUsers",
     "cache",
+    "is_ledger",
     "make_certificate",
 ]

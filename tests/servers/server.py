@@ -213,21 +213,26 @@ class Server(ABC):
             ),
         )
 
-    def keys(self, bucket: str, prefix: str = "") -> list[str]:
-        """The keys of all objects there, in order."""
+    def keys(self, bucket: str, prefix: str = "", *, ledger: bool = False) -> list[str]:
+        """The keys of all objects there, in order; those of the agent's ledger beside them only on demand."""
         pages = self.client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return [key for key in keys if ledger or not is_ledger(key)]
 
     def mark(self) -> int:
         """The place in the access log after all requests so far: `requests(since=…)` begins there."""
         self._settle()
         return self._access_log().stat().st_size
 
-    def requests(self, since: int = 0) -> list[Request]:
-        """The requests since that mark, as the server's own access log has them, in its order."""
+    def requests(self, since: int = 0, *, ledger: bool = False) -> list[Request]:
+        """The requests since that mark, as the server's own access log has them, in its order.
+
+        Those for the agent's ledger, beside the objects, only on demand.
+        """
         self._settle()
         parsed = (self._parse_line(line) for line in self._read_log(since).splitlines())
-        return [found for found in parsed if found and not found.bucket.startswith(_SENTINEL)]
+        found = [request for request in parsed if request and not request.bucket.startswith(_SENTINEL)]
+        return [request for request in found if ledger or not is_ledger(request.key)]
 
     def _read_log(self, since: int) -> str:
         with self._access_log().open("rb") as log:
@@ -310,6 +315,11 @@ class Server(ABC):
 
 
 _SENTINEL = "settle-"
+
+
+def is_ledger(key: str) -> bool:
+    """Whether a key is of what those who share a store tell each other in it."""
+    return ".lfs-agent/" in key
 
 
 def _tail(path: Path, size: int = 2000) -> str:

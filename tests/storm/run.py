@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Seen
-from tests.servers import Server
+from tests.servers import Server, is_ledger
 from tests.storm.plan import PART, Case, Way, Weather
 from tests.storm.ways import Conversation, Ended, Git, Killer, Mover, Nursery
 
@@ -122,7 +122,7 @@ class _Storm:
 
     def _keys(self) -> list[str]:
         listed = self._client.list_objects_v2(Bucket=BUCKET, Prefix=self._prefix)
-        return [entry["Key"] for entry in listed.get("Contents", [])]
+        return [entry["Key"] for entry in listed.get("Contents", []) if not is_ledger(entry["Key"])]
 
     # Up
 

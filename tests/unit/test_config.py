@@ -36,10 +36,11 @@ SAMPLES: dict[str, tuple[str, Any, str, str]] = {
     "first_deadline": ("5", 5.0, "LFS_AGENT_FIRST_DEADLINE", "firstDeadline"),
     "deadline": ("600", 600.0, "LFS_AGENT_DEADLINE", "deadline"),
     "retries": ("50", 50, "LFS_AGENT_RETRIES", "retries"),
+    "retention": ("28d", "28d", "LFS_AGENT_RETENTION", "retention"),
     "log_level": ("debug", "debug", "LFS_AGENT_LOG_LEVEL", "logLevel"),
     "log_file": ("/var/log/lfs-agent.jsonl", "/var/log/lfs-agent.jsonl", "LFS_AGENT_LOG_FILE", "logFile"),
 }
-COMMITTED = {"endpoint", "region", "path_style", "public", "layout"}
+COMMITTED = {"endpoint", "region", "path_style", "public", "layout", "retention"}
 EVERY = [pytest.param(name, *sample, id=name) for name, sample in SAMPLES.items()]
 
 
@@ -225,6 +226,7 @@ EVIL = {
     "first_deadline": ["0"],
     "deadline": ["0"],
     "retries": ["-1", "", "1.5", "1000000", "many"],
+    "retention": ["28", "1y", "never", "-1d", ""],
     "log_level": ["DEBUG", "trace", ""],
     "log_file": ["", "a\nb"],
 }

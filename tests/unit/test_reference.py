@@ -12,9 +12,11 @@ import pytest
 
 from docs import generate
 from lfs_agent.cli import COMMANDS, main
-from lfs_agent.commands import config, log, prune, repair, steps, uploads, verify
+from lfs_agent.collector import Orphan
+from lfs_agent.commands import config, gc, log, prune, repair, steps, uploads, verify
 from lfs_agent.config import SETTINGS
 from lfs_agent.doctor import Line
+from lfs_agent.ledger import Mark, Registration
 from lfs_agent.pointer import Pointer, parse_oid
 from lfs_agent.provision import Step
 from lfs_agent.prune import Judged, Local
@@ -75,12 +77,16 @@ def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
     case = repair.to_json(Case("missing", Finding("missing", pointer, "", "", "", []), ""))
     judged = prune.to_json(Judged("prunable", Local(pointer.oid, Path(), 1), "", ""))
     session = log.to_json(summary, {})
+    mark = Mark(pointer.oid, 1, "", 0, "", 0)
+    collected = gc.to_json(Orphan("orphan", pointer.oid, 1, "", "", 0, mark))
     tables = (DOCS / "reference" / "json.md").read_text().split("\n## ")[1:]
     upload = uploads.to_json(Found("gone", Unfinished("", "", None), parse_oid("0" * 64), ""))
     assert [_fields(table) for table in tables] == [
         set(finding),
         set(case),
         set(judged),
+        set(collected),
+        {field.name for field in fields(Registration)},
         set(upload),
         set(session),
         set(config.Row._fields),
@@ -88,7 +94,7 @@ def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
         {field.name for field in fields(Step)} | {"document"},
         set(steps.to_json("", "", "")),
     ]
-    failure = next(line for line in tables[4].splitlines() if line.startswith("| `failures`"))
+    failure = next(line for line in tables[6].splitlines() if line.startswith("| `failures`"))
     assert set(re.findall("`([^`]+)`", failure)) == {"failures", *session["failures"][0]}
 
 

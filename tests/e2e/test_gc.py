@@ -1,0 +1,617 @@
+"""`lfs-agent gc`: what no repository names goes in two runs, and nothing else ever does (L2, L3, L5, S6)."""
+
+import json
+import os
+import pty
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lfs_agent.ledger import Ledger
+from tests.cellar import Cellar, random_bytes
+from tests.e2e.conftest import with_ages
+from tests.machine import Home
+from tests.proxy import Answer, FaultProxy, Faults, Key, Rule, Stall, StripHeaders
+from tests.servers import Server, is_ledger
+
+SIZE = 1000
+Done = subprocess.CompletedProcess[str]
+FIELDS = {
+    "status": str,
+    "oid": str,
+    "size": int,
+    "key": str,
+    "address": str,
+    "modified": str,
+    "marked": str,
+    "reason": str,
+}
+
+
+def gc(cellar: Cellar, *arguments: str, grace: str = "0s", env: dict[str, str] | None = None) -> Done:
+    """`lfs-agent gc --json`, whatever its status."""
+    words = ["lfs-agent", "gc", "--json", "--grace", grace, *arguments]
+    return cellar.home.run(*words, cwd=cellar.work, env=env or {}, check=False)
+
+
+def found(done: Done) -> dict[str, dict[str, Any]]:
+    return {each["oid"]: each for each in map(json.loads, done.stdout.splitlines())}
+
+
+def statuses(done: Done) -> dict[str, str]:
+    """Of a run that has done what it was told."""
+    assert done.returncode == 0, done
+    return {oid: each["status"] for oid, each in found(done).items()}
+
+
+def deleting(objects: int, size: int = SIZE) -> list[str]:
+    """The words that delete so many objects of that size."""
+    return ["--apply", "--expect-objects", str(objects), "--expect-bytes", str(objects * size)]
+
+
+def forget_branch(cellar: Cellar, name: str) -> None:
+    """Takes a branch away here and at the remote, with all memory of it."""
+    cellar.git("checkout", "-q", "main")
+    cellar.git("branch", "-q", "-D", name)
+    cellar.git("push", "-q", "origin", f":{name}")
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+
+
+def orphaned(cellar: Cellar, *seeds: int) -> list[str]:
+    """Pushes a branch with an object of each seed, and takes it away; the oids."""
+    cellar.git("checkout", "-q", "-b", "topic")
+    oids = [cellar.write(f"topic-{seed}.bin", SIZE, seed) for seed in seeds]
+    cellar.commit("Try something")
+    cellar.push()
+    forget_branch(cellar, "topic")
+    return oids
+
+
+def marked(cellar: Cellar, *seeds: int) -> list[str]:
+    """Orphans that a first run has marked."""
+    oids = orphaned(cellar, *seeds)
+    gc(cellar, "--apply")
+    return oids
+
+
+def ledger(cellar: Cellar, part: str = "") -> list[str]:
+    """The keys of what is told beside the objects."""
+    root = f"{cellar.prefix}/.lfs-agent/{part}"
+    return cellar.server.keys(cellar.bucket, root, ledger=True)
+
+
+def audit(cellar: Cellar) -> list[dict[str, Any]]:
+    path = cellar.work / ".git" / "lfs" / "lfs-agent" / "audit.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def second_repository(cellar: Cellar, tmp_path: Path) -> Cellar:
+    """Another repository, by the same user, whose objects are in the same place."""
+    other = Cellar(
+        cellar.home, cellar.server, cellar.bucket, cellar.prefix, tmp_path / "origin-2.git", tmp_path / "work-2"
+    )
+    other.build()
+    return other
+
+
+# Two runs
+
+
+def test_an_orphan_is_marked_by_one_run_and_deleted_by_another(server: Server, cellar: Cellar) -> None:
+    client = server.client()
+    kept = cellar.add("main.bin", SIZE, seed=2)
+    cellar.push()
+    (orphan,) = orphaned(cellar, 1)
+    foreign = ["cellar/notes.txt", f"cellar/zz/zz/{orphan}", f"cellar/{orphan}", f"elsewhere/64/29/{orphan}"]
+    for key in foreign:
+        client.put_object(Bucket=cellar.bucket, Key=key, Body=b"somebody's")
+
+    mark = server.mark()
+    assert found(gc(cellar, grace="1h")) == {}
+    shown = gc(cellar)
+    assert statuses(shown) == {orphan: "orphan"}
+    assert "to mark: lfs-agent gc --grace 0s --apply" in shown.stderr
+    written = [asked for asked in server.requests(mark, ledger=True) if asked.method not in ("GET", "HEAD")]
+    assert written == []
+
+    assert statuses(gc(cellar, "--apply", grace="1h")) == {}
+    assert ledger(cellar, "gc/") == []
+    assert statuses(gc(cellar, "--apply")) == {}
+    shown = gc(cellar)
+    assert statuses(shown) == {orphan: "deletable"}
+    assert f"lfs-agent gc --grace 0s --apply --expect-objects 1 --expect-bytes {SIZE}" in shown.stderr
+    assert gc(cellar, "--apply").returncode == 2  # nobody can be asked here
+    assert gc(cellar, *deleting(2)).returncode == 2
+    assert set(cellar.server.keys(cellar.bucket)) == {cellar.key(kept), cellar.key(orphan), *foreign}
+
+    done = gc(cellar, *deleting(1))
+    assert statuses(done) == {orphan: "deleted"}
+    assert {name: type(value) for name, value in found(done)[orphan].items()} == FIELDS
+    assert set(cellar.server.keys(cellar.bucket)) == {cellar.key(kept), *foreign}
+    assert statuses(gc(cellar, "--apply")) == {}
+    events = [(line["event"], line["oid"], line["size"], line["key"], line["operation"]) for line in audit(cellar)]
+    about = (orphan, SIZE, cellar.key(orphan), "gc")
+    assert events == [("deleting", *about), ("deleted", *about)]
+    assert "@" in audit(cellar)[0]["user"]
+    assert "gc of s3::" in cellar.home.run("lfs-agent", "log", "-n", "2", cwd=cellar.work).stdout
+
+
+def test_the_grace_period_counts_from_the_mark(cellar: Cellar) -> None:
+    """An old object is not gone an hour after it was marked for the first time."""
+    server = with_ages(cellar.server)
+    (orphan,) = orphaned(cellar, 1)
+    long_ago = time.time() - 30 * 86400
+    os.utime(server.object_file(cellar.bucket, cellar.key(orphan)), (long_ago, long_ago))
+
+    for status in ("orphan", "waiting"):
+        assert statuses(gc(cellar, grace="7d")) == {orphan: status}
+        done = gc(cellar, "--apply", grace="7d")
+        assert (done.returncode, found(done)) == (0, {})
+    assert cellar.keys() == [cellar.key(orphan)]
+
+
+def test_on_a_terminal_the_number_has_to_be_typed(cellar: Cellar) -> None:
+    orphans = marked(cellar, 1, 2)
+    for typed, status, left in (("1\n", 2, 2), ("2\n", 0, 0)):
+        terminal, end = pty.openpty()
+        process = subprocess.Popen(
+            ["lfs-agent", "gc", "--grace", "0s", "--apply"],
+            cwd=cellar.work,
+            env=cellar.home.environ,
+            stdin=end,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        os.write(terminal, typed.encode())
+        _, said = process.communicate(timeout=120)
+        os.close(terminal)
+        os.close(end)
+        assert b"2 objects (2.0 KiB) of" in said
+        assert process.returncode == status, said
+        assert len(cellar.keys()) == left
+    assert len(orphans) == 2
+
+
+# What survives
+
+
+def test_what_another_repository_names_survives_and_one_that_cannot_be_read_stops_all(
+    cellar: Cellar, tmp_path: Path
+) -> None:
+    other = second_repository(cellar, tmp_path)
+    theirs = other.add("theirs.bin", SIZE, seed=3)
+    other.git("tag", "-a", "-m", "kept by a tag", "v1")
+    other.push("origin", "v1")
+    (orphan,) = orphaned(cellar, 1)
+
+    listed = gc(cellar, "--repositories")
+    assert [json.loads(line)["url"] for line in listed.stdout.splitlines()] == sorted(
+        map(str, (cellar.origin, other.origin))
+    )
+    assert statuses(gc(cellar, "--apply")) == {}
+    away = other.origin.rename(tmp_path / "away.git")
+    for arguments in ([], ["--apply"], deleting(1)):
+        refused = gc(cellar, *arguments)
+        assert refused.returncode == 3
+        assert f"the repository {other.origin}, which shares this store, can't be read" in refused.stderr
+        assert f"lfs-agent gc --forget {other.origin}" in refused.stderr
+    assert set(cellar.keys()) == {cellar.key(theirs), cellar.key(orphan)}
+
+    away.rename(other.origin)
+    assert statuses(gc(cellar, *deleting(1))) == {orphan: "deleted"}
+    assert cellar.keys() == [cellar.key(theirs)]
+    assert gc(cellar, "--forget", str(other.origin)).returncode == 0
+    assert statuses(gc(cellar)) == {theirs: "orphan"}
+    assert gc(cellar, "--forget", str(cellar.origin)).returncode == 0
+    alone = gc(cellar, "--apply")
+    assert alone.returncode == 2
+    assert "is not registered at" in alone.stderr
+    assert gc(cellar, "--register").returncode == 0
+    assert statuses(gc(cellar)) == {theirs: "orphan"}
+
+
+def test_what_this_clone_has_staged_stashed_or_only_remembers_survives(cellar: Cellar, tmp_path: Path) -> None:
+    """Each object is in the store by a branch that is gone now."""
+    staged, stashed, earlier, amended, elsewhere, orphan = orphaned(cellar, 1, 2, 3, 4, 5, 6)
+    for seed in (2, 3):
+        cellar.write(f"topic-{seed}.bin", SIZE, seed)
+        cellar.git("add", f"topic-{seed}.bin")
+        cellar.git("stash", "-q")
+    cellar.write("topic-4.bin", SIZE, 4)
+    cellar.commit("Amended away")
+    cellar.git("reset", "-q", "--hard", "HEAD~1")
+    cellar.git("worktree", "add", "-q", "--detach", str(tmp_path / "tree"))
+    (tmp_path / "tree" / "topic-5.bin").write_bytes(random_bytes(SIZE, 5))
+    cellar.home.git("add", "topic-5.bin", cwd=tmp_path / "tree")
+    cellar.write("topic-1.bin", SIZE, 1)
+    cellar.git("add", "topic-1.bin")
+
+    assert statuses(gc(cellar)) == {orphan: "orphan"}
+    assert len({staged, stashed, earlier, amended, elsewhere}) == 5
+
+
+def test_what_a_replacement_hides_survives(cellar: Cellar) -> None:
+    """refs/replace lets git show another commit in the place of the one that the branch names."""
+    kept = cellar.add("main.bin", SIZE, seed=1)
+    cellar.push()
+    other = cellar.git("commit-tree", "-m", "nothing", "HEAD~1^{tree}").stdout.strip()
+    cellar.git("replace", "HEAD", other)
+    cellar.push("--no-verify", "origin", "refs/replace/*:refs/replace/*")
+    assert cellar.keys() == [cellar.key(kept)]
+
+    assert statuses(gc(cellar)) == {}
+
+
+def test_in_a_folder_it_is_the_same(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> None:
+    home.install()
+    share = tmp_path / "share"
+    share.mkdir()
+    cellar = Cellar(home, any_server, bucket, "", tmp_path / "origin.git", tmp_path / "work")
+    cellar.build()
+    cellar.git("config", "lfs.url", f"dir::{share}")
+    kept = cellar.add("main.bin", SIZE, seed=2)
+    cellar.push()
+    gone, saved = orphaned(cellar, 1, 3)
+    (share / "notes.txt").write_text("somebody's")
+
+    assert statuses(gc(cellar)) == {gone: "orphan", saved: "orphan"}
+    assert statuses(gc(cellar, "--apply")) == {}
+    cellar.write("again.bin", SIZE, 3)
+    cellar.commit("Take it up again")
+    cellar.push()
+    assert statuses(gc(cellar, *deleting(1))) == {gone: "deleted"}
+    stored = {path.name for path in share.rglob("*") if path.is_file() and ".lfs-agent" not in path.parts}
+    assert stored == {kept, saved, "notes.txt"}
+    assert [line["event"] for line in audit(cellar)] == ["deleting", "deleted"]
+
+
+# Pushes between the runs
+
+
+def test_a_push_saves_what_was_marked(server: Server, cellar: Cellar, tmp_path: Path) -> None:
+    """By the clone that marks, by another one, and by push-missing; each before its commits are anywhere."""
+    oids = marked(cellar, 1, 2, 3)
+    clone = cellar.clone(tmp_path / "clone")
+    for number, (work, push) in enumerate(
+        [
+            (cellar.work, ["lfs-agent", "push-missing"]),
+            (cellar.work, ["git", "lfs", "push", "--all", "origin"]),
+            (clone, ["git", "lfs", "push", "--all", "origin"]),
+        ],
+        1,
+    ):
+        cellar.home.git("checkout", "-q", "-b", f"again-{number}", "origin/main", cwd=work)
+        (work / f"{number}.bin").write_bytes(random_bytes(SIZE, number))
+        cellar.home.git("add", ".", cwd=work)
+        cellar.home.git("commit", "-q", "-m", "Take it up again", cwd=work)
+        cellar.home.run(*push, cwd=work)
+    assert len(ledger(cellar, "gc/notes/")) == 3
+    # The refs are asked for before the commits arrive: nothing but the notes speaks for the objects.
+    cellar.git("checkout", "-q", "main")
+    cellar.git("branch", "-q", "-D", "again-1", "again-2")
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+
+    assert statuses(gc(cellar, *deleting(3))) == dict.fromkeys(oids, "saved")
+    assert len(cellar.keys()) == 3
+    assert audit(cellar) == []
+    # Saved once is not saved for ever: what still nobody names is marked anew.
+    assert statuses(gc(cellar)) == dict.fromkeys(oids, "orphan")
+
+
+def test_a_push_pays_for_it_with_a_question_a_worker_and_one_registration(cellar: Cellar) -> None:
+    for number in range(40):
+        cellar.write(f"{number}.bin", SIZE, number)
+    cellar.commit("Fill the cellar")
+    for questions in (0, 8):
+        mark = cellar.server.mark()
+        cellar.git("lfs", "push", "--all", "origin")
+        asked = [each for each in cellar.server.requests(mark, ledger=True) if ".lfs-agent/" in each.key]
+        told = Counter(each.operation for each in asked)
+        assert told["GetObject"] <= questions
+        assert told["PutObject"] == (0 if questions else 1)
+        assert sum(told.values()) == told["GetObject"] + told["PutObject"]
+    assert len(ledger(cellar)) == 1
+
+
+def test_a_push_waits_for_a_deletion_that_was_begun_and_reports_no_success_before(cellar: Cellar) -> None:
+    """Whoever was first decides: here a gc that goes on no further."""
+    server = with_ages(cellar.server)
+    client = server.client()
+    blocked, late, stale = marked(cellar, 1, 2, 3)
+    (run,) = {json.loads(line)["run"] for line in marks_of(cellar)[1:]}
+    notes = {oid: f"cellar/.lfs-agent/gc/notes/{run}/{oid}.1" for oid in (blocked, late, stale)}
+    for key in notes.values():
+        client.put_object(Bucket=cellar.bucket, Key=key, Body=b'{"state":"deleting","by":"otto@far","at":"now"}')
+    two_hours_ago = time.time() - 7200
+    os.utime(server.object_file(cellar.bucket, notes[stale]), (two_hours_ago, two_hours_ago))
+    for seed in (1, 2, 3):
+        cellar.write(f"topic-{seed}.bin", SIZE, seed)
+    cellar.commit("Take them up again")
+    later = threading.Timer(2, lambda: client.delete_object(Bucket=cellar.bucket, Key=cellar.key(late)))
+    later.start()
+
+    refused = cellar.push(check=False)
+
+    later.join()
+    assert refused.returncode != 0
+    assert "is just being deleted by lfs-agent gc (by otto@far, now): push again" in refused.stderr
+    assert refused.stderr.count("is just being deleted") == 1
+    assert blocked in refused.stderr
+    assert set(cellar.keys()) == set(map(cellar.key, (blocked, late, stale)))
+    assert f"cellar/.lfs-agent/gc/notes/{run}/{stale}.2" in ledger(cellar)
+    # Nobody has come back for it within the hour: it is still there, and may be saved.
+    os.utime(server.object_file(cellar.bucket, notes[blocked]), (two_hours_ago, two_hours_ago))
+    cellar.push()
+
+
+def marks_of(cellar: Cellar) -> list[str]:
+    key = "cellar/.lfs-agent/gc/marks.jsonl"
+    answer = cellar.server.client().get_object(Bucket=cellar.bucket, Key=key)
+    return answer["Body"].read().decode().splitlines()
+
+
+def test_what_was_stored_anew_after_the_mark_survives(server: Server, cellar: Cellar) -> None:
+    (orphan,) = marked(cellar, 1)
+    client = server.client()
+    client.delete_object(Bucket=cellar.bucket, Key=cellar.key(orphan))
+    time.sleep(1.1)  # stores tell whole seconds
+    client.put_object(Bucket=cellar.bucket, Key=cellar.key(orphan), Body=random_bytes(SIZE, 1))
+
+    assert statuses(gc(cellar)) == {orphan: "changed"}
+    assert statuses(gc(cellar, "--apply")) == {}
+    assert cellar.keys() == [cellar.key(orphan)]
+    assert audit(cellar) == []
+
+
+def test_prune_keeps_the_local_copy_of_what_is_marked(cellar: Cellar) -> None:
+    old = cellar.add("model.bin", SIZE, seed=1)
+    cellar.add("model.bin", SIZE, seed=2)
+    cellar.push()
+    other = cellar.home.run("lfs-agent", "prune", "--json", cwd=cellar.work)
+    assert json.loads(other.stdout)["status"] == "prunable"
+    mark = {"oid": old, "size": SIZE, "etag": "x", "modified": 1, "run": "0" * 16, "marked": 1}
+    body = "\n".join(map(json.dumps, ({"version": 1}, mark)))
+    key = "cellar/.lfs-agent/gc/marks.jsonl"
+    cellar.server.client().put_object(Bucket=cellar.bucket, Key=key, Body=body.encode())
+
+    kept = cellar.home.run("lfs-agent", "prune", "--apply", cwd=cellar.work, check=False)
+
+    assert kept.returncode == 3
+    assert "a gc has marked the store's copy, and may delete it" in kept.stdout
+    assert cellar.local_object(old).exists()
+
+
+# Kills, and two at once
+
+NOTES, MARKS = "gc/notes/", "gc/marks"
+
+
+@pytest.mark.parametrize(
+    "method, path, where, left, then",
+    [
+        ("PUT", NOTES, "request-head", 1, "deleted"),
+        ("PUT", NOTES, "answer-head", 1, "waiting"),
+        ("DELETE", "", "request-head", 1, "waiting"),
+        ("DELETE", "", "answer-head", 0, "gone"),
+        ("PUT", MARKS, "request-head", 0, "gone"),
+    ],
+)
+def test_after_a_kill_the_next_run_goes_on(
+    cellar: Cellar, method: str, path: str, where: Any, left: int, then: str
+) -> None:
+    server = with_ages(cellar.server)
+    (orphan,) = marked(cellar, 1)
+    stalled = Rule(Stall(where, seconds=120), method=method, target=path or orphan)
+    with FaultProxy(cellar.server.endpoint, Faults((stalled,))) as proxy:
+        process = subprocess.Popen(
+            ["lfs-agent", "gc", "--grace", "0s", *deleting(1)],
+            cwd=cellar.work,
+            env={**cellar.home.environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: any(map(stalled.matches, proxy.requests)), process)
+        if where == "answer-head":  # the store has done it, and the one who asked does not know
+            wait_until(lambda: bool(ledger(cellar, NOTES)) and len(cellar.keys()) == left, process)
+        process.kill()
+        process.wait()
+
+    assert len(cellar.keys()) == left
+    assert [line["event"] for line in audit(cellar)][:1] == ([] if path == NOTES else ["deleting"])
+    again = gc(cellar, *deleting(left))
+    assert [each["status"] for each in found(again).values()] == ([then] if left else [])
+    if then == "waiting":
+        assert again.returncode == 3
+        assert "another gc is at it" in found(again)[orphan]["reason"]
+        (note,) = ledger(cellar, NOTES)
+        os.utime(server.object_file(cellar.bucket, note), (time.time() - 7200,) * 2)
+        assert statuses(gc(cellar, *deleting(1))) == {orphan: "deleted"}
+    assert cellar.keys() == []
+    assert len(marks_of(cellar)) == 1
+    if then != "gone":
+        assert [line["event"] for line in audit(cellar)][-2:] == ["deleting", "deleted"]
+
+
+def wait_until(true: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    until = time.monotonic() + 120
+    while not true():
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_an_answer_that_is_lost_is_looked_after_and_not_asked_for_again(cellar: Cellar) -> None:
+    done, undone = marked(cellar, 1, 2)
+    rules = (
+        Rule(Answer(500, "InternalError", forward=True), method="DELETE", target=done),
+        Rule(Answer(500, "InternalError"), method="DELETE", target=undone),
+    )
+    with FaultProxy(cellar.server.endpoint, Faults(rules)) as proxy:
+        ended = gc(cellar, *deleting(2), env={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+        sent = [seen for seen in proxy.requests if seen.method == "DELETE" and not is_ledger(seen.path)]
+        assert len(sent) == 2
+
+    assert ended.returncode == 3
+    assert {oid: each["status"] for oid, each in found(ended).items()} == {done: "deleted", undone: "failed"}
+    assert "it is not asked for again now: the next gc goes on in an hour" in found(ended)[undone]["reason"]
+    assert cellar.keys() == [cellar.key(undone)]
+    assert Counter(line["event"] for line in audit(cellar)) == {"deleting": 2, "deleted": 1, "failed": 1}
+
+
+def test_two_at_once_delete_each_object_once(cellar: Cellar, tmp_path: Path) -> None:
+    oids = marked(cellar, *range(1, 13))
+    clone = cellar.clone(tmp_path / "clone")
+    words = ["lfs-agent", "gc", "--json", "--grace", "0s", *deleting(12)]
+    quiet = subprocess.DEVNULL
+    mark = cellar.server.mark()
+    runs = [
+        subprocess.Popen(words, cwd=work, env=cellar.home.environ, stdout=subprocess.PIPE, stderr=quiet, text=True)
+        for work in (cellar.work, clone)
+    ]
+    said = [json.loads(line) for run in runs for line in run.communicate(timeout=180)[0].splitlines()]
+
+    assert cellar.keys() == []
+    assert Counter(each["oid"] for each in said if each["status"] == "deleted") == Counter(oids)
+    deletions = [each.key for each in cellar.server.requests(mark) if each.operation == "DeleteObject"]
+    assert sorted(deletions) == sorted(map(cellar.key, oids))
+    assert statuses(gc(cellar, "--apply")) == {}
+
+
+def test_on_a_store_that_obeys_no_conditions_nothing_is_deleted(cellar: Cellar) -> None:
+    (orphan,) = marked(cellar, 1)
+    key = Key(cellar.server.access_key, cellar.server.secret_key)
+    deaf = Rule(StripHeaders(request=("if-none-match",)))
+    with FaultProxy(cellar.server.endpoint, Faults((deaf,)), key) as proxy:
+        done = gc(cellar, *deleting(1), env={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+
+    assert done.returncode == 3
+    assert "obeys no condition" in found(done)[orphan]["reason"]
+    assert cellar.keys() == [cellar.key(orphan)]
+
+
+# Retention
+
+
+def test_a_bucket_that_keeps_forever_is_not_touched_whoever_says_less(cellar: Cellar) -> None:
+    (orphan,) = orphaned(cellar, 1)
+    cellar.git("config", f"lfs-agent.{cellar.bucket}.retention", "forever")
+    refused = gc(cellar, "--apply")
+    assert refused.returncode == 2
+    assert "keeps its objects forever (lfs-agent.retention)" in refused.stderr
+
+    cellar.git("config", f"lfs-agent.{cellar.bucket}.retention", "28d")
+    assert statuses(gc(cellar)) == {}
+    cellar.git("config", f"lfs-agent.{cellar.bucket}.retention", "0s")
+    assert statuses(gc(cellar)) == {orphan: "orphan"}
+    (cellar.work / ".lfsconfig").write_text(f"[lfs]\n\turl = {cellar.url}?retention=28d\n")
+    assert statuses(gc(cellar)) == {}
+    cellar.git("config", f"lfs-agent.{cellar.bucket}.retention", "forever")
+    assert gc(cellar).returncode == 2
+
+
+# Versions and locks
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_bucket_that_keeps_versions_keeps_the_bytes_and_says_so(cellar: Cellar, locked: bool) -> None:
+    client = cellar.server.client()
+    bucket = f"{cellar.bucket}-v"[-60:]
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=locked)
+    client.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    if locked:
+        rule: Any = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 1}}
+        client.put_object_lock_configuration(
+            Bucket=bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule}
+        )
+    kept = Cellar(cellar.home, cellar.server, bucket, "cellar", cellar.origin, cellar.work)
+    kept.git("config", "lfs.url", f"s3::{bucket}/cellar")
+    (orphan,) = marked(kept, 1)
+
+    done = gc(kept, *deleting(1))
+
+    assert statuses(done) == {orphan: "deleted"}
+    assert "the bucket keeps versions" in done.stderr
+    assert kept.keys() == []
+    (version,) = client.list_object_versions(Bucket=bucket, Prefix=kept.key(orphan))["Versions"]
+    answer = client.get_object(Bucket=bucket, Key=kept.key(orphan), VersionId=version["VersionId"])
+    assert answer["Body"].read() == random_bytes(SIZE, 1)
+
+
+# What strangers write
+
+
+@pytest.mark.parametrize(
+    "url, reason",
+    [
+        ("ext::sh -c touch% {witness}", "can't be read (git ls-remote: "),
+        ("--upload-pack=touch {witness}", "that is no URL of a repository"),
+        ("http://127.0.0.1:9/cellar.git", "transport 'http' not allowed"),
+        ("git://127.0.0.1:9/cellar.git", "transport 'git' not allowed"),
+        ("ssh://-oProxyCommand=touch%20{witness}/x", "can't be read (git ls-remote: "),
+    ],
+)
+def test_a_repository_that_a_stranger_registers_runs_nothing_and_stops_all(
+    cellar: Cellar, tmp_path: Path, url: str, reason: str
+) -> None:
+    orphaned(cellar, 1)
+    witness = tmp_path / "witness"
+    said = url.format(witness=witness)
+    where = Ledger(None, cellar.prefix).repository_key(said)  # type: ignore[arg-type]
+    body = json.dumps({"url": said, "since": "", "by": ""}).encode()
+    cellar.server.client().put_object(Bucket=cellar.bucket, Key=where, Body=body)
+
+    refused = gc(cellar, "--apply")
+
+    assert refused.returncode == 3
+    assert reason in refused.stderr
+    assert not witness.exists()
+    assert ledger(cellar, "gc/") == []
+
+
+def test_what_is_no_registration_and_no_list_of_marks_stops_all(cellar: Cellar) -> None:
+    orphaned(cellar, 1)
+    client = cellar.server.client()
+    for key, words in (
+        ("cellar/.lfs-agent/repositories/x.json", "registers no repository: look at it"),
+        ("cellar/.lfs-agent/gc/marks.jsonl", "is no list of marks that this version can read"),
+    ):
+        client.put_object(Bucket=cellar.bucket, Key=key, Body=b'{"url": "/srv", "version": 2}')
+        refused = gc(cellar, "--apply")
+        assert refused.returncode == 3
+        assert words in refused.stderr
+        client.delete_object(Bucket=cellar.bucket, Key=key)
+    assert len(cellar.keys()) == 1
+
+
+def test_no_password_of_a_url_gets_into_the_store(cellar: Cellar) -> None:
+    cellar.add("main.bin", SIZE, seed=1)
+    cellar.git("config", "remote.origin.pushurl", "https://vera:hunter2hunter2@host.example/cellar.git?token=t0ken")
+    cellar.git("lfs", "push", "--all", "origin")
+    (key,) = ledger(cellar, "repositories/")
+    entry = cellar.server.client().get_object(Bucket=cellar.bucket, Key=key)["Body"].read()
+    assert json.loads(entry)["url"] == "https://host.example/cellar.git"
+    assert b"hunter2" not in entry
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["--expect-objects", "1"], "are for --apply"),
+        (["--apply", "--expect-objects", "1"], "go together"),
+        (["--apply", "--register"], "not allowed with argument"),
+        (["--forget", "https://nowhere.example/x.git"], "is not registered: see lfs-agent gc --repositories"),
+    ],
+)
+def test_a_command_line_that_makes_no_sense_changes_nothing(cellar: Cellar, arguments: list[str], words: str) -> None:
+    done = gc(cellar, *arguments)
+    assert done.returncode == 2
+    assert words in done.stderr
+    with suppress(KeyError):
+        assert gc(cellar, env={"GIT_DIR": str(cellar.work / ".git")}).returncode == 2
