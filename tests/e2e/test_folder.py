@@ -207,5 +207,5 @@ def test_a_kill_publishes_no_half_object(home: Home, tmp_path: Path) -> None:
 
     assert len(files_below(share / "lfs-agent-unfinished")) == 1
     done = home.run("lfs-agent", "uploads", "--abort", "--older-than", "0s", cwd=work)
-    assert re.match(rf"aborted +{oid[:12]} .* 1 part .*{re.escape(str(stored))}$", done.stdout.splitlines()[0])
+    assert re.match(rf"aborted\t{oid[:12]}\t.*\t1 part\t.*{re.escape(str(stored))}$", done.stdout.splitlines()[0])
     assert [name for name in files_below(share) if not is_ledger(name)] == [str(stored.relative_to(share))]
