@@ -279,8 +279,10 @@ class Track:
         }
 
     def _stored(self, prefix: str) -> list[int]:
+        """The sizes of the source's objects there; an agent may keep other things beside them."""
         pages = self.server.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=f"{prefix}/")
-        return [entry["Size"] for page in pages for entry in page.get("Contents", [])]
+        sizes = {Path(entry["Key"]).name: entry["Size"] for page in pages for entry in page.get("Contents", [])}
+        return [sizes[path.name] for path in self.source.objects.glob("*/*/*") if path.name in sizes]
 
     def _expect(self, where: str, sizes: Sequence[int]) -> None:
         source = self.source
