@@ -133,8 +133,8 @@ def plan(finding: Finding, sources: Sequence[Source], *, replaces: bool) -> Case
 class Mender:
     """Sends to one store what it lacks, from the first of `sources` whose copy is whole. Usable from several threads.
 
-    `keep`: sees to it that what is there after all stays there; False where it doesn't. `on_moved` is told of bytes
-    that are done, from any thread.
+    `register`: lets others know whose objects these are, before one is sent. `keep`: sees to it that what is there
+    after all stays there; False where it doesn't. `on_moved` is told of bytes that are done, from any thread.
     """
 
     def __init__(
@@ -148,6 +148,7 @@ class Mender:
         stop: threading.Event,
         log: Log,
         keep: Callable[[Oid, float], bool],
+        register: Callable[[], None],
         on_moved: Callable[[int], None] = lambda size: None,
     ) -> None:
         self._store = store
@@ -158,6 +159,7 @@ class Mender:
         self._stop = stop
         self._log = log
         self._keep = keep
+        self._register = register
         self._on_moved = on_moved
         self._ending = threading.Lock()  # of the two below: several threads may meet a cause, one case tells it
         self._told = False
@@ -206,6 +208,7 @@ class Mender:
             self._log.warning("replacing", **_about(case), etag=etag, found=finding.reason, source=case.source)
         meter = _Told(finding.pointer.size, self._stop, self._on_moved)
         started = time.monotonic()
+        self._register()
         sent = upload(
             self._store,
             finding.key,

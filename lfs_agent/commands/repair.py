@@ -25,7 +25,7 @@ from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
 from lfs_agent.errors import AgentError, ObjectError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
-from lfs_agent.ledger import Keeper, Ledger
+from lfs_agent.ledger import Keeper, Ledger, Registrar
 from lfs_agent.parallel import in_parallel
 from lfs_agent.parts import Limits
 from lfs_agent.repair import Case, Files, Mender, OtherStore, Source, plan
@@ -95,7 +95,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
         judge = Judge(store, cellar.key, depth=depth, stop=stop, on_read=tally.looked.read)
         wrong: list[Finding] = []
         ledger = Ledger(store, cellar.prefix)
-        keeper = cellar.keeper(ledger, stop)
+        keeper, registrar = cellar.keeper(ledger, stop), cellar.registrar(store, ledger)
         if not arguments.dry_run:
             try:
                 store.connect()
@@ -119,8 +119,9 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
         if arguments.dry_run or not any(case.mendable for case in cases):
             for case in cases:
                 tally.show(case)
+            if tally.looked.counts["present"] and not arguments.dry_run:
+                tell_if_unregistered(arguments.command, registrar, stop)
         else:
-            cellar.registrar(store, ledger).register(stop)
             with open_record(cellar, arguments.command, tally.totals) as log:
                 mender = Mender(
                     store,
@@ -131,6 +132,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
                     stop=stop,
                     log=log,
                     keep=keeper.keep,
+                    register=lambda: registrar.register(stop),
                     on_moved=tally.move,
                 )
                 for case in in_parallel(mender.mend, cases, threads=SEND_THREADS):
@@ -146,6 +148,14 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
     if cause and arguments.json:
         print(f"lfs-agent {arguments.command}: {plain(cause)}", file=sys.stderr)
     return tally.status
+
+
+def tell_if_unregistered(command: str, registrar: Registrar, stop: threading.Event) -> None:
+    """Registers the repository where all is there already; who may not write has done no harm, and is told."""
+    try:
+        registrar.register(stop)
+    except ObjectError as error:
+        print(f"lfs-agent {command}: {plain(error)}", file=sys.stderr)
 
 
 def kept(finding: Finding, keeper: Keeper, seen_at: float) -> Finding:
