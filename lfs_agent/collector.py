@@ -98,7 +98,7 @@ class Collector:
 
     def registered(self) -> list[Registration]:
         """The repositories that are registered at the store. Raises ObjectError where one can't be read."""
-        keys = [stored.key for stored in self._all(self._ledger.repositories)]
+        keys = [stored.key for stored in all_below(self._stock, self._ledger.repositories)]
         return sorted((entry for key in keys if (entry := self._ledger.registration(key))), key=lambda each: each.url)
 
     def forget(self, url: str) -> bool:
@@ -115,13 +115,6 @@ class Collector:
             other = self._ledger.at(around[1] or "").repositories
             if self._stock.listed(other)[0]:
                 raise ObjectError(f"{self._stock.address(other)}: this store lies inside of another one; {_APART}")
-
-    def _all(self, prefix: str) -> Iterator[Stored]:
-        page, after = self._stock.listed(prefix)
-        yield from page
-        while after:
-            page, after = self._stock.listed(prefix, after)
-            yield from page
 
     # Looking
 
@@ -154,7 +147,7 @@ class Collector:
         return found
 
     def _objects(self) -> Iterator[Stored]:
-        for stored in self._all(f"{self._prefix}/" if self._prefix else ""):
+        for stored in all_below(self._stock, f"{self._prefix}/" if self._prefix else ""):
             if stored.key.startswith(self._ledger.root):
                 continue
             inside, reserved, _ = stored.key.removeprefix(f"{self._prefix}/").partition(f"/{RESERVED}/")
@@ -273,7 +266,7 @@ class Collector:
             return 0
         swept = 0
         needed = {f"{self._ledger.notes}{mark.run}/{mark.oid}" for mark in self._found.marks}
-        for note in list(self._all(self._ledger.notes)):
+        for note in list(all_below(self._stock, self._ledger.notes)):
             if note.key.rpartition(".")[0] not in needed and self._stock.now() - note.modified >= _NOTES_S:
                 self._stock.delete(note.key, note.etag)
                 swept += 1
@@ -292,6 +285,15 @@ _APART: Final = "nobody can tell whose objects are whose: move one of them"
 def _is_marked(stored: Stored, mark: Mark) -> bool:
     """Whether it is the very object that was marked, not the same content stored again."""
     return (stored.etag.strip('"'), stored.modified) == (mark.etag.strip('"'), mark.modified)
+
+
+def all_below(stock: Stock, prefix: str) -> Iterator[Stored]:
+    """All that lies at keys that begin with `prefix`: "", or something with a slash at its end."""
+    page, after = stock.listed(prefix)
+    yield from page
+    while after:
+        page, after = stock.listed(prefix, after)
+        yield from page
 
 
 def count(orphans: Sequence[Orphan]) -> tuple[int, int]:

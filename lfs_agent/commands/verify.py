@@ -21,7 +21,7 @@ from typing import Any, Final
 from xml.etree import ElementTree
 
 from lfs_agent.cellar import Cellar
-from lfs_agent.commands import at_rest
+from lfs_agent.commands import at_rest, unreferenced
 from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
 from lfs_agent.errors import UsageError
@@ -49,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "                        [--all] [--stdin] [REV | A..B | OID]... [-- PATH...]"
     )
     parser.add_argument("revisions", nargs="*", metavar="REV | A..B | OID", help="what to look at (default: HEAD)")
-    parser.add_argument("--all", action="store_true", help="look at the whole history of all refs")
+    parser.add_argument(
+        "--all",
+        action="store_true",
+        help="look at the whole history of all refs, and list what the store has beside that",
+    )
     parser.add_argument("--stdin", action="store_true", help="read what to look at from standard input, too")
     parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
     depth = parser.add_mutually_exclusive_group()
@@ -113,13 +117,18 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
                 screen.line(json.dumps(to_json(finding, depth=depth)))
             elif finding.status != "present" and finding.reason != NOT_ASKED:
                 show(screen, finding)
+        others = ""
+        if arguments.all and not arguments.paths and not evidence and not judge.cause:
+            named = {each.pointer.oid for each in wanted}
+            others = unreferenced.tell(screen, cellar, named, stop, depth if arguments.json else None)
     finally:
         stop.set()
         screen.close()
     if report:
         report.write(arguments.junit)
     totals = f"{told} at {plain(cellar.target)}: {tally}"
-    print(totals, file=sys.stderr if arguments.json else sys.stdout)
+    for line in (totals, others) if others else (totals,):
+        print(line, file=sys.stderr if arguments.json else sys.stdout)
     if judge.cause and arguments.json:
         print(f"lfs-agent verify: {plain(judge.cause)}", file=sys.stderr)
     return tally.status

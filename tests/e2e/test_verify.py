@@ -13,10 +13,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.cellar import Cellar, findings
+from tests.cellar import Cellar, findings, statuses
 from tests.conftest import absent
 from tests.e2e.conftest import HomeOf
 from tests.machine import Home
+from tests.proxy import Answer, FaultProxy, Faults, Rule
 from tests.proxy.dead import BlackHole
 from tests.servers import Server
 from tests.servers.server import cache
@@ -362,10 +363,6 @@ class Folder:
         return self.path(oid)
 
 
-def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
-    return {oid: finding["status"] for oid, finding in findings(done).items()}
-
-
 def test_all_refs_are_all_versions_of_all_branches(cellar: Cellar, clone: Clone) -> None:
     first = cellar.add("model.pt", SIZE, seed=1)
     second = cellar.add("model.pt", SIZE, seed=2)
@@ -554,7 +551,8 @@ def test_a_clone_without_blobs_is_completed_by_one_fetch(cellar: Cellar, home_of
     assert trace.read_text().count("built-in: git fetch ") == 1
     shallow = tmp_path / "shallow"
     home.git("clone", "-q", "--depth=1", "--no-checkout", f"file://{cellar.origin}", shallow)
-    assert len(statuses(verify(home, shallow, "--json", "--all"))) == 20
+    shown = statuses(verify(home, shallow, "--json", "--all"))
+    assert Counter(shown.values()) == {"present": 20, "unreferenced": 1}
 
 
 @pytest.fixture
@@ -615,3 +613,58 @@ def test_a_committed_setting_that_hides_failures_fails(cellar: Cellar, key: str)
         assert done.returncode == 1, words
         assert f"irregular\t.lfsconfig\tit sets lfs.{key}: " in done.stdout
     assert verify(cellar.home, cellar.work, base).returncode == 0
+
+
+# What no ref names
+
+
+def test_all_lists_what_no_ref_names_and_that_is_no_failure(server: Server, cellar: Cellar) -> None:
+    cellar.add("model.pt", SIZE, seed=1)
+    cellar.push()
+    cellar.git("checkout", "-q", "-b", "topic")
+    left = [cellar.add(f"model-{n}.pt", SIZE, seed=n) for n in (2, 3)]
+    cellar.push()
+    for name in (".lfs-agent/note", "readme.txt", f"{left[0][:2]}/{left[0]}"):  # none of them is an object's
+        cellar.server.client().put_object(Bucket=cellar.bucket, Key=f"{cellar.prefix}/{name}", Body=b"mine")
+    assert verify(cellar.home, cellar.work, "--all").stdout.endswith("\nunreferenced: nothing\n")
+    cellar.git("checkout", "-q", "main")
+    cellar.git("branch", "-D", "topic")
+    cellar.git("push", "-q", "origin", ":topic")
+
+    done = verify(cellar.home, cellar.work, "--all", "--json")
+    assert done.returncode == 0
+    found = findings(done)
+    assert sorted(oid for oid, each in found.items() if each["status"] == "unreferenced") == sorted(left)
+    assert {name: type(value) for name, value in found[left[0]].items()} == SCHEMA
+    assert (found[left[0]]["key"], found[left[0]]["size"]) == (cellar.key(left[0]), SIZE)
+    assert found[left[0]]["address"] == f"s3://{cellar.bucket}/{cellar.key(left[0])}"
+    totals = "unreferenced: 2 objects, 195.3 KiB: no ref of this clone names them, another repository that shares the"
+    assert f"\n{totals} store may; see lfs-agent gc\n" in done.stderr
+    text = verify(cellar.home, cellar.work, "--all")
+    assert f"unreferenced\t{left[0][:12]}\t97.7 KiB\ts3://{cellar.bucket}/{cellar.key(left[0])}\n" in text.stdout
+    assert totals in text.stdout
+    for words in ([], ["--all", "--", "model.pt"]):
+        assert "unreferenced" not in verify(cellar.home, cellar.work, *words).stdout
+
+
+def test_without_the_right_to_list_all_of_the_rest_holds(cellar: Cellar) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.push()
+    denied = Answer(403, body=b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>")
+    with FaultProxy(cellar.server.endpoint, Faults((Rule(denied, "GET", "list-type=2"),))) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        done = verify(cellar.home, cellar.work, "--all")
+    assert done.returncode == 0
+    assert "1 present (1 proven)\nunreferenced: the store was not listed: " in done.stdout
+    assert "AccessDenied" in done.stdout
+
+
+def test_a_folder_is_looked_through_too(home: Home, tmp_path: Path) -> None:
+    folder = Folder(home, tmp_path / "share", tmp_path / "work")
+    folder.build()
+    folder.store(folder.commit("model.pt", b"model"), b"model")
+    other = "ab" * 32
+    folder.store(other, b"somebody else's")
+    done = verify(home, folder.work, "--all", "--json")
+    assert (done.returncode, findings(done)[other]["status"]) == (0, "unreferenced")
+    assert "unreferenced: 1 object, 15 bytes: " in done.stderr
