@@ -241,8 +241,10 @@ def test_what_a_replacement_hides_survives(cellar: Cellar) -> None:
     """refs/replace lets git show another commit in the place of the one that the branch names."""
     kept = cellar.add("main.bin", SIZE, seed=1)
     cellar.push()
-    other = cellar.git("commit-tree", "-m", "nothing", "HEAD~1^{tree}").stdout.strip()
-    cellar.git("replace", "HEAD", other)
+    cellar.git("checkout", "-q", "--detach", "HEAD~1")  # the index is asked, too
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+    other = cellar.git("commit-tree", "-m", "nothing", "HEAD^{tree}").stdout.strip()
+    cellar.git("replace", "main", other)
     cellar.push("--no-verify", "origin", "refs/replace/*:refs/replace/*")
     assert cellar.keys() == [cellar.key(kept)]
 
