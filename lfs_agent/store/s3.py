@@ -38,7 +38,7 @@ from lfs_agent.errors import (
     UnsupportedError,
 )
 from lfs_agent.modes import UMASK, Modes
-from lfs_agent.parts import KIB, MIB, Part
+from lfs_agent.parts import KIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Handover
 from lfs_agent.store import Body, ObjectStat, Replacing, SentPart, StoredPart, Write
@@ -61,7 +61,7 @@ T = TypeVar("T")
 
 _FIRST_BLOCK: Final = 16 * KIB
 """Whoever waits for a first answer need not wait on a slow link for more."""
-_BLOCK: Final = MIB
+_BLOCK: Final = 512 * KIB
 _NO_ETAG: Final = f'"{"0" * 32}"'
 """What no object has."""
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE", *FROZEN_TIERS})

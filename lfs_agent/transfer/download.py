@@ -11,13 +11,13 @@ from typing import Final
 from lfs_agent.errors import DamagedError, MissingError, StoppedError
 from lfs_agent.lease import FULL, disk_error, lease, take
 from lfs_agent.modes import Modes
-from lfs_agent.parts import MIB, Limits, Part, Plan, plan_parts
+from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
 from lfs_agent.transfer.journal import Journal
 from lfs_agent.transfer.meter import Meter
 
-_BLOCK: Final = MIB
+_BLOCK: Final = 512 * KIB
 _TRIES: Final = 2
 
 
@@ -204,10 +204,11 @@ def _write(fd: int, offset: int, chunk: bytes, part: Part, meter: Meter) -> None
 
 def _hash(fd: int, part: Part, digest: "hashlib._Hash") -> None:
     """Follows the ranges in order; what is read is still in the page cache."""
+    buffer = memoryview(bytearray(_BLOCK))
     position, end = part.offset, part.offset + part.length
-    while position < end and (block := os.pread(fd, min(_BLOCK, end - position), position)):
-        digest.update(block)
-        position += len(block)
+    while position < end and (length := os.preadv(fd, [buffer[: end - position]], position)):
+        digest.update(buffer[:length])
+        position += length
 
 
 def _check_size(store: Store, key: str, found: int, size: int) -> None:

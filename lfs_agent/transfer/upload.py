@@ -28,13 +28,14 @@ from lfs_agent.errors import (
 )
 from lfs_agent.lease import idle, lease
 from lfs_agent.modes import UMASK, Modes
-from lfs_agent.parts import KIB, MIB, Limits, Part, Plan, plan_parts
+from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import MultipartUpload, ObjectStat, SentPart, Store, StoredPart
 from lfs_agent.transfer.journal import Journal
 from lfs_agent.transfer.meter import Meter
 
-_BLOCK: Final = MIB
+_BLOCK: Final = 512 * KIB
+"""Read once from memory and hashed three times: a core's own cache has room for it, and not for twice as much."""
 _SENT_BLOCK: Final = 256 * KIB
 """Each has to be sent within a timeout of the client: small enough for a link that many share."""
 _TRIES: Final = 2
