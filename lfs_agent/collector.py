@@ -98,8 +98,13 @@ class Collector:
 
     def registered(self) -> list[Registration]:
         """The repositories that are registered at the store. Raises ObjectError where one can't be read."""
-        keys = [stored.key for stored in all_below(self._stock, self._ledger.repositories)]
-        return sorted((entry for key in keys if (entry := self._ledger.registration(key))), key=lambda each: each.url)
+        found = []
+        for key in [stored.key for stored in all_below(self._stock, self._ledger.repositories)]:
+            if entry := self._ledger.registration(key):
+                found.append(entry)
+            elif self._stock.look(key):  # it was not taken out meanwhile
+                raise ObjectError(f"{self._ledger.address(key)} registers a repository, and can't be read here")
+        return sorted(found, key=lambda each: each.url)
 
     def forget(self, url: str) -> bool:
         """Takes a registration out; whether it was there."""

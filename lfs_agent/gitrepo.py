@@ -462,8 +462,9 @@ class Repository:
         which = commits.split() if commits in _WITHOUT_END else ["--end-of-options", commits]
         words = ["rev-list", "--objects", "--full-history", *which, "--", *paths]
         for line in _stream(words, self.cwd, b"\n"):
-            name, _, path = line.partition(" ")
-            if path:
+            # Only a commit is told without a space. A blob that is tagged itself has no path, and is not told again.
+            name, space, path = line.partition(" ")
+            if space:
                 yield name, path
 
 

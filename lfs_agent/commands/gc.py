@@ -166,9 +166,9 @@ def _check_registered(cellar: Cellar, entries: Sequence[Registration]) -> None:
 class Asked:
     """What the repositories name, and this clone: the oids of all of it."""
 
-    def __init__(self, cellar: Cellar, entries: Sequence[Registration], screen: Screen) -> None:
+    def __init__(self, cellar: Cellar, collector: Collector, screen: Screen) -> None:
         self._cellar = cellar
-        self._entries = entries
+        self._collector = collector
         self._screen = screen
         self._refs: dict[str, str] = {}
         self._oids: set[bytes] = set()
@@ -177,12 +177,13 @@ class Asked:
         return bytes.fromhex(oid) in self._oids
 
     def ask(self) -> None:
-        """Asks all of them; a second time only those whose refs have changed. What was named once stays named.
+        """Asks all that are registered now; a second time only those whose refs have changed.
 
-        Raises LocalError for a repository that can't be read.
+        What was named once stays named. Raises LocalError for a repository that can't be read.
         """
-        for number, entry in enumerate(self._entries, 1):
-            total = len(self._entries)
+        entries = self._collector.registered()
+        total = len(entries)
+        for number, entry in enumerate(entries, 1):
             self._screen.progress(number - 1, total, f"asking {number} of {total} repositories: {plain(entry.url)}")
             try:
                 self._ask(entry.url)
@@ -191,12 +192,14 @@ class Asked:
                     f"the repository {entry.url}, which shares this store, can't be read ({error}): nothing was marked "
                     f"or deleted. Make it readable here; if it is gone for good: lfs-agent gc --forget {entry.url}"
                 ) from error
-        self._screen.progress(len(self._entries), len(self._entries), "asking this clone")
+        self._screen.progress(total, total, "asking this clone")
         self._take(self._cellar.repo.pointers(KNOWN))
 
     def _ask(self, url: str) -> None:
         own = self._cellar.repositories
         refs = refs_at(url, own=own)
+        if not refs:
+            raise LocalError("it has no refs: it was made anew, or shows them to others only")
         if refs != self._refs.get(url):
             with mirror(url, own=own) as other:
                 self._take(other.pointers(EVERYTHING))
@@ -233,7 +236,7 @@ class Work:
             self._say(f"a grace period of {spell_seconds(self._age_s)} may be shorter than a push takes, or its memory")
         self._collector.check_alone()
         self._collector.read_marks()  # before the repositories: what is named meanwhile is not deleted
-        asked = Asked(self._cellar, entries, self._screen)
+        asked = Asked(self._cellar, self._collector, self._screen)
         asked.ask()
         survey = self._collector.survey(
             asked.__contains__, lambda number: self._screen.progress(0, 0, f"{number:,} objects looked at")

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import shutil
 import subprocess
 import threading
 import time
@@ -249,6 +250,87 @@ def test_what_a_replacement_hides_survives(cellar: Cellar) -> None:
     assert cellar.keys() == [cellar.key(kept)]
 
     assert statuses(gc(cellar)) == {}
+
+
+def test_a_repository_that_names_nothing_any_more_stops_all(cellar: Cellar, tmp_path: Path) -> None:
+    """It was made anew, or shows its refs to others only: nobody knows what it needs."""
+    other = second_repository(cellar, tmp_path)
+    theirs = other.add("theirs.bin", SIZE, seed=3)
+    other.push()
+    cellar.push()
+    gc(cellar, "--register")
+    shutil.rmtree(other.origin)
+    cellar.home.git("init", "-q", "--bare", other.origin)
+
+    refused = gc(cellar, "--apply")
+
+    assert refused.returncode == 3, refused
+    assert f"the repository {other.origin}, which shares this store, can't be read (it has no refs" in refused.stderr
+    assert ledger(cellar, "gc/") == []
+    other.push()
+    assert statuses(gc(cellar)) == {}
+    assert cellar.keys() == [cellar.key(theirs)]
+
+
+def test_a_registration_that_may_not_be_read_stops_all(cellar: Cellar, tmp_path: Path) -> None:
+    other = second_repository(cellar, tmp_path)
+    other.add("theirs.bin", SIZE, seed=3)
+    other.push()
+    gc(cellar, "--register")
+    entry = Ledger(None, cellar.prefix).repository_key(str(other.origin))  # type: ignore[arg-type]
+    denied = Rule(Answer(403, "AccessDenied"), target=entry)
+    with FaultProxy(cellar.server.endpoint, Faults((denied,))) as proxy:
+        refused = gc(cellar, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+
+    assert refused.returncode == 3, refused
+    assert found(refused) == {}
+
+
+def test_what_a_ref_names_without_a_commit_survives(cellar: Cellar) -> None:
+    """A tag may name a file itself; git then tells the file's blob without its path, and once only."""
+    tagged, main = cellar.add("tagged.bin", SIZE, seed=1), cellar.add("main.bin", SIZE, seed=2)
+    cellar.git("tag", "weights", "HEAD:tagged.bin")
+    cellar.git("tag", "-a", "-m", "annotated", "more-weights", "HEAD:main.bin")
+    cellar.push("origin", "HEAD", "--tags")
+    assert set(cellar.keys()) == {cellar.key(tagged), cellar.key(main)}
+    assert statuses(gc(cellar)) == {}
+    cellar.git("reset", "-q", "--hard", "HEAD~2")
+    cellar.push("-f", "origin", "HEAD")
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+    assert statuses(gc(cellar)) == {}
+
+
+def test_what_is_registered_while_gc_waits_for_a_yes_is_asked_too(cellar: Cellar, tmp_path: Path) -> None:
+    other = second_repository(cellar, tmp_path)
+    theirs = other.add("theirs.bin", SIZE, seed=3)
+    other.push()
+    gc(cellar, "--register")
+    gc(cellar, "--forget", str(other.origin))
+    gc(cellar, "--apply")
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        ["lfs-agent", "gc", "--grace", "0s", "--apply"],
+        cwd=cellar.work,
+        env=cellar.home.environ,
+        stdin=end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr
+    said = b""
+    while b"to go on: " not in said:
+        block = os.read(process.stderr.fileno(), 1 << 16)
+        assert block, said
+        said += block
+    assert gc(other, "--register").returncode == 0
+    os.write(terminal, b"1\n")
+    told, _ = process.communicate(timeout=120)
+    os.close(terminal)
+    os.close(end)
+
+    assert process.returncode == 0, (said, told)
+    assert cellar.keys() == [cellar.key(theirs)]
+    assert b"saved" in told
 
 
 def test_in_a_folder_it_is_the_same(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> None:
