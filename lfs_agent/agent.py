@@ -35,7 +35,7 @@ from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.transfer.upload import Sent, upload
+from lfs_agent.transfer.upload import Asking, Sent, upload
 
 _TICK_S: Final = 0.1
 _HEARTBEAT_S: Final = 0.5
@@ -159,6 +159,7 @@ class Ready:
     patience: Patience
     keeper: Keeper
     registrar: Registrar
+    asking: Asking
 
 
 class Worker:
@@ -269,7 +270,8 @@ class Worker:
         store.connect()
         ledger = Ledger(store, cellar.prefix)
         keeper = cellar.keeper(ledger, self._halt, self._note_saved)
-        return Ready(cellar, store, patience, keeper, cellar.registrar(store, ledger))
+        asking = Asking(cellar.replaces_nothing)
+        return Ready(cellar, store, patience, keeper, cellar.registrar(store, ledger), asking)
 
     def _note_saved(self, oid: Oid) -> None:
         self._logger().info("saved", oid=oid)
@@ -289,7 +291,16 @@ class Worker:
         for _ in range(_TRIES):
             seen_at = time.monotonic()
             sent = upload(
-                ready.store, key, request.oid, path, meter, state=state, modes=modes, limits=limits, streams=streams
+                ready.store,
+                key,
+                request.oid,
+                path,
+                meter,
+                state=state,
+                modes=modes,
+                limits=limits,
+                streams=streams,
+                asking=ready.asking,
             )
             if sent.how != "skipped" or ready.keeper.keep(request.oid, seen_at):
                 ready.registrar.register(self._halt)

@@ -1,6 +1,5 @@
 """The store of a repository, assembled from git config, the environment and AWS's own settings."""
 
-import os
 import threading
 import tomllib
 from collections.abc import Callable, Mapping
@@ -25,8 +24,7 @@ from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_t
 from lfs_agent.trust import Claim, check, check_scheme
 
 if TYPE_CHECKING:
-    from botocore.session import Session
-
+    from lfs_agent.store.aws import Aws
     from lfs_agent.store.folder import FolderStore
     from lfs_agent.store.s3 import Connection, S3Store
     from lfs_agent.store.s3bucket import S3Bucket
@@ -208,10 +206,9 @@ class Cellar:
         target, patience = self.target, self._patience(stop)
         if isinstance(target, FolderTarget):
             raise TargetError(f"{target} is a folder, not a bucket")
-        from lfs_agent.store.s3 import own_endpoint
         from lfs_agent.store.s3control import S3Control
 
-        control, sts = (own_endpoint(self._session, self.environ, name) for name in ("s3_control", "sts"))
+        control, sts = self._aws.endpoint_of("s3_control"), self._aws.endpoint_of("sts")
         if self.claim.endpoint and not control:
             raise TargetError(
                 f"{self.claim.endpoint} is not Amazon's, and S3 Batch Operations is: run this against Amazon, or name "
@@ -254,7 +251,7 @@ class Cellar:
             target.bucket,
             connection,
             self.settings if own else replace(self.settings, expected_owner=None),
-            abilities=self.state_dir / "stores.json",
+            abilities=self._abilities,
             modes=self.repo.modes,
             handover=handover,
             connections=connections,
@@ -262,13 +259,24 @@ class Cellar:
             on_answer=patience.answered,
         )
 
-    @cached_property
-    def _session(self) -> "Session":
-        # awscrt beside botocore takes its signers over and makes them four times slower: keep it out.
-        os.environ.setdefault("BOTO_DISABLE_CRT", "true")
-        from lfs_agent.store.s3 import open_session
+    @property
+    def replaces_nothing(self) -> bool:
+        """Whether a put can be left to the store where nobody has asked it for the object before."""
+        if isinstance(self.target, FolderTarget):
+            return True
+        from lfs_agent.store.s3 import obeys_conditions
 
-        return open_session(self.settings, self.environ, self._cellar_profile)
+        return obeys_conditions(self.claim.endpoint, self._abilities)
+
+    @property
+    def _abilities(self) -> Path:
+        return self.state_dir / "stores.json"
+
+    @cached_property
+    def _aws(self) -> "Aws":
+        from lfs_agent.store.aws import Aws
+
+        return Aws(self.settings, self.environ, self._cellar_profile)
 
     @cached_property
     def claim(self) -> Claim:
@@ -278,11 +286,8 @@ class Cellar:
         """
         if isinstance(self.target, FolderTarget):
             return Claim(self.target, "", self.named.committed, endpoint_committed=False)
-        session = self._session
-        from lfs_agent.store.s3 import own_endpoint
-
         settings, chosen = self.resolved
-        own = own_endpoint(session, self.environ).rstrip("/")
+        own = self._aws.endpoint.rstrip("/")
         if own and not settings.endpoint:
             resolve({"endpoint": Value(own, "AWS's own settings")})  # UsageError for one that is none
         endpoint = (settings.endpoint or own).rstrip("/")
@@ -293,10 +298,9 @@ class Cellar:
     @cached_property
     def connection(self) -> "Connection":
         """Where the requests for a bucket go, and as whom."""
-        session = self._session
         from lfs_agent.store.s3 import resolve_connection
 
-        return resolve_connection(session, self.settings, self.claim.endpoint, self.repo.http_setting)
+        return resolve_connection(self._aws, self.settings, self.claim.endpoint, self.repo.http_setting)
 
     def check_trust(self) -> None:
         """Nothing, where requests may go to the store.
@@ -332,7 +336,7 @@ class Cellar:
     @property
     def profile_passed_over(self) -> str:
         """The AWS profile that the repository recommends, where it is not the one in use."""
-        if isinstance(self.target, FolderTarget) or self._session.profile:
+        if isinstance(self.target, FolderTarget) or self._aws.profile:
             return ""
         return self._cellar_profile
 

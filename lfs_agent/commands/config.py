@@ -110,21 +110,18 @@ def _without_store(cellar: Cellar) -> tuple[Settings, dict[str, Value]]:
 
 def _own_connection(cellar: Cellar, settings: Settings) -> "Connection":
     """What AWS's and the user's own settings come to, without any store."""
-    # botocore takes 200 ms to import: only where its answer is shown.
-    from lfs_agent.store.s3 import open_session, own_endpoint, resolve_connection
+    from lfs_agent.store.aws import Aws
+    from lfs_agent.store.s3 import resolve_connection
 
-    session = open_session(settings, cellar.environ, "")
-    endpoint = settings.endpoint or own_endpoint(session, cellar.environ)
-    return resolve_connection(session, settings, endpoint, cellar.repo.http_setting)
+    aws = Aws(settings, cellar.environ)
+    return resolve_connection(aws, settings, settings.endpoint or aws.endpoint, cellar.repo.http_setting)
 
 
 def _from_aws(connection: "Connection", environ: Mapping[str, str]) -> dict[str, Row]:
     """What holds where nobody sets it for us: AWS's own settings, and what follows from them."""
-    session = connection.session
-    region = session.get_config_variable("region")
     rows = {
         "endpoint": connection.endpoint,
-        "region": region,
+        "region": connection.aws.region,
         "profile": connection.profile,
         "ca": connection.ca,
         "client_cert": connection.client_cert,
@@ -144,6 +141,6 @@ def _origin(name: str, connection: "Connection", environ: Mapping[str, str]) -> 
             return f"environment: {variable}"
     if name == "profile":
         return ".mlcellar.toml"
-    if name in _GIT_KEYS and not (name == "ca" and connection.session.get_config_variable("ca_bundle")):
+    if name in _GIT_KEYS and not (name == "ca" and connection.aws.ca):
         return f"git config: {_GIT_KEYS[name]}"
     return f"AWS configuration, profile {connection.profile or 'default'}"

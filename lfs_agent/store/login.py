@@ -2,18 +2,45 @@
 
 import threading
 from collections.abc import Callable
-from typing import Final
-
-from botocore.credentials import Credentials, ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError, ClientError, CredentialRetrievalError
+from typing import Any, Final, NamedTuple, Protocol
 
 from lfs_agent.session import Handover
+from lfs_agent.store.s3errors import is_from_client
 
 _FREE: Final = frozenset({"env", "shared-credentials-file", "config-file"})
 """Sources that ask nobody: each worker may read them for itself."""
 
 
-class Login(Credentials):
+class Keys(NamedTuple):
+    """What requests are signed with, as botocore has it."""
+
+    access_key: str
+    secret_key: str
+    token: str | None = None
+    account_id: str | None = None
+
+
+class Source(Protocol):
+    """Whatever gives keys: one of botocore's credentials, mostly, which renews what ends."""
+
+    method: str
+
+    def get_frozen_credentials(self) -> Keys:
+        """What the next request is signed with."""
+
+
+class Given:
+    """Keys as they are, from `method`."""
+
+    def __init__(self, keys: Keys, method: str) -> None:
+        self._keys = keys
+        self.method = method
+
+    def get_frozen_credentials(self) -> Keys:
+        return self._keys
+
+
+class Login:
     """Credentials as botocore takes them, and the provider that its session asks for them.
 
     `chain`: AWS's chain, asked from the beginning at each call. `handover`: where the workers of a session leave a
@@ -25,7 +52,7 @@ class Login(Credentials):
 
     def __init__(
         self,
-        chain: Callable[[], Credentials | None],
+        chain: Callable[[], Source | None],
         handover: Handover | None = None,
         on_secret: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -33,27 +60,29 @@ class Login(Credentials):
         self._handover = handover
         self._on_secret = on_secret
         self._renewing = threading.Lock()  # requests of several threads are refused at once, and one login is enough
-        self._source: Credentials | None = None
-        self.known: ReadOnlyCredentials | None = None
+        self._source: Source | None = None
+        self.known: Keys | None = None
         """What a request was signed with last."""
         self._spent = False
         """These were taken in place of refused ones, and no request has succeeded with them."""
 
     def load_credentials(self) -> "Login | None":
-        """Logs in; None where nothing in the chain has credentials. Raises what the chain raises."""
-        self._source = self._logged_in(None)
+        """Logs in, once; None where nothing in the chain has credentials. Raises what the chain raises."""
+        if self._source is None:
+            self._source = self._logged_in(None)
         return self if self._source else None
 
-    def get_frozen_credentials(self) -> ReadOnlyCredentials:
+    def get_frozen_credentials(self) -> Keys:
         """What the next request is signed with; botocore renews in time what says when it ends."""
         assert self._source is not None, "load_credentials comes first"
         try:
             frozen = self._source.get_frozen_credentials()
-        except (BotoCoreError, ClientError):
-            raise
-        except Exception as error:  # of a helper that is gone, or says nonsense
-            if self.known is None:  # whoever logs in for the first time tells it better
+        except Exception as error:
+            if self.known is None or is_from_client(error):  # whoever logs in for the first time tells it better
                 raise
+            # Of a helper that is gone, or says nonsense.
+            from botocore.exceptions import CredentialRetrievalError
+
             words = str(error) or type(error).__name__
             raise CredentialRetrievalError(provider=self._source.method, error_msg=words) from error
         if frozen != self.known:
@@ -68,11 +97,15 @@ class Login(Credentials):
         """Of whom they are, where the chain says so; botocore asks."""
         return self.get_frozen_credentials().account_id
 
+    def get_deferred_property(self, name: str) -> Callable[[], Any]:
+        """What botocore asks for only where it needs it."""
+        return lambda: getattr(self, name, None)
+
     def accepted(self) -> None:
         """A request has succeeded."""
         self._spent = False
 
-    def renewed(self, refused: ReadOnlyCredentials) -> bool:
+    def renewed(self, refused: Keys) -> bool:
         """Whether there are others now than those that the store has refused; not where these were new, too.
 
         Raises what the chain raises.
@@ -88,7 +121,7 @@ class Login(Credentials):
             self._source = found
             return self.get_frozen_credentials() != refused
 
-    def _logged_in(self, refused: ReadOnlyCredentials | None) -> Credentials | None:
+    def _logged_in(self, refused: Keys | None) -> Source | None:
         if self._handover is None:
             return self._chain()
         of_no_use = (None, _as_given(refused) if refused else None)
@@ -101,8 +134,8 @@ class Login(Credentials):
                     spare = found if found and found.method not in _FREE else None
                     self._handover.leave(_as_given(spare.get_frozen_credentials()) if spare else {})
                     return found
-        return Credentials(**given) if given else self._chain()
+        return Given(Keys(**given), "handed over") if given else self._chain()
 
 
-def _as_given(credentials: ReadOnlyCredentials) -> dict[str, str]:
+def _as_given(credentials: Keys) -> dict[str, str]:
     return {name: value for name, value in credentials._asdict().items() if value}

@@ -1,4 +1,4 @@
-"""`S3Store`: objects in a bucket, through boto3's client calls."""
+"""`S3Store`: objects in a bucket, through boto3's client calls, and whole ones without the client."""
 
 import base64
 import hashlib
@@ -9,17 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast, get_args
-
-from botocore import UNSIGNED
-from botocore.auth import AUTH_TYPE_MAPS, UNSIGNED_PAYLOAD, S3SigV4Auth
-from botocore.config import Config
-from botocore.credentials import Credentials, ReadOnlyCredentials, create_credential_resolver
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, ProfileNotFound
-from botocore.loaders import Loader
-from botocore.parsers import ResponseParserError
-from botocore.session import Session
-from urllib3.exceptions import HTTPError
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast, get_args
 
 from lfs_agent import __version__
 from lfs_agent.config import Settings
@@ -43,19 +33,23 @@ from lfs_agent.pointer import Oid
 from lfs_agent.session import Handover
 from lfs_agent.store import Body, ObjectStat, Replacing, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
-from lfs_agent.store.login import Login
+from lfs_agent.store.aws import Aws
+from lfs_agent.store.login import Keys, Login
 from lfs_agent.store.s3errors import (
     FROZEN_TIERS,
     Context,
     how_to_restore,
+    is_from_client,
+    leads_on,
     named_action,
-    named_region,
     nonsense,
     refuses_keys,
     translate,
     translate_login,
 )
-from lfs_agent.store.s3http import BoundedSession
+
+if TYPE_CHECKING:
+    from lfs_agent.store.s3lean import Lean
 
 T = TypeVar("T")
 
@@ -76,7 +70,7 @@ _LESS: Final[dict[MultipartChecksum, tuple[MultipartChecksum, ...]]] = {
 class Connection:
     """Everything that decides where requests go and as whom; resolved once, passed on explicitly."""
 
-    session: Session
+    aws: Aws
     endpoint: str
     """"" for Amazon's own."""
     region: str
@@ -87,94 +81,43 @@ class Connection:
     client_cert: str = ""
     client_key: str = ""
     """"" where the certificate's file has it, too."""
+    lean: bool = True
+    """Whether whole objects may go without boto3's client: nothing is set that only it knows."""
 
-    def ask_chain(self) -> Credentials | None:
-        """What AWS's chain gives now, asked from its beginning: what it gave before may have been renewed."""
-        return create_credential_resolver(self.session).load_credentials()
-
-
-def own_endpoint(session: Session, environ: Mapping[str, str], service: str = "s3") -> str:
-    """The endpoint of AWS's own settings for a service, in their documented order; "" where they name none.
-
-    Raises CredentialsError for a profile that is not there.
-    """
-    try:
-        profile = session.get_scoped_config()
-    except ProfileNotFound as error:
-        raise CredentialsError(f"{error}; see: aws configure list-profiles") from None
-    ignore = environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") or profile.get("ignore_configured_endpoint_urls")
-    if str(ignore).lower() == "true":
-        return ""
-    services = session.full_config.get("services", {}).get(profile.get("services"), {})
-    return str(
-        environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
-        or environ.get("AWS_ENDPOINT_URL")
-        or services.get(service, {}).get("endpoint_url")
-        or profile.get("endpoint_url")
-        or ""
-    )
+    @property
+    def certificate(self) -> str | tuple[str, str] | None:
+        """The client's certificate as botocore wants it."""
+        return (self.client_cert, self.client_key) if self.client_cert and self.client_key else self.client_cert or None
 
 
-def open_session(settings: Settings, environ: Mapping[str, str], cellar_profile: str) -> Session:
-    """AWS's chain of credentials, with the user's profile.
-
-    `cellar_profile`: the one that the repository recommends; used where the user has it, and nothing else of the
-    user's chooses an identity.
-    """
-    session = Session()
-    # For the servers that give credentials; the store's own client says otherwise.
-    wait_s = max(1.0, settings.first_deadline / 2)
-    session.set_default_client_config(
-        Config(connect_timeout=wait_s, read_timeout=wait_s, retries={"total_max_attempts": 2, "mode": "standard"})
-    )
-    session.register_component("data_loader", _Loader())
-    if environ.get("AWS_REGION"):  # which the AWS command line and the other SDKs read, and boto3 doesn't
-        session.set_config_variable("region", environ["AWS_REGION"])
-    if settings.profile:
-        session.set_config_variable("profile", settings.profile)
-    elif cellar_profile and not _chooses_identity(environ) and cellar_profile in session.available_profiles:
-        session.set_config_variable("profile", cellar_profile)
-    return session
-
-
-class _Loader(Loader):
-    """botocore's loader, without a look into the folders of all 400 services (20 ms) for the few that we use."""
-
-    def list_available_services(self, type_name: str) -> list[str]:
-        return ["s3", "s3control", "sso", "sso-oidc", "sts", "signin"]
-
-
-def _chooses_identity(environ: Mapping[str, str]) -> bool:
-    names = (
-        "AWS_PROFILE",
-        "AWS_DEFAULT_PROFILE",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_WEB_IDENTITY_TOKEN_FILE",
-        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
-        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    )
-    return any(environ.get(name) for name in names)
-
-
-def resolve_connection(
-    session: Session, settings: Settings, endpoint: str, git_http: Callable[[str, str], str]
-) -> Connection:
+def resolve_connection(aws: Aws, settings: Settings, endpoint: str, git_http: Callable[[str, str], str]) -> Connection:
     """Where requests go. `endpoint`: "" for Amazon's own; `git_http(url, name)`: git's own `http.<name>` for a URL."""
     url = endpoint or "https://s3.amazonaws.com"
-    ca = settings.ca or session.get_config_variable("ca_bundle") or git_http(url, "sslcainfo")
+    ca = settings.ca or aws.ca or git_http(url, "sslcainfo")
     own = settings.client_cert
     key = settings.client_key or ("" if own else git_http(url, "sslkey"))
     return Connection(
-        session=session,
+        aws=aws,
         endpoint=endpoint,
-        region=settings.region or session.get_config_variable("region") or "us-east-1",
+        region=settings.region or aws.region or "us-east-1",
         path_style=bool(endpoint) if settings.path_style is None else settings.path_style,
-        profile=session.profile or "",
+        profile=aws.profile,
         ca=_file(ca),
         proxy=git_http(url, "proxy") if not _environment_proxy(url) else "",
         client_cert=_file(own or git_http(url, "sslcert")),
         client_key=_file(key),
+        lean=not aws.is_odd,
     )
+
+
+def obeys_conditions(endpoint: str, abilities: Path) -> bool:
+    """Whether the store puts nothing in the place of something: Amazon's, and one that has taken the condition before.
+
+    Google's takes it, and overwrites.
+    """
+    host = endpoint.partition("://")[2].partition("/")[0].partition(":")[0].lower()
+    known = AbilitiesFile(abilities, endpoint or "amazonaws.com").now
+    return not endpoint or (known.put_confirmed and known.conditional_put and not host.endswith("googleapis.com"))
 
 
 def _file(named: str) -> str:
@@ -217,10 +160,12 @@ class S3Store:
         # Under a limit whoever waits for their turn has little of it, and no connection rests for long.
         self._block = max(_FIRST_BLOCK, min(_BLOCK, settings.bandwidth // 16)) if settings.bandwidth else _BLOCK
         self._on_answer = on_answer
-        self._login = Login(connection.ask_chain, handover, on_secret)
-        connection.session.register_component("credential_provider", self._login)
-        self._making = threading.Lock()  # of the client: the first requests may come from several threads
+        self._login = Login(connection.aws.ask_chain, None if connection.aws.is_plain else handover, on_secret)
+        self._making = threading.Lock()  # of what is below: the first requests may come from several threads
         self._made: Any = None
+        self._lean: Lean | None = None
+        self._is_plain = connection.lean
+        """Nothing has come up yet that only boto3's client can do."""
         self._hides_missing = False
         """A missing key is forbidden here, not missing: there is no right to list the bucket."""
         self._would_tell = ""
@@ -260,13 +205,13 @@ class S3Store:
     def connect(self) -> None:
         if not self._settings.public:
             self._log_in()
-        _ = self._client
+        _ = self._without_client() or self._client
 
     def _log_in(self) -> None:
         """Asks AWS's chain for credentials, before a client does, whose sentences are worse."""
         try:
-            credentials = self._connection.session.get_credentials()
-            frozen = credentials.get_frozen_credentials() if credentials else None
+            login = self._login.load_credentials()
+            frozen = login.get_frozen_credentials() if login else None
         except Exception as error:
             raise translate_login(error, self._context("")) from error
         if frozen is None or not frozen.access_key:
@@ -279,57 +224,67 @@ class S3Store:
     def _client(self) -> Any:
         with self._making:
             if self._made is None:
-                self._made = self._new_client()
-            return self._made
+                from lfs_agent.store.s3boto import new_client
 
-    def _new_client(self) -> Any:
-        client = self.client_of("s3", self._connection.endpoint)
-        client._endpoint.http_session = BoundedSession(client._endpoint.http_session)  # there is no other way in
-        events = client.meta.events
-        events.register_last("before-call.s3.PutObject", _without_expect)
-        events.register_first("choose-signer.s3.PutObject", _choose_signer)
-        events.register_first("choose-signer.s3.UploadPart", _choose_signer)
-        events.register("before-send.s3", _note_sending)
-        events.register_first("needs-retry.s3", _follow_only_a_name)
-        return client
+                with self._connecting():
+                    self._made = new_client(self._connection, self._settings, self._login, self._connections)
+            return self._made
 
     def client_of(self, service: str, endpoint: str) -> Any:
         """boto3's client of a service of AWS, with the settings of this store; `endpoint`: "" for Amazon's own.
 
         Raises UsageError, UnreachableError.
         """
-        settings, connection = self._settings, self._connection
+        from lfs_agent.store.s3boto import client_of
+
+        with self._connecting():
+            return client_of(service, endpoint, self._connection, self._settings, self._login, self._connections)
+
+    @contextmanager
+    def _connecting(self) -> Iterator[None]:
+        self._check_certificates()
+        try:
+            yield
+        except Exception as error:
+            if is_from_client(error) or isinstance(error, ValueError):
+                raise translate(error, self._context("")) from error
+            raise
+
+    def _without_client(self) -> "Lean | None":
+        """For whole objects; None where only boto3's client can do what is wanted."""
+        with self._making:
+            if self._is_plain and self._lean is None:
+                self._lean = self._new_lean()
+                self._is_plain = self._lean is not None
+            return self._lean if self._is_plain else None
+
+    def _new_lean(self) -> "Lean | None":
+        to = self._connection
+        from lfs_agent.store.s3lean import Http, Lean, base_of
+
+        if not (base := base_of(self._bucket, to.endpoint, to.region, path_style=to.path_style)):
+            return None
+        with self._connecting():
+            http = Http(to.ca, to.proxy, to.certificate, self._settings.read_timeout, self._connections)
+            return Lean(base, to.region, self._keys, http)
+
+    def _keys(self) -> Keys | None:
+        """What the next request is signed with."""
+        if self._settings.public:
+            return None
+        if self._login.known is None:
+            with self._making:
+                self._log_in()
+        return self._login.get_frozen_credentials()
+
+    def _check_certificates(self) -> None:
+        connection = self._connection
         if connection.ca and not _has_certificates(Path(connection.ca)):
             raise UnreachableError(
                 f"there are no certificates in {connection.ca}: correct lfs-agent.ca, AWS_CA_BUNDLE or http.sslCAInfo"
             )
         if connection.client_cert:
             _check_pair(connection.client_cert, connection.client_key)
-        config = Config(
-            # urllib3 has one timeout for connecting and for each block that is sent, however slow the link.
-            connect_timeout=settings.read_timeout,
-            read_timeout=settings.read_timeout,
-            retries={"total_max_attempts": 1, "mode": "standard"},
-            max_pool_connections=self._connections,
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            user_agent_extra=f"lfs-agent/{__version__}",
-            tcp_keepalive=True,
-            client_cert=_pair(connection),
-            proxies={"https": connection.proxy, "http": connection.proxy} if connection.proxy else None,
-            s3={"addressing_style": "path" if connection.path_style else "virtual"},
-            **({"signature_version": UNSIGNED} if settings.public else {}),
-        )
-        try:
-            return connection.session.create_client(
-                service,
-                region_name=connection.region,
-                endpoint_url=endpoint or None,
-                verify=connection.ca or None,
-                config=config,
-            )
-        except (BotoCoreError, ValueError) as error:
-            raise translate(error, self._context("")) from error
 
     @cached_property
     def new_object(self) -> dict[str, Any]:
@@ -372,20 +327,36 @@ class S3Store:
         }
         signed = None if settings.public else self._login.known
         try:
-            answer: dict[str, Any] = getattr(self._client, operation)(
-                Bucket=self._bucket,
-                **{name: value for name, value in (always | parameters).items() if value is not None},
+            answer = self._answer(
+                operation, {name: value for name, value in (always | parameters).items() if value is not None}
             )
-        except (BotoCoreError, ClientError, ResponseParserError) as error:
+        except (LookupError, ValueError) as error:  # a number that is none, a date …
+            raise nonsense(error, self._context(key, doing)) from error
+        except Exception as error:
+            if not is_from_client(error):
+                raise
             told = self._translated(error, key, doing)
             if signed and refuses_keys(error):
                 self._on_answer()
                 if self._renewed(signed, key):
                     raise TransientError(str(told), heard=True) from error
             raise told from error
-        except (LookupError, ValueError) as error:  # a number that is none, a date …
-            raise nonsense(error, self._context(key, doing)) from error
         self._login.accepted()
+        return answer
+
+    def _answer(self, operation: str, parameters: dict[str, Any]) -> dict[str, Any]:
+        """The answer to one of boto3's client calls; raises what that does."""
+        lean = self._without_client()
+        if lean and lean.takes(operation, parameters):
+            try:
+                return lean.ask(operation, **parameters)
+            except Exception as error:
+                if not leads_on(error, self._connection.region):
+                    raise
+            self._is_plain = False  # the client knows how to go on to another region
+            if body := parameters.get("Body"):
+                body.seek(0)
+        answer: dict[str, Any] = getattr(self._client, operation)(Bucket=self._bucket, **parameters)
         return answer
 
     @contextmanager
@@ -399,7 +370,7 @@ class S3Store:
         except (LookupError, ValueError) as error:
             raise nonsense(error, self._context(key, doing)) from error
 
-    def _renewed(self, refused: ReadOnlyCredentials, key: str) -> bool:
+    def _renewed(self, refused: Keys, key: str) -> bool:
         """Whether the chain had others to give than the refused ones, which have served so far."""
         try:
             return self._login.renewed(refused)
@@ -431,7 +402,7 @@ class S3Store:
         return translate(error, replace(self._context("", doing), endpoint=server))
 
     def _translated(self, error: Exception, key: str, doing: str) -> AgentError:
-        cause = error.kwargs.get("error") if isinstance(error, HTTPClientError) else None
+        cause = getattr(error, "kwargs", {}).get("error")  # of botocore's HTTPClientError
         if isinstance(cause, AgentError):  # raised by a body while it was sent
             return cause
         return translate(error, self._context(key, doing))
@@ -656,7 +627,9 @@ class S3Store:
         try:
             chunk: bytes = body.read(length)
             return chunk
-        except (BotoCoreError, HTTPError) as error:
+        except Exception as error:
+            if not is_from_client(error):
+                raise
             raise self._translated(error, key, "reading") from error
 
 
@@ -780,13 +753,6 @@ def _has_certificates(path: Path) -> bool:
         return False
 
 
-def _pair(connection: Connection) -> str | tuple[str, str] | None:
-    """The client's certificate as botocore wants it."""
-    if connection.client_key and connection.client_cert:
-        return connection.client_cert, connection.client_key
-    return connection.client_cert or None
-
-
 def _check_pair(certificate: str, key: str) -> None:
     """Raises UnreachableError for files that are no certificate with its key: OpenSSL would say less, and later.
 
@@ -843,47 +809,6 @@ def _taken(wanted: MultipartChecksum, made: Mapping[str, Any]) -> MultipartCheck
     if wanted == "none" or not made.get("ChecksumAlgorithm"):
         return "none"
     return wanted if made.get("ChecksumType") == "FULL_OBJECT" else "composite"
-
-
-class _Signer(S3SigV4Auth):
-    """Signs what is sent by the hash that is known already.
-
-    A whole object by its name, so that even a store without checksums refuses anything else; a part whose CRC the store
-    checks by none; any other part by its own.
-    """
-
-    def payload(self, request: Any) -> str:
-        if oid := request.headers.get("x-amz-meta-sha256"):
-            return str(oid)
-        if "x-amz-checksum-crc32c" in request.headers:
-            return UNSIGNED_PAYLOAD
-        return str(super().payload(request))
-
-
-_SIGNER: Final = "lfs-agent-s3v4"
-AUTH_TYPE_MAPS[_SIGNER] = _Signer  # botocore finds signers by name, here only
-
-
-def _choose_signer(signature_version: object, **_: Any) -> Any:
-    return _SIGNER if signature_version in ("v4", "s3v4") else None
-
-
-def _without_expect(params: dict[str, Any], **_: Any) -> None:
-    params["headers"].pop("Expect", None)  # a small body is sent sooner than an answer to the question comes
-
-
-def _note_sending(request: Any, **_: Any) -> None:
-    if hasattr(request.body, "sending"):
-        request.body.sending()
-
-
-def _follow_only_a_name(request_dict: dict[str, Any], response: Any, **_: Any) -> None:
-    """Lets botocore sign again for the region that an answer names; it knows no other redirect.
-
-    Where none is named botocore would ask HeadBucket for it, which is redirected as well: without an end.
-    """
-    if response is not None and not named_region(response[1]):
-        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _md5(body: Body) -> str:

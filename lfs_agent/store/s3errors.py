@@ -2,15 +2,11 @@
 
 import re
 import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Final
-
-from botocore import exceptions as boto
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
-from urllib3.exceptions import HTTPError
+from typing import TYPE_CHECKING, Any, Final
 
 from lfs_agent.errors import (
     AgentError,
@@ -27,6 +23,9 @@ from lfs_agent.errors import (
     UnsupportedError,
     UsageError,
 )
+
+if TYPE_CHECKING:
+    from botocore.exceptions import BotoCoreError, SSLError
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +95,40 @@ _RIGHTS: Final = {
 """What a request needs, by its verb; all others store."""
 
 
-def translate(error: BotoCoreError | ClientError | Exception, context: Context) -> AgentError:
+def is_from_client(error: BaseException) -> bool:
+    """Whether boto3 raised it, and `translate` knows it; a process that has not loaded botocore need not for this."""
+    if "botocore" not in sys.modules:
+        return False
+    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
+    return isinstance(error, BotoCoreError | ClientError | ResponseParserError | HTTPError)
+
+
+def translate(error: Exception, context: Context) -> AgentError:
     """Our error for boto3's; a sentence with the address, S3's own words and the next step."""
-    if isinstance(error, ClientError):
-        return _answer(error.response, context)
-    return _no_answer(error, context)
+    response = _response(error)
+    return _no_answer(error, context) if response is None else _answer(response, context)
+
+
+def _response(error: Exception) -> Mapping[str, Any] | None:
+    """What the store has answered, as botocore's ClientError has it."""
+    response = getattr(error, "response", None)
+    return response if isinstance(response, Mapping) else None
 
 
 def refuses_keys(error: Exception) -> bool:
     """Whether the store does not take these keys, or no more; others might do."""
-    code = error.response.get("Error", {}).get("Code") if isinstance(error, ClientError) else ""
+    code = (_response(error) or {}).get("Error", {}).get("Code")
     return code in _REFUSED_KEYS and code != "SignatureDoesNotMatch"
+
+
+def leads_on(error: Exception, region: str) -> bool:
+    """Whether boto3's client would sign again, for the region that the answer names in the place of ours."""
+    response = _response(error) or {}
+    status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    return status in (301, 302, 307, 400) and named_region(response) not in ("", region)
 
 
 def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
@@ -279,6 +301,10 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def _no_answer(error: Exception, context: Context) -> AgentError:
+    from botocore import exceptions as boto
+    from botocore.parsers import ResponseParserError
+    from urllib3.exceptions import HTTPError
+
     profile = context.profile or "NAME"
     sentence = f"{context.address}: {_one_line(error)}"
     match error:
@@ -322,15 +348,17 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
     return ObjectError(sentence)
 
 
-def _why(error: BotoCoreError) -> str:
+def _why(error: "BotoCoreError") -> str:
     """What the library below said, where botocore says only that it failed: no such name, refused."""
+    from botocore import exceptions as boto
+
     if isinstance(error, boto.ProxyConnectionError):
         return _one_line(error)  # which names the proxy
     found = re.search(r"Failed to (resolve|establish) .*", _one_line(error.kwargs.get("error", error)))
     return found[0] if found else _one_line(error)
 
 
-def _tls_failure(error: boto.SSLError, context: Context) -> AgentError:
+def _tls_failure(error: "SSLError", context: Context) -> AgentError:
     """What is wrong with certificates stays so; anything else may have come of a connection that broke."""
     server, said = context.server, _one_line(error.kwargs["error"])
     if "has expired" in said or "not yet valid" in said:
@@ -362,7 +390,7 @@ _NAME_ONE: Final = "name one that it accepts: git config --global lfs-agent.clie
 
 def translate_login(error: Exception, context: Context) -> CredentialsError:
     """Our error for what came of asking AWS's chain for credentials: a helper, a file, a server may have failed."""
-    if isinstance(error, BotoCoreError) and isinstance(known := _no_answer(error, context), CredentialsError):
+    if is_from_client(error) and isinstance(known := translate(error, context), CredentialsError):
         return known
     profile = f" --profile {context.profile}" if context.profile else ""
     match error:

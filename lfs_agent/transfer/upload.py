@@ -40,6 +40,8 @@ _SENT_BLOCK: Final = 256 * KIB
 """Each has to be sent within a timeout of the client: small enough for a link that many share."""
 _TRIES: Final = 2
 _JOURNAL: Final = ".upload"
+_UNASKED: Final = 64 * KIB
+"""Bytes of an object that is put without a question before: more would be sent in vain where it is there."""
 _LOOK_EVERY: Final = 64
 """Parts after which it is asked whether somebody else was faster: whoever sends in vain sends a GiB of it at most."""
 
@@ -50,6 +52,21 @@ class Sent:
 
     how: Literal["uploaded", "replaced", "skipped"]
     proven: bool
+
+
+@dataclass(slots=True)
+class Asking:
+    """Whether the objects of a process are asked for before they are sent.
+
+    Small ones are not, where the store is `trusted` to replace nothing, until one of them turns out to be there: of
+    those that follow, more will be.
+    """
+
+    trusted: bool = False
+
+    def is_needed(self, size: int) -> bool:
+        """Whether the store is to be asked for an object of so many bytes first."""
+        return not self.trusted or size > _UNASKED
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +104,13 @@ def upload(
     limits: Limits,
     streams: int,
     replacing: str = "",
+    asking: Asking | None = None,
 ) -> Sent:
     """Brings the object to the store, where it isn't there already.
 
     `state`: a folder for what has to survive a kill, in files with the `modes`. `streams`: parts in flight at once.
     `replacing`: the etag of what was judged to be damaged; that, and nothing else, the object takes the place of.
+    `asking`: what is known of the objects before this one; None: the store is asked.
 
     Raises LocalError where the file is not the object: then nothing was published; DamagedError where something else
     is at the key: it is not replaced; UnsupportedError where the store can't replace exactly what was judged; and what
@@ -99,7 +118,8 @@ def upload(
     """
     with _opened(path, oid, meter.size) as fd:
         for last in range(_TRIES):
-            found = _look(store, key)
+            asks = last > 0 or bool(replacing) or asking is None or asking.is_needed(meter.size)
+            found = _look(store, key) if asks else None
             if found is not None and not _is_judged(found, replacing):
                 skipped = _skip(store, found, oid, meter)
                 _let_go(store, key, meter.size, _notes(store, key, oid, state))
@@ -108,6 +128,8 @@ def upload(
             try:
                 sent = _send(job, _notes(store, key, oid, state), modes, limits, streams)
             except ConflictError as conflict:
+                if asking is not None:
+                    asking.trusted = False
                 found = _look(store, key) if last < _TRIES - 1 else store.stat(key)
                 if found is not None and not _is_judged(found, replacing):
                     return _skip(store, found, oid, meter)

@@ -107,15 +107,17 @@ class InFolder(Place):
 
 
 class InBucket(Place):
-    def __init__(self, server: Server, bucket: str) -> None:
+    def __init__(self, server: Server, bucket: str, *, lean: bool = True) -> None:
         self.server = server
         self.bucket = bucket
+        self.lean = lean
+        """Whether whole objects go without boto3's client."""
         self.can = server.supports
         self.client = server.client()
-        self.store = self.s3 = s3_store(server, bucket)
+        self.store = self.s3 = s3_store(server, bucket, lean=lean)
 
     def store_with(self, **settings: Any) -> S3Store:
-        return s3_store(self.server, self.bucket, **settings)
+        return s3_store(self.server, self.bucket, lean=self.lean, **settings)
 
     def through(self, *rules: Rule) -> FaultProxy:
         """A proxy before the server that does what the rules say."""
@@ -123,7 +125,7 @@ class InBucket(Place):
         return FaultProxy(self.server.endpoint, Faults(rules, seed=7), key=key)
 
     def without_bucket(self) -> Store:
-        return s3_store(self.server, "there-is-no-such-bucket")
+        return s3_store(self.server, "there-is-no-such-bucket", lean=self.lean)
 
     def objects(self) -> dict[str, bytes]:
         keys = self.server.keys(self.bucket)
@@ -146,6 +148,9 @@ class InBucket(Place):
         return list(self.client.list_multipart_uploads(Bucket=self.bucket).get("Uploads", []))
 
 
+BY_BOTO3 = "versitygw, by boto3"
+"""Where whole objects, too, go by boto3's client, as they do wherever only that can do what is wanted."""
+
 _numbers = count(1)
 
 
@@ -157,7 +162,7 @@ def new_bucket(server: Server, test: str) -> str:
 
 
 # Named "server" although two of them are none: by this parameter tests/conftest.py keeps a server's tests together.
-@pytest.fixture(params=["dict", "folder", *KINDS])
+@pytest.fixture(params=["dict", "folder", *KINDS, BY_BOTO3])
 def server(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
@@ -172,6 +177,9 @@ def place(request: pytest.FixtureRequest, server: str, server_of: ServerOf, tmp_
         case "folder":
             (tmp_path / "share").mkdir()
             return InFolder(tmp_path / "share")
+        case "versitygw, by boto3":
+            gateway = server_of("versitygw")
+            return InBucket(gateway, new_bucket(gateway, request.node.name), lean=False)
     return InBucket(server_of(server), new_bucket(server_of(server), request.node.name))
 
 

@@ -10,7 +10,7 @@ from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.transfer.upload import Sent, upload
+from lfs_agent.transfer.upload import Asking, Sent, upload
 from tests.contract.stores import SMALL_PARTS, oid_of
 
 KEY: Final = "weights/key"
@@ -39,10 +39,20 @@ class Desk:
         key: str = KEY,
         limits: Limits = SMALL_PARTS,
         replacing: str = "",
+        asking: Asking | None = None,
     ) -> Sent:
         self.meter = Meter(self.path.stat().st_size if size < 0 else size, self.stop)
         return upload(
-            store, key, oid, self.path, self.meter, state=self.state, limits=limits, streams=2, replacing=replacing
+            store,
+            key,
+            oid,
+            self.path,
+            self.meter,
+            state=self.state,
+            limits=limits,
+            streams=2,
+            replacing=replacing,
+            asking=asking,
         )
 
     @property

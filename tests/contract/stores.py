@@ -11,7 +11,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from botocore.session import Session
 from google_crc32c import value
 
 from lfs_agent.config import Settings
@@ -21,6 +20,7 @@ from lfs_agent.pointer import Oid
 from lfs_agent.retry import Patience, RetryingStore
 from lfs_agent.session import Budget
 from lfs_agent.store import Body, MultipartUpload, ObjectStat, Replacing, SentPart, Store, StoredPart, Write
+from lfs_agent.store.aws import Aws
 from lfs_agent.store.s3 import Connection, S3Store
 from tests.servers import Server
 
@@ -328,10 +328,10 @@ def retrying(store: Store, **settings: Any) -> RetryingStore:
 
 
 @cache
-def _session(access_key: str, secret_key: str) -> Session:
-    session = Session()
-    session.set_credentials(access_key, secret_key)
-    return session
+def aws_of(access_key: str, secret_key: str) -> Aws:
+    """An environment with these keys, and nothing else."""
+    files = {"AWS_CONFIG_FILE": "/nowhere/config", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere/credentials"}
+    return Aws(Settings(), {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key, **files})
 
 
 def s3_store(
@@ -341,16 +341,18 @@ def s3_store(
     endpoint: str = "",
     secret_key: str = "",
     abilities: Path | None = None,
+    lean: bool = True,
     **settings: Any,
 ) -> S3Store:
     """A store in `bucket`, at `endpoint` where something stands between. `settings`: fields of Settings."""
     connection = Connection(
-        session=_session(server.access_key, secret_key or server.secret_key),
+        aws=aws_of(server.access_key, secret_key or server.secret_key),
         endpoint=endpoint or server.endpoint,
         region=server.region,
         path_style=True,
         profile="",
         ca="",
         proxy="",
+        lean=lean,
     )
     return S3Store(bucket, connection, Settings(**settings), abilities=abilities)

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -13,16 +14,16 @@ from typing import Any
 
 import pytest
 from botocore.credentials import RefreshableCredentials
-from botocore.session import Session
 
 import lfs_agent
 from lfs_agent.config import Settings
 from lfs_agent.errors import CredentialsError, DeniedError, MissingError, SessionError, TransientError, UnreachableError
 from lfs_agent.parts import MIB
+from lfs_agent.store.aws import Aws
 from lfs_agent.store.s3 import Connection, S3Store, S3Upload
 from tests.conftest import absent
 from tests.contract.conftest import BucketOf
-from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying, s3_store
+from tests.contract.stores import BytesBody, aws_of, content, crc_of, oid_of, put_parts, read, retrying, s3_store
 from tests.proxy import ACCESS_DENIED, EXPIRED_TOKEN, Answer, FaultProxy, Faults, Rule, Seen
 from tests.servers import KINDS, Server, Tls, Versitygw, access
 
@@ -177,9 +178,8 @@ def test_a_wrong_secret_is_told_by_every_request(bucket_of: BucketOf, kind: str)
 
 def test_an_unknown_key_is_told(bucket_of: BucketOf) -> None:
     place = bucket_of("versitygw")
-    session = Session()
-    session.set_credentials("unknown", "secret")
-    store = S3Store(place.bucket, connection(place.server, session=session), Settings())
+    aws = aws_of("unknown", "secret")
+    store = S3Store(place.bucket, connection(place.server, aws=aws), Settings())
 
     with pytest.raises(CredentialsError):
         put(store)
@@ -213,11 +213,14 @@ def test_credentials_are_refreshed_before_they_expire(bucket_of: BucketOf) -> No
         refreshed.append("again")
         return keys(place.server.secret_key, "2099-01-01T00:00:00Z")
 
-    session = Session()
-    session._credentials = RefreshableCredentials.create_from_metadata(  # type: ignore[attr-defined]
-        keys("outdated", "2001-01-01T00:00:00Z"), refresh, "test"
-    )
-    store = S3Store(place.bucket, connection(place.server, session=session), Settings())
+    class Renewing(Aws):
+        def ask_chain(self) -> Any:
+            return RefreshableCredentials.create_from_metadata(
+                keys("outdated", "2001-01-01T00:00:00Z"), refresh, "test"
+            )
+
+    aws = Renewing(Settings(), os.environ)
+    store = S3Store(place.bucket, connection(place.server, aws=aws), Settings())
     store.connect()
     put(store)
 
@@ -385,10 +388,10 @@ def allow_reading(client: Any, bucket: str) -> None:
 
 
 def connection(
-    server: Server, *, session: Session | None = None, endpoint: str = "", path_style: bool = True, ca: str = ""
+    server: Server, *, aws: Aws | None = None, endpoint: str = "", path_style: bool = True, ca: str = ""
 ) -> Connection:
     return Connection(
-        session=session or Session(),
+        aws=aws or Aws(Settings(), os.environ),
         endpoint=endpoint or server.endpoint,
         region=server.region,
         path_style=path_style,
@@ -434,13 +437,14 @@ def test_a_bucket_can_be_a_host_name(tmp_path: Path) -> None:
 
 
 VIRTUAL = """
+import os
 import sys
-from botocore.session import Session
 from lfs_agent.config import Settings
-from lfs_agent.store.s3 import Connection, S3Store, S3Upload
+from lfs_agent.store.aws import Aws
+from lfs_agent.store.s3 import Connection, S3Store
 from tests.contract.stores import BytesBody, oid_of, read
 
-to = Connection(Session(), sys.argv[1], "us-east-1", path_style=False, profile="", ca="", proxy="")
+to = Connection(Aws(Settings(), os.environ), sys.argv[1], "us-east-1", path_style=False, profile="", ca="", proxy="")
 store = S3Store("cellar", to, Settings())
 store.put("key", oid_of(b"weights"), BytesBody(b"weights"))
 print(read(store, "key", 0, 7)[1].decode())
@@ -452,12 +456,11 @@ def test_a_certificate_nobody_vouches_for_is_refused_until_it_is_named(tls: Tls,
         absent(reason)
     with Versitygw(tmp_path, tls=tls) as server:
         server.client().create_bucket(Bucket="cellar")
-        session = Session()
-        session.set_credentials(server.access_key, server.secret_key)
-        stranger = S3Store("cellar", connection(server, session=session), Settings())
+        aws = aws_of(server.access_key, server.secret_key)
+        stranger = S3Store("cellar", connection(server, aws=aws), Settings())
         with pytest.raises(UnreachableError, match="certificate that is not trusted"):
             put(stranger)
-        trusted = S3Store("cellar", connection(server, session=session, ca=str(tls.ca)), Settings())
+        trusted = S3Store("cellar", connection(server, aws=aws, ca=str(tls.ca)), Settings())
         put(trusted)
         data = content(6 * MIB)
         upload = trusted.begin("parts", oid_of(data), len(data))
@@ -481,7 +484,7 @@ def test_no_credentials_are_a_sentence_before_any_request(monkeypatch: pytest.Mo
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    to = Connection(Session(), "http://127.0.0.1:1", "us-east-1", True, "", "", "")
+    to = Connection(Aws(Settings(), os.environ), "http://127.0.0.1:1", "us-east-1", True, "", "", "")
 
     with pytest.raises(CredentialsError, match=r"no AWS credentials for s3://cellar.*aws configure"):
         S3Store("cellar", to, Settings()).connect()
@@ -495,7 +498,7 @@ def test_secrets_are_told_to_whoever_keeps_them_out_of_logs(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
     secrets: list[str] = []
-    to = connection(place.server, session=Session())
+    to = connection(place.server)
     S3Store(place.bucket, to, Settings(), on_secret=secrets.append).connect()
 
     assert secrets == ["secret", "token"]

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from botocore.session import Session
 
 from lfs_agent.config import Settings
 from lfs_agent.errors import SessionError, UnreachableError
 from lfs_agent.parts import MIB
 from lfs_agent.store.s3 import Connection, S3Store
 from tests.contract.conftest import BucketOf, InBucket
-from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying
+from tests.contract.stores import BytesBody, aws_of, content, crc_of, oid_of, put_parts, read, retrying
 from tests.proxy import BlackHole
 from tests.proxy.tls import TlsFront, server_side
 from tests.servers import Authority, Tls
@@ -22,9 +21,11 @@ DATA = content(1000)
 OID = oid_of(DATA)
 
 
-@pytest.fixture
-def place(bucket_of: BucketOf) -> InBucket:
-    return bucket_of("versitygw")
+@pytest.fixture(params=["lean", "by boto3"])
+def place(bucket_of: BucketOf, request: pytest.FixtureRequest) -> InBucket:
+    place = bucket_of("versitygw")
+    place.lean = request.param == "lean"
+    return place
 
 
 def store_at(
@@ -36,9 +37,9 @@ def store_at(
     key: Path | str = "",
     proxy: str = "",
 ) -> S3Store:
-    session = Session()
-    session.set_credentials(place.server.access_key, place.server.secret_key)
-    to = Connection(session, endpoint, "us-east-1", True, "", str(ca or ""), proxy, str(cert), str(key))
+    aws = aws_of(place.server.access_key, place.server.secret_key)
+    certificates = (str(ca or ""), proxy, str(cert), str(key))
+    to = Connection(aws, endpoint, "us-east-1", True, "", *certificates, lean=place.lean)
     return S3Store(place.bucket, to, Settings(read_timeout=5.0))
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 import pytest
-from botocore.session import Session
 
 from lfs_agent.config import Settings
 from lfs_agent.errors import DamagedError, LocalError, MissingError, ObjectError, StoppedError
@@ -20,6 +19,7 @@ from lfs_agent.modes import UMASK
 from lfs_agent.parts import MIB, Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.store import ObjectStat, Store
+from lfs_agent.store.aws import Aws
 from lfs_agent.store.s3 import Connection, S3Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.meter import Meter
@@ -245,8 +245,8 @@ def test_an_upload_is_taken_up_by_the_same_account_only(
                 env.delenv(name, raising=False)
             for name, value in {**environ, "AWS_SHARED_CREDENTIALS_FILE": str(logins)}.items():
                 env.setenv(name, value)
-            session = Session()
-            to = Connection(session, place.server.endpoint, "us-east-1", True, session.profile or "", "", "")
+            aws = Aws(Settings(), dict(os.environ))
+            to = Connection(aws, place.server.endpoint, "us-east-1", True, aws.profile, "", "")
             store = S3Store(place.bucket, to, Settings())
             store.connect()
         return FlakyStore(store, failures)

@@ -296,11 +296,12 @@ def test_init_is_answered_before_anything_of_ours_is_loaded(
         before = {note["module"].partition(".")[0] for note in seen_by_spy(tmp_path / "spy", "import")}
         agent.upload(OID, local)
         agent.until_complete()
-        after = {note["module"].partition(".")[0] for note in seen_by_spy(tmp_path / "spy", "import")}
+        after = {note["module"] for note in seen_by_spy(tmp_path / "spy", "import")}
         agent.end()
 
     assert before.isdisjoint({"lfs_agent", "botocore", "structlog"})
     assert {"lfs_agent", "botocore"} <= after
+    assert after.isdisjoint({"boto3", "botocore.session", "botocore.client", "structlog", "tenacity"})
 
 
 # Progress

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from lfs_agent.store.abilities import Abilities, AbilitiesFile
+from lfs_agent.store.s3 import obeys_conditions
 
 AMAZON = Abilities()
 
@@ -80,3 +81,23 @@ def test_threads_may_learn_at_once(tmp_path: Path) -> None:
 
     assert json.loads(path.read_text())["http://one"]["put_confirmed"] is True
     assert [file.name for file in tmp_path.iterdir()] == ["stores.json"]
+
+
+@pytest.mark.parametrize(
+    "endpoint, learned, obeys",
+    [
+        ("", {}, True),
+        ("https://s3.example.org", {}, False),  # nobody has put anything there
+        ("https://s3.example.org", {"put_confirmed": True}, True),
+        ("https://s3.example.org", {"put_confirmed": True, "conditional_put": False}, False),
+        ("https://storage.googleapis.com", {"put_confirmed": True}, False),
+    ],
+)
+def test_a_put_is_left_to_stores_that_have_taken_its_condition(
+    tmp_path: Path, endpoint: str, learned: dict[str, bool], obeys: bool
+) -> None:
+    path = tmp_path / "stores.json"
+    if learned:
+        AbilitiesFile(path, endpoint).learn(**learned)
+
+    assert obeys_conditions(endpoint, path) is obeys

@@ -22,11 +22,11 @@ from lfs_agent.errors import (
     StoppedError,
     TransientError,
 )
-from lfs_agent.parts import MIB, Limits, Part
+from lfs_agent.parts import KIB, MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Body, ObjectStat
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.transfer.upload import FileBody, upload
+from lfs_agent.transfer.upload import Asking, FileBody, upload
 from tests.contract.desk import KEY, Desk
 from tests.contract.stores import SMALL_PARTS, DictStore, DictUpload, FlakyStore, content, crc_of, oid_of, retrying
 
@@ -322,3 +322,38 @@ def test_a_stop_ends_a_wait_between_two_requests(desk: Desk) -> None:
         desk.up(store, oid)
 
     assert time.monotonic() - started < 2
+
+
+# Small objects are put without a question, until one of them is there
+
+
+def test_small_objects_are_asked_for_only_after_one_was_there(desk: Desk) -> None:
+    there = DictStore()
+    asking, store = Asking(trusted=True), FlakyStore(there, [])
+    small = [content(64 * KIB, seed) for seed in range(4)]
+    there.objects["2"] = small[2]
+
+    sent = [desk.up(store, desk.write(data), key=str(number), asking=asking).how for number, data in enumerate(small)]
+
+    assert sent == ["uploaded", "uploaded", "skipped", "uploaded"]
+    assert store.calls == ["put", "put", "put", "stat", "stat", "put"]
+    assert there.objects == {str(number): data for number, data in enumerate(small)}
+
+
+@pytest.mark.parametrize("size, trusted", [(64 * KIB + 1, True), (10, False)])
+def test_large_objects_and_stores_that_may_overwrite_are_asked_first(desk: Desk, size: int, trusted: bool) -> None:
+    store = FlakyStore(DictStore(), [])
+
+    desk.up(store, desk.write(content(size)), asking=Asking(trusted))
+
+    assert store.calls == ["stat", "put"]
+
+
+def test_something_else_under_the_name_is_not_replaced_where_nobody_asked(desk: Desk) -> None:
+    there = DictStore()
+    there.objects[KEY] = b"something else"
+
+    with pytest.raises(DamagedError, match="something else is stored under this name"):
+        desk.up(there, desk.write(content(10)), asking=Asking(trusted=True))
+
+    assert there.objects == {KEY: b"something else"}

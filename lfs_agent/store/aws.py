@@ -1,0 +1,140 @@
+"""`Aws`: what AWS's own environment and files say, by botocore only where the environment alone does not say it all."""
+
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from lfs_agent.config import Settings
+from lfs_agent.errors import CredentialsError
+from lfs_agent.store.login import Given, Keys, Source
+
+if TYPE_CHECKING:
+    from botocore.session import Session
+
+_PLAIN: Final = frozenset({
+    "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCOUNT_ID",
+    "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CA_BUNDLE",
+    "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL_S3_CONTROL",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+    # What has no part in where a request goes and as whom.
+    "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED", "AWS_EXECUTION_ENV", "AWS_PAGER",
+    "AWS_DEFAULT_OUTPUT", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS",
+})  # fmt: skip
+"""Variables whose meaning is known here; where there is another one, botocore is asked."""
+_FILES: Final = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+_ODD: Final = ("AWS_S3_", "AWS_AUTH_SCHEME_PREFERENCE", "AWS_SIGV4A_")
+
+
+class Aws:
+    """AWS's own settings, and its chain of credentials, with the user's profile.
+
+    `cellar_profile`: the one that the repository recommends; used where the user has it, and nothing else of the
+    user's chooses an identity.
+    """
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], cellar_profile: str = "") -> None:
+        self._settings = settings
+        self._environ = environ
+        self._cellar_profile = cellar_profile
+
+    @cached_property
+    def session(self) -> "Session":
+        """botocore's, which takes 110 ms to import."""
+        # awscrt beside botocore takes its signers over and makes them four times slower: keep it out.
+        os.environ.setdefault("BOTO_DISABLE_CRT", "true")
+        from lfs_agent.store.s3boto import open_session
+
+        return open_session(self._settings, self._environ, self._cellar_profile)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether the environment says it all, and names keys that last."""
+        environ = self._environ
+        if self._settings.profile or not (environ.get("AWS_ACCESS_KEY_ID") and environ.get("AWS_SECRET_ACCESS_KEY")):
+            return False
+        if any(name.startswith("AWS_") and environ[name] and name not in _PLAIN for name in environ):
+            return False
+        files = (os.path.expandvars(environ.get(name) or usual) for name, usual in _FILES.items())
+        return not any(Path(file).expanduser().exists() for file in files)
+
+    @property
+    def region(self) -> str:
+        """ "" where nothing names one."""
+        environ = self._environ
+        if self.is_plain:
+            return environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ""
+        return self.session.get_config_variable("region") or ""
+
+    @property
+    def ca(self) -> str:
+        """The file of certificates to trust; "" where nothing names one."""
+        if self.is_plain:
+            return self._environ.get("AWS_CA_BUNDLE") or ""
+        return self.session.get_config_variable("ca_bundle") or ""
+
+    @property
+    def profile(self) -> str:
+        """The profile in use; "" where none is named."""
+        return "" if self.is_plain else self.session.profile or ""
+
+    @property
+    def endpoint(self) -> str:
+        """S3's, as `endpoint_of`."""
+        return self.endpoint_of("s3")
+
+    def endpoint_of(self, service: str) -> str:
+        """The endpoint of AWS's own settings for a service, in their documented order; "" where they name none.
+
+        Raises CredentialsError for a profile that is not there.
+        """
+        profile, services = ({}, {}) if self.is_plain else self._configured
+        environ = self._environ
+        ignore = environ.get("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") or profile.get("ignore_configured_endpoint_urls")
+        if str(ignore).lower() == "true":
+            return ""
+        return str(
+            environ.get(f"AWS_ENDPOINT_URL_{service.upper()}")
+            or environ.get("AWS_ENDPOINT_URL")
+            or services.get(service, {}).get("endpoint_url")
+            or profile.get("endpoint_url")
+            or ""
+        )
+
+    @property
+    def _configured(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The profile, and the section of services that it names."""
+        from botocore.exceptions import ProfileNotFound
+
+        session = self.session
+        try:
+            profile = session.get_scoped_config()
+        except ProfileNotFound as error:
+            raise CredentialsError(f"{error}; see: aws configure list-profiles") from None
+        return profile, session.full_config.get("services", {}).get(profile.get("services"), {})
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether the address of a bucket, or its signatures, follow from settings that only botocore knows."""
+        if self.is_plain:
+            return False
+        profile, _ = self._configured
+        wanted = ("use_fips_endpoint", "use_dualstack_endpoint")
+        return (
+            any(self.session.get_config_variable(name) for name in wanted)
+            or not profile.keys().isdisjoint({"s3", "auth_scheme_preference", "sigv4a_signing_region_set"})
+            or any(name.startswith(_ODD) for name in self._environ)
+        )
+
+    def ask_chain(self) -> Source | None:
+        """What AWS's chain gives now, asked from its beginning: what it gave before may have been renewed."""
+        if self.is_plain:
+            environ = self._environ
+            token, account_id = environ.get("AWS_SESSION_TOKEN"), environ.get("AWS_ACCOUNT_ID")
+            lasting = (environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"])
+            return Given(Keys(*lasting, token or None, account_id or None), "env")
+        from botocore.credentials import create_credential_resolver
+
+        found: Any = create_credential_resolver(self.session).load_credentials()
+        return cast("Source | None", found)

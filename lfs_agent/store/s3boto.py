@@ -1,0 +1,132 @@
+"""botocore's session and client, as we want them: no retries of its own, no surprises in what it sends or keeps."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from botocore import UNSIGNED
+from botocore.auth import AUTH_TYPE_MAPS
+from botocore.config import Config
+from botocore.loaders import Loader
+from botocore.session import Session
+
+from lfs_agent import __version__
+from lfs_agent.config import Settings
+from lfs_agent.store.s3errors import named_region
+from lfs_agent.store.s3http import BoundedSession
+from lfs_agent.store.s3lean import Signer
+
+if TYPE_CHECKING:
+    from lfs_agent.store.login import Login
+    from lfs_agent.store.s3 import Connection
+
+
+def open_session(settings: Settings, environ: Mapping[str, str], cellar_profile: str) -> Session:
+    """AWS's chain of credentials, with the user's profile.
+
+    `cellar_profile`: the one that the repository recommends; used where the user has it, and nothing else of the
+    user's chooses an identity.
+    """
+    session = Session()
+    # For the servers that give credentials; the store's own client says otherwise.
+    wait_s = max(1.0, settings.first_deadline / 2)
+    session.set_default_client_config(
+        Config(connect_timeout=wait_s, read_timeout=wait_s, retries={"total_max_attempts": 2, "mode": "standard"})
+    )
+    session.register_component("data_loader", _Loader())
+    if environ.get("AWS_REGION"):  # which the AWS command line and the other SDKs read, and boto3 doesn't
+        session.set_config_variable("region", environ["AWS_REGION"])
+    if settings.profile:
+        session.set_config_variable("profile", settings.profile)
+    elif cellar_profile and not _chooses_identity(environ) and cellar_profile in session.available_profiles:
+        session.set_config_variable("profile", cellar_profile)
+    return session
+
+
+class _Loader(Loader):
+    """botocore's loader, without a look into the folders of all 400 services (20 ms) for the few that we use."""
+
+    def list_available_services(self, type_name: str) -> list[str]:
+        return ["s3", "s3control", "sso", "sso-oidc", "sts", "signin"]
+
+
+def _chooses_identity(environ: Mapping[str, str]) -> bool:
+    names = (
+        "AWS_PROFILE",
+        "AWS_DEFAULT_PROFILE",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    )
+    return any(environ.get(name) for name in names)
+
+
+def new_client(connection: "Connection", settings: Settings, login: "Login", connections: int) -> Any:
+    """boto3's client of S3. Raises what `client_of` does."""
+    client = client_of("s3", connection.endpoint, connection, settings, login, connections)
+    client._endpoint.http_session = BoundedSession(client._endpoint.http_session)  # there is no other way in
+    events = client.meta.events
+    events.register("before-send.s3.PutObject", _without_expect)
+    events.register_first("choose-signer.s3.PutObject", _choose_signer)
+    events.register_first("choose-signer.s3.UploadPart", _choose_signer)
+    events.register("before-send.s3", _note_sending)
+    events.register_first("needs-retry.s3", _follow_only_a_name)
+    return client
+
+
+def client_of(
+    service: str, endpoint: str, connection: "Connection", settings: Settings, login: "Login", connections: int
+) -> Any:
+    """boto3's client of a service of AWS, with so many `connections` at most; `endpoint`: "" for Amazon's own.
+
+    Raises what botocore does; ValueError for an address that is none.
+    """
+    config = Config(
+        # urllib3 has one timeout for connecting and for each block that is sent, however slow the link.
+        connect_timeout=settings.read_timeout,
+        read_timeout=settings.read_timeout,
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        max_pool_connections=connections,
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        user_agent_extra=f"lfs-agent/{__version__}",
+        tcp_keepalive=True,
+        client_cert=connection.certificate,
+        proxies={"https": connection.proxy, "http": connection.proxy} if connection.proxy else None,
+        s3={"addressing_style": "path" if connection.path_style else "virtual"},
+        **({"signature_version": UNSIGNED} if settings.public else {}),
+    )
+    connection.aws.session.register_component("credential_provider", login)
+    return connection.aws.session.create_client(
+        service,
+        region_name=connection.region,
+        endpoint_url=endpoint or None,
+        verify=connection.ca or None,
+        config=config,
+    )
+
+
+_SIGNER: Final = "lfs-agent-s3v4"
+AUTH_TYPE_MAPS[_SIGNER] = Signer  # botocore finds signers by name, here only
+
+
+def _choose_signer(signature_version: object, **_: Any) -> Any:
+    return _SIGNER if signature_version in ("v4", "s3v4") else None
+
+
+def _without_expect(request: Any, **_: Any) -> None:
+    request.headers.pop("Expect", None)  # a small body is sent sooner than an answer to the question comes
+
+
+def _note_sending(request: Any, **_: Any) -> None:
+    if hasattr(request.body, "sending"):
+        request.body.sending()
+
+
+def _follow_only_a_name(request_dict: dict[str, Any], response: Any, **_: Any) -> None:
+    """Lets botocore sign again for the region that an answer names; it knows no other redirect.
+
+    Where none is named botocore would ask HeadBucket for it, which is redirected as well: without an end.
+    """
+    if response is not None and not named_region(response[1]):
+        request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True

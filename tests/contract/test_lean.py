@@ -1,0 +1,290 @@
+"""Whole objects without boto3's client: what that would send goes where that would send it, and is signed alike."""
+
+import http.server
+import os
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from typing import Any
+
+import pytest
+from botocore.config import Config
+from botocore.session import Session
+
+from lfs_agent.config import Settings
+from lfs_agent.errors import AgentError
+from lfs_agent.store.aws import Aws
+from lfs_agent.store.s3 import Connection, S3Store, resolve_connection
+from lfs_agent.store.s3lean import base_of
+from tests.contract.stores import BytesBody, content, oid_of, read
+
+DATA = content(1000)
+OID = oid_of(DATA)
+KEY = f"models/{OID[:2]}/{OID[2:4]}/{OID}"
+FILES = {"AWS_CONFIG_FILE": "/nowhere/config", "AWS_SHARED_CREDENTIALS_FILE": "/nowhere/credentials"}
+ACCESS_DENIED_XML = b"<Error><Code>AccessDenied</Code><Message>No</Message><RequestId>R</RequestId></Error>"
+KEYS = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "secret", **FILES}
+
+
+class Listener:
+    """A server that keeps every request, and answers all of them with `status` and `headers`."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.status = 200
+        self.body = b""
+        self.headers = {"ETag": '"of nobody"', "Last-Modified": "Sat, 21 Nov 2026 10:00:00 GMT"}
+        kept = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                kept.requests.append((self.command, self.path, headers))
+                self.send_response(kept.status)
+                for name, value in {**kept.headers, "Content-Length": str(len(kept.body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(kept.body)
+
+            do_GET = do_HEAD = do_PUT = answer
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener()
+    yield listener
+    listener.stop()
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+
+
+def store_at(endpoint: str, *, lean: bool = True, **settings: Any) -> S3Store:
+    region = settings.pop("region", "us-east-1")
+    aws = Aws(Settings(), KEYS | settings.pop("environ", {}))
+    to = Connection(aws, endpoint, region, True, "", "", "", lean=lean)
+    return S3Store("cellar", to, Settings(**settings))
+
+
+Sent = tuple[str, str, dict[str, str]]
+
+
+def is_lean(sent: Sent) -> bool:
+    """Whether it was sent without the client, which names itself."""
+    return "botocore" not in sent[2]["user-agent"].lower()
+
+
+def ask(store: S3Store) -> list[str]:
+    """A put, a look and a read, and what came of them."""
+    found = []
+    for call in (
+        lambda: store.put(KEY, OID, BytesBody(DATA)),
+        lambda: store.stat(KEY),
+        lambda: read(store, KEY, 0, 10),
+    ):
+        try:
+            found.append(str(call()))
+        except AgentError as error:
+            found.append(f"{type(error).__name__}: {error} {vars(error)}")
+    return found
+
+
+def told(requests: list[Sent]) -> list[Any]:
+    """Where each went, as whom, and all that was said but for the moment and for the client's own bookkeeping."""
+    found: list[Any] = []
+    for method, path, headers in requests:
+        authorization = headers.pop("authorization", "")
+        signed = re.fullmatch(r"AWS4-HMAC-SHA256 Credential=(.+?)/[0-9]+/(.+), SignedHeaders=(.+), .*", authorization)
+        names = set(signed[3].split(";")) - BOOKKEEPING if signed else set()
+        said = {
+            name: value for name, value in headers.items() if name not in BOOKKEEPING | {"x-amz-date", "user-agent"}
+        }
+        found.append((method, path, signed and signed.group(1, 2), sorted(names), said))
+    return found
+
+
+BOOKKEEPING = {"amz-sdk-invocation-id", "amz-sdk-request"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"region": "eu-west-3"},
+        {"region": "garage"},
+        {"environ": {"AWS_SESSION_TOKEN": "token"}},
+        {"expected_owner": "123456789012", "requester_pays": True},
+        {"storage_class": "STANDARD_IA", "sse": "aws:kms", "sse_kms_key_id": "alias/a  key"},
+        {"public": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("base", ["", "/s3/"])
+def test_the_same_is_sent_to_the_same_place_with_the_client_and_without_it(
+    listener: Listener, base: str, settings: dict[str, Any]
+) -> None:
+    endpoint = f"http://127.0.0.1:{listener.port}{base}"
+    ask(store_at(endpoint, **settings))
+    lean, listener.requests = listener.requests, []
+    ask(store_at(endpoint, lean=False, **settings))
+
+    assert all(map(is_lean, lean))
+    assert not any(map(is_lean, listener.requests))
+    assert told(lean) == told(listener.requests)
+    assert {"PUT", "HEAD", "GET"} <= {method for method, _, _ in lean}
+
+
+@cache
+def session() -> Session:
+    session = Session()
+    session.set_credentials("access", "secret")
+    return session
+
+
+@pytest.mark.parametrize("path_style", [True, False])
+@pytest.mark.parametrize("region", ["us-east-1", "eu-central-1", "cn-north-1", "mars-1"])
+@pytest.mark.parametrize(
+    "endpoint", ["", "https://s3.example.org:9000", "http://host.example/base", "https://[::1]:1", "http://10.0.0.1"]
+)
+@pytest.mark.parametrize("bucket", ["cellar", "my.cellar", "cellar--use1-az4--x-s3"])
+def test_keys_follow_the_url_that_botocore_resolves_or_boto3_is_used(
+    bucket: str, endpoint: str, region: str, path_style: bool
+) -> None:
+    base = base_of(bucket, endpoint, region, path_style=path_style)
+    if base:
+        style: Any = {"addressing_style": "path" if path_style else "virtual"}
+        client: Any = session().create_client(
+            "s3",
+            region_name=region,
+            endpoint_url=endpoint or None,
+            config=Config(s3=style),
+        )
+        urls: list[str] = []
+
+        def stop(request: Any, **_: Any) -> None:
+            urls.append(request.url)
+            raise InterruptedError
+
+        client.meta.events.register("before-send.s3", stop)
+        with pytest.raises(InterruptedError):
+            client.head_object(Bucket=bucket, Key=KEY)
+        assert urls == [f"{base}/{KEY}"]
+    usual = bucket == "cellar" and (endpoint or region in ("us-east-1", "eu-central-1"))
+    named = "10.0" not in endpoint and "[" not in endpoint
+    assert bool(base) == bool(usual and (path_style or named))
+
+
+@pytest.mark.parametrize("status", [400, 403, 404, 409, 412, 416, 429, 500, 501, 503])
+@pytest.mark.parametrize("body", [b"", ACCESS_DENIED_XML, b"<html><p>", b"no XML & none"])
+def test_a_refusal_is_told_alike(listener: Listener, status: int, body: bytes) -> None:
+    listener.status, listener.body = status, body
+    endpoint = f"http://127.0.0.1:{listener.port}"
+    assert ask(store_at(endpoint)) == ask(store_at(endpoint, lean=False))
+
+
+@pytest.mark.parametrize(
+    "name", ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_S3_US_EAST_1_REGIONAL_ENDPOINT"]
+)
+def test_what_only_the_client_knows_is_left_to_it(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    environ = KEYS | {name: "true"}
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+
+    assert not resolved(environ).lean
+    assert resolved(KEYS).lean
+
+
+def resolved(environ: dict[str, str]) -> Connection:
+    return resolve_connection(Aws(Settings(), environ), Settings(), "", lambda *_: "")
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"AWS_DEFAULT_REGION": "eu-west-3"},
+        {"AWS_REGION": "eu-west-1", "AWS_DEFAULT_REGION": "eu-west-3", "AWS_SESSION_TOKEN": "token"},
+        {"AWS_ENDPOINT_URL": "http://one", "AWS_CA_BUNDLE": "/nowhere/ca.pem", "AWS_ACCOUNT_ID": "123456789012"},
+        {"AWS_ENDPOINT_URL": "http://one", "AWS_ENDPOINT_URL_S3": "http://two", "AWS_ENDPOINT_URL_STS": "http://sts"},
+        {"AWS_ENDPOINT_URL": "http://one", "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true"},
+    ],
+    ids=str,
+)
+def test_a_plain_environment_is_read_as_botocore_reads_it(
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str]
+) -> None:
+    environ = KEYS | environ
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    found = []
+    for aws in (Aws(Settings(), environ), ByBotocore(Settings(), environ)):
+        source = aws.ask_chain()
+        assert source is not None
+        endpoints = (aws.endpoint, aws.endpoint_of("sts"))
+        found.append((aws.region, aws.ca, aws.profile, *endpoints, aws.is_odd, source.get_frozen_credentials()))
+
+    assert found[0] == found[1]
+
+
+class ByBotocore(Aws):
+    is_plain = False
+
+
+@pytest.mark.parametrize(
+    "settings, environ",
+    [
+        ({"profile": "work"}, {}),
+        ({}, {"AWS_PROFILE": "work"}),
+        ({}, {"AWS_CREDENTIAL_EXPIRATION": "2027-01-01T00:00:00Z"}),
+        ({}, {"AWS_SECRET_ACCESS_KEY": ""}),
+        ({}, {"AWS_CONFIG_FILE": __file__}),
+        ({}, {"AWS_NEW_VARIABLE": "1"}),
+    ],
+    ids=str,
+)
+def test_anything_else_is_left_to_botocore(settings: dict[str, Any], environ: dict[str, str]) -> None:
+    assert not Aws(Settings(**settings), KEYS | environ).is_plain
+    assert Aws(Settings(), KEYS).is_plain
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_nothing_goes_where_a_redirect_leads(listener: Listener, status: int) -> None:
+    page = Listener()
+    listener.status, listener.headers = status, {"Location": f"http://127.0.0.1:{page.port}/login"}
+    try:
+        ask(store_at(f"http://127.0.0.1:{listener.port}"))
+    finally:
+        page.stop()
+
+    assert page.requests == []
+    assert all(map(is_lean, listener.requests))
+
+
+def test_another_region_is_gone_on_to_by_the_client(listener: Listener) -> None:
+    listener.status, listener.headers = 400, {"x-amz-bucket-region": "eu-west-3"}
+    with suppress(AgentError):
+        store_at(f"http://127.0.0.1:{listener.port}").stat(KEY)
+
+    assert [is_lean(sent) for sent in listener.requests][:2] == [True, False]
+    assert "/eu-west-3/s3/" in listener.requests[2][2]["authorization"]
