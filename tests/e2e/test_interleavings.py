@@ -342,6 +342,18 @@ class Interleavings(RuleBasedStateMachine):
         shutil.rmtree(getattr(self, "base", self.folder / "nothing"), ignore_errors=True)
 
 
+def try_the_most_dangerous_order(machine: Interleavings) -> None:
+    """What the other repository names is not gc's; what was marked is named again between a gc's look and its end."""
+    machine.build()
+    machine.push(2, "topic", 1, "anew")
+    machine.push(0, "topic", 2, "anew")
+    machine.push(0, "topic", 3, "amend")
+    machine.gc(3)
+    machine.push_during_gc(3, 1, 0)
+    machine.gc(3)
+    machine.teardown()
+
+
 def explore(machine: type[Interleavings], *, examples: int, steps: int) -> None:
     long = settings().max_examples > 1000
     chosen = settings(
@@ -378,4 +390,5 @@ def test_in_every_order_what_is_named_is_never_lost(
         pass
 
     Here.home, Here.shelves, Here.folder, Here.numbers = home, shelves(), tmp_path, count(1)
+    try_the_most_dangerous_order(Here())
     explore(Here, examples=3, steps=20)
