@@ -731,12 +731,26 @@ class S3Upload:
             self._store.asked(complete, *([] if self._replacing else [{"conditional_complete": False}]))
         except MissingError as error:  # NoSuchUpload: perhaps a first Complete whose answer was lost
             raise ConflictError(str(error)) from error
+        except UnsupportedError as error:  # so versitygw puts it where an upload was given up while a part came
+            if not self._has_all(parts):
+                raise ConflictError(str(error)) from error
+            raise
         except TransientError as error:
             with suppress(DeniedError):
                 found = self._store.stat(self._key)
                 if found and found.etag != self._replacing:  # perhaps the answer alone was lost: asking won't tell
                     raise ConflictError(str(error)) from error
             raise
+
+    def _has_all(self, parts: Sequence[SentPart]) -> bool:
+        """Whether the store still has what was sent, as it was sent; yes where it does not tell."""
+        try:
+            there = {(part.number, part.crc32c) for part in self.listed()}
+        except MissingError:
+            return False
+        except ObjectError:
+            return True
+        return there >= {(sent.part.number, "" if self.checksum == "none" else sent.crc32c) for sent in parts}
 
     def _listed(self, sent: SentPart) -> dict[str, Any]:
         checksum = {} if self.checksum == "none" else {"ChecksumCRC32C": sent.crc32c}
