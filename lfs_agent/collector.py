@@ -226,6 +226,7 @@ class Collector:
     def _deleted(self, orphan: Orphan, decided: Clock, log: Log) -> Orphan:
         about = {"oid": orphan.oid, "size": orphan.size, "key": orphan.key, "etag": orphan.mark.etag}
         log.warning("deleting", **about)
+        self._stock.connect()  # a login that waits for a person must not hold back a deletion past its time
         if decided.elapsed_s > _SEND_WITHIN_S:
             raise ObjectError(f"{orphan.address}: the store took too long to decide; the next gc goes on in an hour")
         kept = False

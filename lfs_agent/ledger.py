@@ -41,8 +41,9 @@ _VERSION: Final = 1
 _MOST: Final = 64 << 20
 """Bytes of what is read of a ledger's file."""
 _TRIES: Final = 3
-_REGISTERED_FOR_S: Final = 7 * 86400.0
-"""So long a clone believes that it is registered; then it says so again, should somebody have taken it out."""
+_REGISTERED_FOR_S: Final = 600.0
+"""So long a clone believes that it is registered; then it says so again: somebody may have taken it out, or made the
+bucket anew, and what is pushed after that would be nobody's."""
 _MARKS_FOR_S: Final = 600.0
 """So long what was read of the marks is believed."""
 _WAIT_S: Final = 15.0
@@ -379,7 +380,7 @@ class Registrar:
         self._modes = modes
 
     def register(self, stop: threading.Event) -> None:
-        """Nothing, where that was done in the last week.
+        """Nothing, where that was done a moment ago.
 
         Raises ObjectError where it can't be said: then nothing may count as stored.
         """

@@ -203,7 +203,7 @@ class Asked:
         if refs != self._refs.get(url):
             with mirror(url, own=own) as other:
                 self._take(other.pointers(EVERYTHING))
-            self._refs[url] = refs
+                self._refs[url] = refs_at(str(other.cwd), own=own)  # what was read, not what was there before or after
 
     def _take(self, found: Iterable[tuple[Pointer, str]]) -> None:
         self._oids.update(bytes.fromhex(pointer.oid) for pointer, _ in found)

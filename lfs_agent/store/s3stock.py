@@ -35,7 +35,7 @@ class S3Stock:
         with self._store.understanding("", "listing"):
             found = [_stored(each["Key"], each["Size"], each) for each in page.get("Contents", [])]
             last = found[-1].key if found and page["IsTruncated"] else ""
-            if last and last <= after:
+            if page["IsTruncated"] and last <= after:
                 raise ValueError(f"after {after} comes {last}")  # and so on without an end
         return found, last
 

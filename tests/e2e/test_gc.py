@@ -15,7 +15,12 @@ from typing import Any
 
 import pytest
 
+from lfs_agent.collector import Collector
+from lfs_agent.layout import key_of
 from lfs_agent.ledger import Ledger
+from lfs_agent.log import Log
+from lfs_agent.pointer import Oid
+from lfs_agent.store.folder import FolderStock, FolderStore
 from tests.cellar import Cellar, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.machine import Home
@@ -333,6 +338,62 @@ def test_what_is_registered_while_gc_waits_for_a_yes_is_asked_too(cellar: Cellar
     assert b"saved" in told
 
 
+def test_a_push_registers_anew_what_somebody_has_taken_out(cellar: Cellar) -> None:
+    cellar.add("first.bin", SIZE, seed=1)
+    cellar.push()
+    (entry,) = ledger(cellar, "repositories/")
+    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=entry)
+    for memory in (cellar.work / ".git" / "lfs-agent" / "registered").iterdir():
+        os.utime(memory, (time.time() - 3600,) * 2)
+    cellar.add("second.bin", SIZE, seed=2)
+    cellar.push()
+    assert ledger(cellar, "repositories/") == [entry]
+
+
+def test_a_ref_that_was_away_while_its_repository_was_read_is_read_again(cellar: Cellar, tmp_path: Path) -> None:
+    """Before and after that the refs were the same."""
+    (orphan,) = marked(cellar, 1)
+    cellar.write("topic-1.bin", SIZE, 1)
+    cellar.commit("Take it up again")
+    cellar.push("--no-verify", "origin", "HEAD:back")  # nothing of ours sees it
+    commit = cellar.git("rev-parse", "HEAD").stdout.strip()
+    cellar.git("reset", "-q", "--hard", "HEAD~1")
+    cellar.git("update-ref", "-d", "refs/remotes/origin/back")
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+    wrapper, real = tmp_path / "bin" / "git", shutil.which("git")
+    wrapper.parent.mkdir()
+    wrapper.write_text(
+        f'#!/bin/sh\nif [ "$1" = clone ] && [ ! -e {tmp_path}/once ]; then\n  touch {tmp_path}/once\n'
+        f"  {real} -C {cellar.origin} update-ref -d refs/heads/back\n"
+        f'  {real} "$@"; status=$?\n'
+        f"  {real} -C {cellar.origin} update-ref refs/heads/back {commit}\n  exit $status\nfi\n"
+        f'exec {real} "$@"\n'
+    )
+    wrapper.chmod(0o755)
+
+    done = gc(cellar, *deleting(1), env={"PATH": f"{wrapper.parent}:{cellar.home.environ['PATH']}"})
+
+    assert (tmp_path / "once").exists()
+    assert statuses(done) == {orphan: "saved"}
+    assert cellar.keys() == [cellar.key(orphan)]
+
+
+def test_a_list_that_breaks_off_stops_all(cellar: Cellar) -> None:
+    """More is said to follow after nothing: who believes that it is the end misses a repository."""
+    orphaned(cellar, 1)
+    body = (
+        b'<?xml version="1.0"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        b"<IsTruncated>true</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>"
+    )
+    cut = Rule(Answer(200, body=body), method="GET", target="list-type=2.*repositories")
+    with FaultProxy(cellar.server.endpoint, Faults((cut,))) as proxy:
+        env = {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "LFS_AGENT_FIRST_DEADLINE": "1", "LFS_AGENT_RETRIES": "1"}
+        refused = gc(cellar, env=env)
+
+    assert refused.returncode == 3, refused
+    assert found(refused) == {}
+
+
 def test_in_a_folder_it_is_the_same(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> None:
     home.install()
     share = tmp_path / "share"
@@ -547,6 +608,23 @@ def test_an_answer_that_is_lost_is_looked_after_and_not_asked_for_again(cellar: 
     assert "it is not asked for again now: the next gc goes on in an hour" in found(ended)[undone]["reason"]
     assert cellar.keys() == [cellar.key(undone)]
     assert Counter(line["event"] for line in audit(cellar)) == {"deleting": 2, "deleted": 1, "failed": 1}
+
+
+def test_a_deletion_that_a_login_has_held_back_is_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person may come back to it the next day: then a push may have counted on it that nobody deletes any more."""
+
+    class Slow(FolderStock):
+        def connect(self) -> None:
+            time.sleep(1.5)
+
+    monkeypatch.setattr("lfs_agent.collector._SEND_WITHIN_S", 1.0)
+    oid = Oid("ab" * 32)
+    (tmp_path / oid).write_bytes(b"kept")
+    store = FolderStore(tmp_path)
+    collector = Collector(Ledger(store, ""), Slow(store), "", key_of("", "flat"), older_than_s=0)
+    (orphan,) = collector.survey(lambda oid: False).orphans
+    (left,) = collector.collect([orphan], Log(None, None, None), threading.Event(), threads=1)
+    assert (left.status, (tmp_path / oid).read_bytes()) == ("failed", b"kept")
 
 
 def test_two_at_once_delete_each_object_once(cellar: Cellar, tmp_path: Path) -> None:
