@@ -5,6 +5,7 @@ import re
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import quote, urlsplit
@@ -178,6 +179,8 @@ def _told(answer: AWSResponse, streamed: bool) -> dict[str, Any]:
     told: dict[str, Any] = {field: headers[name] for name, field in _TOLD.items() if name in headers}
     if (length := headers.get("content-length")) is not None:
         told["ContentLength"] = int(length)
+    if written := headers.get("last-modified"):
+        told["LastModified"] = parsedate_to_datetime(written)
     told["Metadata"] = {
         name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)
     }
