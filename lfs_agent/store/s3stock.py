@@ -1,7 +1,6 @@
 """`S3Stock`: all objects in a bucket, and how they are deleted."""
 
 import time
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lfs_agent.errors import MissingError
@@ -46,9 +45,7 @@ class S3Stock:
         except MissingError:
             return None
         with self._store.understanding(key, "looking at"):
-            # By the header: without boto3's client nobody reads a date that transfers have no use for.
-            modified = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["last-modified"])
-            return _stored(key, head["ContentLength"], {**head, "LastModified": modified})
+            return _stored(key, head["ContentLength"], head)
 
     def delete(self, key: str, etag: str) -> bool:
         def delete(can: Abilities) -> dict[str, Any]:
