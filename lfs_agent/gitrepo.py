@@ -360,7 +360,7 @@ class Repository:
         return list(oids)
 
     def pointers(self, revision: str, paths: Sequence[str] = ()) -> Iterator[tuple[Pointer, str]]:
-        """Every pointer, with its path, in the tree of `revision`; of a range `A..B`, of EVERYTHING or KNOWN in all.
+        """Every pointer, with its path, in the tree of `revision`; of a range `A..B`, EVERYTHING and the like in all.
 
         `paths` are pathspecs as git understands them in `cwd`; the paths that come back begin at the top. A range
         names each version once, by one of its paths.
@@ -506,9 +506,11 @@ def _asked_elsewhere(words: Sequence[str], url: str, own: Collection[str]) -> st
 
 EVERYTHING: Final = "--all"
 """In place of a revision: the whole history of all refs."""
-KNOWN: Final = "--all --reflog --indexed-objects"
-"""The same, with all that reflogs (stashes, too) and indexes name, of all work trees."""
-_WITHOUT_END: Final = (EVERYTHING, KNOWN)
+STAGED: Final = "--indexed-objects"
+"""All that indexes name, of all work trees."""
+KNOWN: Final = f"--all --reflog {STAGED}"
+"""The history of all refs, with all that reflogs (stashes, too) and indexes name."""
+_WITHOUT_END: Final = (EVERYTHING, STAGED, KNOWN)
 """What is no revision, and read as options."""
 
 _MAX_TEXT: Final = 1 << 20

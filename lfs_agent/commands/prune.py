@@ -1,9 +1,10 @@
 """Deletes local objects whose copies in the store are proven.
 
 Looks at what git-lfs's own rules would let go of: they keep what HEAD, other work trees, stashes and recent branches
-name, and what has not been pushed. Of these objects, one goes only when its copy in the store that a pull would ask is
-proven now: by the SHA-256 that the store itself has computed, by its CRC-32C of all bytes, which is that of the local
-file, or, with --deep, by reading it. Every other one is kept, and the reason is said. Deletes nothing without --apply.
+name, and what has not been pushed; what is staged is kept, too. Of these objects, one goes only when its copy in the
+store that a pull would ask is proven now: by the SHA-256 that the store itself has computed, by its CRC-32C of all
+bytes, which is that of the local file, or, with --deep, by reading it. Every other one is kept, and the reason is said.
+Deletes nothing without --apply.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_size
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import Repository
+from lfs_agent.gitrepo import STAGED, Repository
 from lfs_agent.ledger import Ledger
 from lfs_agent.parallel import in_parallel
 from lfs_agent.prune import Judged, Pruner, local_objects
@@ -59,7 +60,9 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     remote = verify.choose_remote(repo, arguments.remote)
     cellar = Cellar(repo, "download", remote, environ)
     objects = {local.oid: local for local in local_objects(repo.storage)}
-    dropped = [objects[oid] for oid in repo.prunable(remote) if oid in objects]
+    # git-lfs 3.3 forgets the index; a gc elsewhere may delete from the store what only this one names.
+    staged = {pointer.oid for pointer, _ in repo.pointers(STAGED)}
+    dropped = [objects[oid] for oid in repo.prunable(remote) if oid in objects and oid not in staged]
     stop = threading.Event()
     threads = verify.READ_THREADS if arguments.deep else verify.STAT_THREADS
     store, patience = cellar.open(stop=stop, connections=threads)

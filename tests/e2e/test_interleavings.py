@@ -343,13 +343,19 @@ class Interleavings(RuleBasedStateMachine):
 
 
 def try_the_most_dangerous_order(machine: Interleavings) -> None:
-    """What the other repository names is not gc's; what was marked is named again between a gc's look and its end."""
+    """What the other repository names is not gc's; what was marked is named again between a gc's look and its end.
+
+    And what somebody has staged is pruned there, while the store still has it.
+    """
     machine.build()
     machine.push(2, "topic", 1, "anew")
     machine.push(0, "topic", 2, "anew")
     machine.push(0, "topic", 3, "amend")
     machine.gc(3)
     machine.push_during_gc(3, 1, 0)
+    machine.keep(2, 0, "stage")  # what the store has, and nobody else names
+    machine.prune(2)
+    machine.gc(3)
     machine.gc(3)
     machine.teardown()
 
