@@ -300,8 +300,10 @@ class Keeper:
         self._open_stock = open_stock
         self._stop = stop
         self._on_saved = on_saved
-        self._reading = threading.Lock()  # of the two below: one thread reads the marks for all
+        self._reading = threading.Lock()  # of the three below: one thread reads the marks for all
         self._read_at = -math.inf
+        self._any_gc = False
+        """Whether there has ever been one at this store: the list of marks stays, even when nothing is marked."""
         self._marks: dict[bytes, tuple[str, int]] = {}
         """The run, and when the object was stored that it marked."""
 
@@ -309,8 +311,9 @@ class Keeper:
         """Reads the marks, unless that was done a moment ago."""
         with self._reading:
             if time.monotonic() - self._read_at >= _MARKS_FOR_S:
-                found = self._ledger.marks().marks
-                self._marks = {bytes.fromhex(mark.oid): (mark.run, mark.modified) for mark in found}
+                found = self._ledger.marks()
+                self._any_gc = bool(found.etag)
+                self._marks = {bytes.fromhex(mark.oid): (mark.run, mark.modified) for mark in found.marks}
                 self._read_at = time.monotonic()
 
     def marked(self, oid: Oid) -> bool:
@@ -328,7 +331,7 @@ class Keeper:
         """
         if (mark := self._mark(oid)) is None:
             # A gc may have deleted it, and taken the mark away, before the marks were read.
-            return seen_at > self._read_at or self._ledger.is_there(self._key(oid))
+            return not self._any_gc or seen_at > self._read_at or self._ledger.is_there(self._key(oid))
         run, modified = mark
         stock: list[Stock] = []
 

@@ -184,7 +184,7 @@ def _told(answer: AWSResponse, streamed: bool) -> dict[str, Any]:
     told["Metadata"] = {
         name.removeprefix(_METADATA): value for name, value in headers.items() if name.startswith(_METADATA)
     }
-    told["ResponseMetadata"] = {"HTTPStatusCode": answer.status_code, "HTTPHeaders": headers}
+    told["ResponseMetadata"] = {"HTTPStatusCode": answer.status_code, "HTTPHeaders": headers, "RetryAttempts": 0}
     if streamed:
         from botocore.response import StreamingBody
 

@@ -80,7 +80,7 @@ def test_a_change_without_its_objects_is_refused_and_passes_once_they_are_there(
 
     refused = getattr(runner, host)(base)
     assert refused.returncode == 1
-    assert re.search(rf"missing +{oid[:12]}.* next\.pt ", refused.stdout)
+    assert re.search(rf"missing\t{oid[:12]}\t.*\tnext\.pt\t", refused.stdout)
 
     cellar.home.git("lfs", "push", "--object-id", "origin", oid, cwd=cellar.work)
     passed = getattr(runner, host)(base)

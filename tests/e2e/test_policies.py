@@ -495,7 +495,7 @@ def test_without_the_right_to_list_a_push_goes_on_and_verify_says_which_right_wo
     assert [seen.headers["if-none-match"] for seen in puts] == ["*"]
     assert (stored(cellar, small), stored(cellar, large)) == (random_bytes(1000, 1), random_bytes(LARGE, 2))
     assert "2 present" in present.stdout
-    assert again == {"HeadObject": 2}
+    assert again - Counter(PutObject=1) == {"HeadObject": 2}  # the small one is sent in vain, once
 
 
 def test_without_the_right_to_list_a_pull_of_what_is_missing_says_which_right_would_tell(

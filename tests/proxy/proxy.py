@@ -32,6 +32,7 @@ from tests.proxy.faults import (
 )
 from tests.proxy.sign import Key, sign_again
 from tests.proxy.wire import Body, Head
+from tests.servers.server import is_ledger
 
 Way = Literal["request-body", "answer-body"]
 Pace = Callable[[Throttle, Way, int], Awaitable[None]]
@@ -90,10 +91,15 @@ class FaultProxy:
         self.upstream = upstream
         self.faults: Plan = faults or Faults()  # may be replaced at any time
         self.key = key
-        self.requests: list[Seen] = []
+        self.all_requests: list[Seen] = []
         self._free_at: dict[tuple[Throttle, Way], float] = {}
         self._serving: set[asyncio.Task[None]] = set()  # else asyncio drops a task when its client hangs up
         self._ready = threading.Event()
+
+    @property
+    def requests(self) -> list[Seen]:
+        """Those that came so far, without the ledger's."""
+        return [seen for seen in self.all_requests if not is_ledger(seen.path)]
 
     def __enter__(self) -> Self:
         listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
@@ -138,7 +144,7 @@ class FaultProxy:
         method, target, _ = head.start.split(" ")
         path, _, query = target.partition("?")
         seen = Seen(method, path, query, head.headers, at=time.monotonic())
-        self.requests.append(seen)
+        self.all_requests.append(seen)
         actions = self.faults(seen)
         names = [name for action in actions if isinstance(action, StripHeaders) for name in action.request]
         forwarded = head.without(names)

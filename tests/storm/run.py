@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import md5, sha256
+from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Final
@@ -27,6 +28,8 @@ _SHORT: Final = {
     "LFS_AGENT_DEADLINE": "1.2",
     "LFS_AGENT_READ_TIMEOUT": "0.6",
 }
+_UNASKED: Final = 64 << 10
+"""Bytes of an object that a worker may send before it knows that there are others."""
 _CLEAR: Final = {"LFS_AGENT_PART_SIZE": "5MiB", "LFS_AGENT_FIRST_DEADLINE": "60"}
 
 
@@ -178,11 +181,15 @@ class _Storm:
         return self._objects[oid][(number - 1) * PART : number * PART]
 
     def _judge_sent(self, requests: list[Seen], visible: set[str], had: dict[str, set[int]]) -> None:
-        """A push after a failed one sends what is missing, and nothing else."""
+        """A push after a failed one sends what is missing; by one small object each worker may find out what is not."""
+        unasked = 0
         for seen in requests:
             oid = seen.path.rpartition("/")[2]
-            if seen.method in ("PUT", "POST"):
-                self._hold(oid not in visible, f"sent again, though it is there: {seen.method} {seen.target}")
+            if seen.method in ("PUT", "POST") and oid in visible:
+                refused = seen.status == HTTPStatus.PRECONDITION_FAILED and seen.request_bytes <= _UNASKED
+                unasked += refused
+                told = f"sent again, though it is there: {seen.method} {seen.target}"
+                self._hold(refused and unasked <= self._case.workers, told)
             if seen.method == "PUT" and "partNumber" in seen.query:
                 number = int(parse_qs(seen.query)["partNumber"][0])
                 self._hold(number not in had.get(oid, ()), f"a part was sent again: {seen.target}")
