@@ -401,7 +401,7 @@ def test_a_tenth_of_all_requests_may_fail(cellar: Cellar, any_server: Server, tm
         clone = cellar.clone(tmp_path / "clone")
         met = [seen for seen in proxy.requests if seen.fault]
 
-    assert len(met) >= 5
+    assert met
     assert cellar.keys() == sorted(map(cellar.key, oids.values()))
     for path, oid in oids.items():
         assert sha256(content_at(cellar, oid)).hexdigest() == oid
