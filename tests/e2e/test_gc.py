@@ -489,7 +489,8 @@ def test_a_push_waits_for_a_deletion_that_was_begun_and_reports_no_success_befor
     assert "is just being deleted by lfs-agent gc (by otto@far, now): push again" in refused.stderr
     assert refused.stderr.count("is just being deleted") == 1
     assert blocked in refused.stderr
-    there = {oid for oid in (blocked, late, stale) if cellar.key(oid) in cellar.keys()}
+    keys = cellar.keys()
+    there = {oid for oid in (blocked, late, stale) if cellar.key(oid) in keys}
     assert there == {blocked, late, stale} or (there == {blocked, stale} and late in refused.stderr)  # told if not sent
     assert f"cellar/.lfs-agent/gc/notes/{run}/{stale}.2" in ledger(cellar)
     # Nobody has come back for it within the hour: it is still there, and may be saved.
