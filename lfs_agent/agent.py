@@ -8,9 +8,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from lfs_agent import __version__, log, protocol
 from lfs_agent.cellar import Cellar
@@ -137,21 +136,20 @@ def _requests(lines: Iterable[bytes], worker: "Worker") -> Iterator[protocol.Req
             worker.note_unknown(error)
 
 
-@dataclass
 class Counts:
     """What a worker has done."""
 
-    objects: int = 0
-    bytes: int = 0
-    skipped: int = 0
-    unproven: int = 0
-    failed: int = 0
-    parts: int = 0
-    started: float = field(default_factory=time.monotonic)
+    def __init__(self) -> None:
+        self.objects = 0
+        self.bytes = 0
+        self.skipped = 0
+        self.unproven = 0
+        self.failed = 0
+        self.parts = 0
+        self.started: Final = time.monotonic()
 
 
-@dataclass(frozen=True)
-class Ready:
+class Ready(NamedTuple):
     """What a worker has once it has something to move."""
 
     cellar: Cellar

@@ -1,9 +1,7 @@
 """The store of a repository, assembled from git config, the environment and AWS's own settings."""
 
 import threading
-import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -36,16 +34,25 @@ _MAX_CELLAR_FILE: Final = 1 << 13
 """Bytes of a `.mlcellar.toml`; nobody writes a larger one in earnest."""
 
 
-@dataclass(frozen=True)
 class Cellar:
-    """A repository's objects for one operation and remote: where they are, by which settings."""
+    """A repository's objects for one operation and remote: where they are, by which settings.
 
-    repo: Repository
-    operation: Operation
-    remote: str
-    environ: Mapping[str, str]
-    given: LfsUrl | None = None
-    """A store to look at in place of the one that the repository's configuration names."""
+    `given`: a store to look at in place of the one that the repository's configuration names.
+    """
+
+    def __init__(
+        self,
+        repo: Repository,
+        operation: Operation,
+        remote: str,
+        environ: Mapping[str, str],
+        given: LfsUrl | None = None,
+    ) -> None:
+        self.repo: Final = repo
+        self.operation: Final = operation
+        self.remote: Final = remote
+        self.environ: Final = environ
+        self.given: Final = given
 
     @cached_property
     def named(self) -> LfsUrl:
@@ -250,7 +257,7 @@ class Cellar:
         return S3Store(
             target.bucket,
             connection,
-            self.settings if own else replace(self.settings, expected_owner=None),
+            self.settings if own else self.settings._replace(expected_owner=None),
             abilities=self._abilities,
             modes=self.repo.modes,
             handover=handover,
@@ -347,6 +354,8 @@ class Cellar:
             return ""
         try:
             text = _committed_text(self.repo.worktree / ".mlcellar.toml")
+            import tomllib  # 3 ms that most repositories do not pay: they have no such file
+
             profile = tomllib.loads(text).get("aws", {}).get("profile", "")
         except (OSError, ValueError, AttributeError, RecursionError):
             return ""

@@ -1,9 +1,7 @@
 """Settings from mappings: which keys there are, who may set them, and what follows from several sources."""
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, fields
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -22,8 +20,7 @@ class Value(NamedTuple):
     origin: str
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What the user, the repository and the defaults come to. None: AWS's own settings decide."""
 
     endpoint: str | None = None
@@ -54,8 +51,7 @@ class Settings:
     log_file: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     """One key: how its text is read, what it is for, and whether a committed URL may set it."""
 
     name: str
@@ -78,7 +74,7 @@ class Setting:
     @property
     def default(self) -> Any:
         """The value where nobody says anything."""
-        return next(field.default for field in fields(Settings) if field.name == self.name)
+        return Settings._field_defaults[self.name]
 
 
 def _matching(pattern: str, what: str) -> Callable[[str], str]:
@@ -405,6 +401,8 @@ def _parse(setting: Setting, value: Value) -> Any:
 
 
 def _unknown(key: str, known: Iterable[str], origin: str = "") -> UsageError:
+    import difflib  # of no use where all is well
+
     spelled = {name.lower(): name for name in known}
     close = difflib.get_close_matches(key[:80].lower(), spelled, n=1, cutoff=0.0)[0]
     return UsageError(f"{origin + ': ' if origin else ''}unknown setting {key[:80]!r}; did you mean {spelled[close]}?")

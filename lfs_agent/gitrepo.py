@@ -5,17 +5,18 @@ import re
 import subprocess
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 from lfs_agent.errors import LocalError, UsageError
-from lfs_agent.gto import Tag
 from lfs_agent.modes import Modes
 from lfs_agent.pointer import MAX_POINTER_SIZE, Oid, Pointer, is_canonical, parse_pointer
 from lfs_agent.protocol import Operation
+
+if TYPE_CHECKING:
+    from lfs_agent.gto import Tag
 
 Scope = Literal["system", "global", "local"]
 
@@ -91,8 +92,7 @@ def _entry(text: str, origin: str) -> Entry:
     return Entry(key, value if equals else "true", f"git config, {origin}")
 
 
-@dataclass(frozen=True)
-class ConfigFile:
+class ConfigFile(NamedTuple):
     """One file of git configuration, read and written by git itself; it need not exist.
 
     `dry_run`: it is only read, and what would change is told.
@@ -190,11 +190,11 @@ def _global_file() -> Path:
     return other if other.exists() and not (home / ".gitconfig").exists() else home / ".gitconfig"
 
 
-@dataclass(frozen=True)
 class Repository:
     """A repository as git sees it from `cwd`, with the environment that this process has."""
 
-    cwd: Path
+    def __init__(self, cwd: Path) -> None:
+        self.cwd: Final = cwd
 
     @cached_property
     def common_dir(self) -> Path:
@@ -315,8 +315,10 @@ class Repository:
         return done.stdout.decode(errors="surrogateescape").rstrip("\n")
 
     @cached_property
-    def annotated_tags(self) -> list[Tag]:
+    def annotated_tags(self) -> "list[Tag]":
         """All of them, with the commits that they lead to."""
+        from lfs_agent.gto import Tag  # 2 ms of patterns that only a command uses
+
         words = ["for-each-ref", "refs/tags", "--format=%(objecttype) %(creatordate:unix) %(*objectname) %(refname)"]
         lines = [line.split(" ", 3) for line in git(*words, cwd=self.cwd).splitlines()]
         return [

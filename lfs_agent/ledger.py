@@ -9,10 +9,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from lfs_agent import log
@@ -51,8 +50,7 @@ _POLL_S: Final = 0.5
 _RUN: Final = re.compile(r"[0-9a-f]{16}")
 
 
-@dataclass(frozen=True, slots=True)
-class Mark:
+class Mark(NamedTuple):
     """An object that no repository named when a gc looked, and that may go after a while.
 
     `size` in bytes; `modified`, `marked`: seconds since the epoch by the store's clock. `run`: the gc that marked it.
@@ -66,16 +64,14 @@ class Mark:
     marked: int
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
+class Marks(NamedTuple):
     """All that are marked. `etag`: of the file that says so, "" where there is none."""
 
     marks: Sequence[Mark]
     etag: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """What becomes of a marked object: a push keeps it, or a gc deletes it. Whoever writes it first decides."""
 
     state: Literal["saved", "deleting"]
@@ -83,8 +79,7 @@ class Note:
     at: str
 
 
-@dataclass(frozen=True, slots=True)
-class Registration:
+class Registration(NamedTuple):
     """A repository whose objects are in the store. `url`: as others may read it; `since`: UTC, ISO 8601."""
 
     url: str
@@ -125,7 +120,9 @@ class Ledger:
     def register(self, url: str) -> bool:
         """Says that the repository is here; False where it was said already."""
         try:
-            return self._first(self.repository_key(url), _dump(asdict(Registration(url, _now(), name_user())))) is None
+            return (
+                self._first(self.repository_key(url), _dump(Registration(url, _now(), name_user())._asdict())) is None
+            )
         except ConflictError:  # something is there, and who may not read need not
             return False
 
@@ -180,7 +177,7 @@ class Ledger:
                 "clean up at once would undo each other's work, and nothing is marked or deleted"
             )
         heading = _dump({"version": _VERSION, "by": name_user(), "at": _now()})
-        content = b"\n".join([heading, *(_dump(asdict(mark)) for mark in marks)]) + b"\n"
+        content = b"\n".join([heading, *(_dump(mark._asdict()) for mark in marks)]) + b"\n"
         self._store.put(self.marks_key, _name(content), Text(content), found.etag)
 
     # Notes
@@ -213,7 +210,7 @@ class Ledger:
         raise AssertionError("unreachable")
 
     def _noted(self, key: str, state: Literal["saved", "deleting"]) -> Note | None:
-        unique = {**asdict(Note(state, name_user(), _now())), "id": os.urandom(8).hex()}
+        unique = {**Note(state, name_user(), _now())._asdict(), "id": os.urandom(8).hex()}
         if (first := self._first(key, _dump(unique))) is None:
             return None
         fields = _fields(first)

@@ -1,13 +1,12 @@
 """How an object is cut: the limits of a store as values, and the plan of parts for a size."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 KIB, MIB, GIB, TIB = 1 << 10, 1 << 20, 1 << 30, 1 << 40
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What a store allows, and what we ask of it; sizes in bytes. The defaults are Amazon's, of 2026."""
 
     min_part: int = 5 * MIB
@@ -18,8 +17,7 @@ class Limits:
     """The part size while `max_parts` allows it; an object up to this size is sent whole."""
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Bytes `offset` to `offset + length` of an object; numbers start at 1."""
 
     number: int
@@ -27,12 +25,12 @@ class Part:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
 class Plan:
     """An object of `size` bytes in `count` parts of `part_size`, the last one shorter or equal."""
 
-    size: int
-    part_size: int
+    def __init__(self, size: int, part_size: int) -> None:
+        self.size: Final = size
+        self.part_size: Final = part_size
 
     @property
     def count(self) -> int:

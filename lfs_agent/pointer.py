@@ -1,8 +1,7 @@
 """The names that git-lfs gives to content: `Oid`, and `Pointer`, the small text that git keeps in its place."""
 
 import re
-from dataclasses import dataclass
-from typing import NewType
+from typing import NamedTuple, NewType
 
 Oid = NewType("Oid", str)
 """64 lower-case hexadecimal digits: the SHA-256 of the object."""
@@ -27,8 +26,7 @@ _CANONICAL = re.compile(
 _MAX_SIZE = 2**63 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Pointer:
+class Pointer(NamedTuple):
     """An object as git names it. `size` is in bytes."""
 
     oid: Oid

@@ -4,8 +4,7 @@ Source: git-lfs, docs/custom-transfers.md and tq/custom.go. One JSON object a li
 """
 
 import json
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from lfs_agent.errors import AgentError, ProtocolError
 from lfs_agent.pointer import Oid, parse_oid
@@ -13,8 +12,7 @@ from lfs_agent.pointer import Oid, parse_oid
 Operation = Literal["upload", "download"]
 
 
-@dataclass(frozen=True, slots=True)
-class Init:
+class Init(NamedTuple):
     """The first request: what this process will be asked for."""
 
     operation: Operation
@@ -22,8 +20,7 @@ class Init:
     concurrent_transfers: int
 
 
-@dataclass(frozen=True, slots=True)
-class Upload:
+class Upload(NamedTuple):
     """Send the object whose content is in the file `path`; `size` in bytes."""
 
     oid: Oid
@@ -31,21 +28,18 @@ class Upload:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
-class Download:
+class Download(NamedTuple):
     """Fetch the object; `size` in bytes."""
 
     oid: Oid
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Terminate:
+class Terminate(NamedTuple):
     """No more requests."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unusable:
+class Unusable(NamedTuple):
     """A transfer that cannot be tried: `oid` is as git-lfs gave it, so that the answer finds its way."""
 
     oid: str

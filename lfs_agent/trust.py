@@ -2,8 +2,7 @@
 
 import re
 from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from lfs_agent.errors import TargetError, UsageError
@@ -13,8 +12,7 @@ AMAZON: Final = "amazonaws.com"
 LOOPBACK: Final = frozenset({"localhost", "::1"})
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """What is about to be used, and who says so."""
 
     target: Target

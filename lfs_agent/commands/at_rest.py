@@ -202,7 +202,7 @@ def _planned(arguments: argparse.Namespace, cellar: Cellar) -> Job:
 def _written(arguments: argparse.Namespace, cellar: Cellar, job: Job, manifest: BinaryIO, stop: threading.Event) -> Job:
     """The job, once its manifest is where it belongs: a new object, or a file."""
     if arguments.batch.startswith("s3://"):
-        writer = replace(cellar, operation="upload")
+        writer = Cellar(cellar.repo, "upload", cellar.remote, cellar.environ, cellar.given)
         etag, version = writer.s3_files(_object(arguments.batch), stop=stop).put(manifest)
         return replace(job, manifest_etag=etag, manifest_version=version)
     try:

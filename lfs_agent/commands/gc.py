@@ -15,7 +15,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -149,7 +149,7 @@ def forget(collector: Collector, url: str, steps: Steps) -> int:
 def show(entries: Sequence[Registration], *, as_json: bool) -> int:
     """`--repositories`."""
     for entry in entries:
-        print(json.dumps(asdict(entry)) if as_json else plain(f"{entry.url}  since {entry.since}, by {entry.by}"))
+        print(json.dumps(entry._asdict()) if as_json else plain(f"{entry.url}  since {entry.since}, by {entry.by}"))
     return 0
 
 

@@ -1,8 +1,7 @@
 """What a store is: `Store`, the face that transfers and `verify` see; `Uploads` and `Stock`, what is left in one."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
@@ -14,8 +13,7 @@ Write = Callable[[int, bytes], None]
 """Takes a chunk of an object and the offset in the object where it belongs."""
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectStat:
+class ObjectStat(NamedTuple):
     """What a store says of a key, without its content. `size` in bytes; `etag` is "" where there is none."""
 
     key: str
@@ -46,8 +44,7 @@ class Body(Protocol):
         """The store is about to send it (a store may have read it before, to sign it)."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPart:
+class StoredPart(NamedTuple):
     """A part that a store has, of an upload that was broken off. `length` in bytes, `crc32c` in base64 or ""."""
 
     number: int
@@ -56,8 +53,7 @@ class StoredPart:
     crc32c: str
 
 
-@dataclass(frozen=True, slots=True)
-class SentPart:
+class SentPart(NamedTuple):
     """A part that the store has: `etag` as it gave it, `crc32c` in base64 as we computed it."""
 
     part: Part
@@ -141,8 +137,7 @@ Marker = tuple[str, str]
 """Where a list of uploads goes on: behind which key, and which upload to it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Unfinished:
+class Unfinished(NamedTuple):
     """An upload in parts that is not finished."""
 
     key: str
@@ -151,8 +146,7 @@ class Unfinished:
     """Seconds since the epoch; None where the store does not keep it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """How far an upload has come: `parts` of together `size` bytes."""
 
     parts: int
@@ -182,8 +176,7 @@ class Uploads(Protocol):
         """Gives it up, with its parts; it may be gone already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
+class Stored(NamedTuple):
     """What lies at a key. `size` in bytes; `modified`: when it was written, by the store's clock, in whole seconds."""
 
     key: str

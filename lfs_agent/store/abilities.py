@@ -3,9 +3,8 @@
 import json
 import threading
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 from lfs_agent.modes import UMASK, Modes
 from lfs_agent.store import Replacing
@@ -13,8 +12,7 @@ from lfs_agent.store import Replacing
 MultipartChecksum = Literal["full", "composite", "none"]
 
 
-@dataclass(frozen=True, slots=True)
-class Abilities:
+class Abilities(NamedTuple):
     """The optimistic start is Amazon; a store takes away what it refuses."""
 
     conditional_put: bool = True
@@ -53,13 +51,13 @@ class AbilitiesFile:
     def learn(self, **abilities: Any) -> None:
         """Takes the new values over, and keeps them for the next process."""
         with self._learning:
-            self.now = replace(self.now, **abilities)
+            self.now = self.now._replace(**abilities)
             if self._path is not None:
                 self._keep(self._path)
 
     def _keep(self, path: Path) -> None:
         with suppress(OSError):  # it is asked again next time
-            self._modes.replace(path, json.dumps(self._read() | {self._endpoint: asdict(self.now)}, indent=1))
+            self._modes.replace(path, json.dumps(self._read() | {self._endpoint: self.now._asdict()}, indent=1))
 
     def _load(self) -> Abilities:
         known = self._read().get(self._endpoint)
@@ -70,7 +68,7 @@ class AbilitiesFile:
         for name, words in (("multipart_checksum", MultipartChecksum), ("replacing", Replacing)):
             if kept.get(name) not in get_args(words):
                 kept.pop(name, None)
-        return replace(start, **kept)
+        return start._replace(**kept)
 
     def _read(self) -> dict[str, Any]:
         if self._path is None:

@@ -1,12 +1,9 @@
 """What boto3 raises, as our errors: one place that says in a sentence what S3 said, and what to do next."""
 
 import re
-import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lfs_agent.errors import (
     AgentError,
@@ -28,8 +25,7 @@ if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, SSLError
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What was asked, and of whom: `doing` is the verb of the sentence."""
 
     doing: str
@@ -217,6 +213,8 @@ def _elsewhere(response: Mapping[str, Any], sentence: str, context: Context) -> 
 
 def how_to_restore(tier: str, context: Context) -> str:
     """What to do for an object in an archive, as the command that does it."""
+    import shlex  # of no use where nothing is archived
+
     words = ["aws", "s3api", "restore-object", "--bucket", context.bucket, "--key", context.key, "--restore-request"]
     words.append("{}" if tier in FROZEN_TIERS else "Days=7")
     words += ["--endpoint-url", context.endpoint] if context.endpoint else []
@@ -293,6 +291,7 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     if not text:
         return None
     from datetime import UTC, datetime
+    from email.utils import parsedate_to_datetime  # 8 ms for what hardly any store sends
 
     try:
         return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())

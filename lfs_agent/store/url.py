@@ -1,8 +1,7 @@
 """Which URL means which store: `s3::bucket/prefix?key=value` and `dir::/srv/share`."""
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from lfs_agent.errors import TargetError
 
@@ -12,8 +11,7 @@ _BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]", re.ASCII)
 _PREFIX = re.compile(r"[A-Za-z0-9!_.*'()=@+-]+(?:/[A-Za-z0-9!_.*'()=@+-]+)*", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class S3Target:
+class S3Target(NamedTuple):
     """A bucket, the prefix of its keys ("" for none), and the settings that the URL carries."""
 
     bucket: str
@@ -24,8 +22,7 @@ class S3Target:
         return f"s3::{self.bucket}" + (f"/{self.prefix}" if self.prefix else "")
 
 
-@dataclass(frozen=True, slots=True)
-class FolderTarget:
+class FolderTarget(NamedTuple):
     """An absolute folder, and the settings that the URL carries."""
 
     path: str

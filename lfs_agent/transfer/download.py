@@ -4,9 +4,8 @@ import hashlib
 import os
 import threading
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lfs_agent.errors import DamagedError, MissingError, StoppedError
 from lfs_agent.lease import FULL, disk_error, lease, take
@@ -21,8 +20,7 @@ _BLOCK: Final = 512 * KIB
 _TRIES: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Folders:
+class Folders(NamedTuple):
     """Where files are made: all in the LFS storage folder, so that git-lfs has only to rename."""
 
     storage: Path

@@ -7,9 +7,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 from google_crc32c import extend
 
@@ -46,15 +45,13 @@ _LOOK_EVERY: Final = 64
 """Parts after which it is asked whether somebody else was faster: whoever sends in vain sends a GiB of it at most."""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """How an upload ended well: by sending, or because the store had it. `proven`: by the store's own checksum."""
 
     how: Literal["uploaded", "replaced", "skipped"]
     proven: bool
 
 
-@dataclass(slots=True)
 class Asking:
     """Whether the objects of a process are asked for before they are sent.
 
@@ -62,15 +59,15 @@ class Asking:
     those that follow, more will be.
     """
 
-    trusted: bool = False
+    def __init__(self, trusted: bool = False) -> None:
+        self.trusted = trusted
 
     def is_needed(self, size: int) -> bool:
         """Whether the store is to be asked for an object of so many bytes first."""
         return not self.trusted or size > _UNASKED
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(NamedTuple):
     """What is sent where: the open file `fd` as the object `oid`, to `key`.
 
     `damaged`: the etag of what it takes the place of; "" where nothing is there.

@@ -86,7 +86,7 @@ def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
         set(case),
         set(judged),
         set(collected),
-        {field.name for field in fields(Registration)},
+        set(Registration._fields),
         set(upload),
         set(session),
         set(config.Row._fields),

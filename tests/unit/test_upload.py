@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +220,7 @@ def test_a_whole_that_the_store_sums_up_otherwise_is_damaged(
     class Liar(DictStore):
         def stat(self, key: str) -> ObjectStat | None:
             found = super().stat(key)
-            return replace(found, **other) if found and other else None
+            return found._replace(**other) if found and other else None
 
     oid = desk.write(content(12 * MIB))
 
