@@ -1,12 +1,13 @@
 """The conversation with git-lfs: a request at a time in, progress and one result out, from one thread."""
 
 import gc
+import io
 import os
-import queue
+import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NamedTuple
@@ -55,85 +56,90 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int, started: 
     The line `first` was read already; where `second` was, too, `first` has been answered. `started`: when this
     process was, as time.time().
     """
-    stop = threading.Event()
-    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    if second:
-        lines.put(second)
-
-    def listen() -> None:
-        """Knows while a transfer runs when git-lfs is gone: it is killed sooner than it says terminate."""
-        line = b""
-        for line in requests:
-            lines.put(line)
-        if b'"terminate"' not in line:  # else all was said, and what was asked for is done first
-            stop.set()
-        lines.put(b"")
+    stop, over = threading.Event(), threading.Event()
 
     def leave(*_: object) -> None:
         stop.set()
-        lines.put(b"")
-
-    for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(name, leave)
-    threading.Thread(target=listen, daemon=True).start()
-    threading.Thread(target=_give_up, args=(stop,), daemon=True).start()
 
     def write(line: bytes) -> None:
         try:
             os.write(answers, line)
         except OSError:  # git-lfs is gone
-            leave()
+            stop.set()
 
-    serve(first, iter(lines.get, b""), write, stop, started, init_answered=bool(second))
+    for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(name, leave)
+    lines = Lines(requests, second)
+    worker = greeted(first, write, stop, started, init_answered=bool(second))
+    if worker is None:
+        return 0
+
+    def converse() -> None:
+        worker.serve(lines)
+        over.set()
+
+    # In a thread of its own: this one sees to signals, and to what git-lfs hears while a transfer goes on.
+    threading.Thread(target=converse, daemon=True).start()
+    while not over.wait(_TICK_S) and not stop.is_set():
+        if lines.broke_off():  # git-lfs is killed sooner than it says terminate
+            stop.set()
+        worker.tick()
+    worker.leave()
+    over.wait(_GRACE_S if worker.is_busy else 0)  # a blocked thread can't be ended; what must survive is in files
+    worker.end()
     return 130 if stop.is_set() else 0
 
 
-def _give_up(stop: threading.Event) -> None:
-    """Ends the process a moment after `stop`: a blocked thread can't be ended, and what must survive is in files."""
-    stop.wait()
-    time.sleep(_GRACE_S)
-    os._exit(130)
+class Lines:
+    """What git-lfs says, a line at a time: `second` first, where that is one; b"" at the end."""
+
+    def __init__(self, requests: BinaryIO, second: bytes = b"") -> None:
+        self._requests = requests
+        self._second = second
+        self._reading = threading.Lock()  # of the requests: one thread waits for them, another one looks for their end
+        self._ended = False
+
+    def next(self) -> bytes:
+        """Waits for the next one."""
+        if second := self._second:
+            self._second = b""
+            return second
+        with self._reading:
+            return self._requests.readline()
+
+    def broke_off(self) -> bool:
+        """Whether git-lfs has hung up without a terminate. Nobody knows that while the next line is waited for."""
+        if self._ended or not hasattr(select, "poll") or not self._reading.acquire(blocking=False):
+            return False
+        try:
+            ends = select.poll()
+            ends.register(self._requests, 0)
+            if not ends.poll(0):
+                return False
+            self._ended = True
+            rest = self._requests.read()  # all was said, and what was asked for is done first
+            self._requests = io.BytesIO(rest)
+            return b'"terminate"' not in rest.rstrip().rpartition(b"\n")[2]
+        finally:
+            self._reading.release()
 
 
-def serve(
-    first: bytes, lines: Iterable[bytes], write: Write, stop: threading.Event, started: float, *, init_answered: bool
-) -> None:
-    """The conversation: `lines` after the `first`, answers to `write`, whole lines each, until `stop`."""
+def greeted(
+    first: bytes, write: Write, stop: threading.Event, started: float, *, init_answered: bool
+) -> "Worker | None":
+    """The worker for an init, which is answered; None where there is nothing to do, and git-lfs has been told why."""
     try:
         init = protocol.parse_request(first)
-        state = protocol.advance("new", init)
+        protocol.advance("new", init)
     except ProtocolError as error:
         if not init_answered:  # a second answer would be taken for that of the first object
             write(protocol.init_refused(error))
-        return
+        return None
     if not isinstance(init, Init):
-        return
+        return None
     if not init_answered:
         write(protocol.init_accepted())
-    worker = Worker(init, write, stop, started)
-    for request in _requests(lines, worker):
-        try:
-            state = protocol.advance(state, request)
-        except ProtocolError as error:
-            worker.note_unknown(error)
-            if not isinstance(request, Upload | Download):
-                continue
-            request = Unusable(request.oid, str(error))  # who asks for an object waits for an answer
-        if isinstance(request, Terminate):
-            break
-        assert isinstance(request, Upload | Download | Unusable)
-        worker.answer(request)
-        if stop.is_set():
-            break
-    worker.end()
-
-
-def _requests(lines: Iterable[bytes], worker: "Worker") -> Iterator[protocol.Request]:
-    for line in lines:
-        try:
-            yield protocol.parse_request(line)
-        except ProtocolError as error:  # a newer git-lfs may say more than we know
-            worker.note_unknown(error)
+    return Worker(init, write, stop, started)
 
 
 class Counts:
@@ -153,6 +159,9 @@ class Ready(NamedTuple):
     """What a worker has once it has something to move."""
 
     cellar: Cellar
+    folders: Folders
+    limits: Limits
+    streams: int
     store: Store
     patience: Patience
     keeper: Keeper
@@ -180,29 +189,60 @@ class Worker:
         self._handed_over = ExitStack()
         """Holds the last file until git-lfs has renamed it: then it asks for the next one."""
         self._log: log.Log | None = None
+        self._telling = threading.Lock()  # of what follows: progress comes from another thread, and never after the end
+        self._moving: Meter | None = None
+        self._told, self._told_at = 0, 0.0
+        self._ended = False
 
-    def answer(self, request: Upload | Download | Unusable) -> None:
-        """Moves the object, and says how that went."""
-        self._oid = request.oid
-        self._handed_over.close()
-        try:
-            if isinstance(request, Unusable):
-                raise ObjectError(f"git-lfs asked for what cannot be: {request.reason}")
-            line = self._moved(request)
-        except AgentError as error:
-            line = protocol.failed(request.oid, self._failure(request, error))
-        except Exception as error:  # a fault of ours fails one object, with a sentence, and the others go on
-            line = protocol.failed(request.oid, self._failure(request, _unexpected(error)))
-        self._write(line)
+    def serve(self, lines: Lines) -> None:
+        """The conversation, until there is nothing more to say."""
+        state: protocol.State = self._init.operation
+        while (line := lines.next()) and not self._stop.is_set():
+            try:
+                request = protocol.parse_request(line)
+            except ProtocolError as error:  # a newer git-lfs may say more than we know
+                self._note_unknown(error)
+                continue
+            try:
+                state = protocol.advance(state, request)
+            except ProtocolError as error:
+                self._note_unknown(error)
+                if not isinstance(request, Upload | Download):
+                    continue
+                request = Unusable(request.oid, str(error))  # who asks for an object waits for an answer
+            if isinstance(request, Terminate):
+                return
+            assert isinstance(request, Upload | Download | Unusable)
+            self._answer(request)
+        self._stop.set()
 
-    def note_unknown(self, error: ProtocolError) -> None:
-        """Something in the conversation made no sense; it is not answered, since nobody waits for that."""
-        self._logger().warning("not understood", message=str(error))
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is an object at hand."""
+        return bool(self._oid)
+
+    def tick(self) -> None:
+        """Tells git-lfs how far the transfer is, where that has changed, and twice a second that we live."""
+        with self._telling:
+            if (meter := self._moving) is None:
+                return
+            if self._breaker and self._breaker.tripped:
+                self._halt.set()
+            now, done = time.monotonic(), meter.done
+            if now - self._told_at > (_TICK_S if done > self._told else _HEARTBEAT_S):
+                self._write(protocol.progress(self._oid, max(1, done), done - self._told))
+                self._told, self._told_at = done, now
+
+    def leave(self) -> None:
+        """The transfer at hand ends as soon as it can."""
+        self._halt.set()
 
     def end(self) -> None:
         """Writes what was done into the record."""
-        if self._log is None:
-            return
+        with self._telling:
+            if self._log is None or self._ended:
+                return
+            self._ended = True
         counts = self._counts
         self._log.info(
             "ended",
@@ -216,20 +256,47 @@ class Worker:
             seconds=round(time.monotonic() - counts.started, 3),
         )
 
+    def _answer(self, request: Upload | Download | Unusable) -> None:
+        """Moves the object, and says how that went."""
+        self._oid = request.oid
+        self._handed_over.close()
+        try:
+            if isinstance(request, Unusable):
+                raise ObjectError(f"git-lfs asked for what cannot be: {request.reason}")
+            line = self._moved(request)
+        except AgentError as error:
+            line = protocol.failed(request.oid, self._failure(request, error))
+        except Exception as error:  # a fault of ours fails one object, with a sentence, and the others go on
+            line = protocol.failed(request.oid, self._failure(request, _unexpected(error)))
+        with self._telling:
+            self._moving = None
+            self._write(line)
+        self._oid = ""
+
+    def _note_unknown(self, error: ProtocolError) -> None:
+        """Something in the conversation made no sense; it is not answered, since nobody waits for that."""
+        self._logger().warning("not understood", message=str(error))
+
     def _moved(self, request: Upload | Download) -> bytes:
+        is_first = self._ready is None
         ready = self._prepare()
-        self._write(protocol.progress(request.oid, 1, 0))  # there are credentials: the other workers may start
         meter = Meter(request.size, self._halt)
+        self._told, self._told_at = 0, time.monotonic()
+        self._moving = meter
+        if is_first:  # there are credentials: the other workers may start
+            self._write(protocol.progress(request.oid, 1, 0))
         started = time.monotonic()
-        moving = _InThread(lambda: self._transfer(ready, request, meter))
-        self._watch(moving, meter, request.oid)
-        result = moving.result()
+        result = self._transfer(ready, request, meter)
+        with self._telling:  # all that is left takes no time
+            self._moving = None
         self._count(request, result, meter, time.monotonic() - started)
+        done = protocol.progress(request.oid, meter.size, meter.size - self._told)
         if isinstance(result, Path):
-            return protocol.downloaded(request.oid, _spelled(result))
-        with suppress(OSError):  # a folder that can't be written: the next push asks no question, or one too many
-            ready.cellar.remember_push()
-        return protocol.uploaded(request.oid)
+            return done + protocol.downloaded(request.oid, _spelled(result))
+        if self._counts.objects == 1:
+            with suppress(OSError):  # a folder that can't be written: the next push asks no question, or one too many
+                ready.cellar.remember_push()
+        return done + protocol.uploaded(request.oid)
 
     def _prepare(self) -> Ready:
         """The store, made on the first object."""
@@ -266,26 +333,36 @@ class Worker:
         if profile := cellar.profile_passed_over:
             self._log.info("profile passed over", profile=profile, source=".mlcellar.toml")
         store.connect()
-        ledger = Ledger(store, cellar.prefix)
-        keeper = cellar.keeper(ledger, self._halt, self._note_saved)
-        asking = Asking(cellar.replaces_nothing)
-        return Ready(cellar, store, patience, keeper, cellar.registrar(store, ledger), asking)
+        ledger, settings = Ledger(store, cellar.prefix), cellar.settings
+        return Ready(
+            cellar,
+            Folders(self._repo.storage, self._repo.modes),
+            Limits(part_size=settings.part_size),
+            settings.streams or max(1, _BUDGET_STREAMS // self._init.concurrent_transfers),
+            store,
+            patience,
+            cellar.keeper(ledger, self._halt, self._note_saved),
+            cellar.registrar(store, ledger),
+            Asking(cellar.replaces_nothing),
+        )
 
     def _note_saved(self, oid: Oid) -> None:
         self._logger().info("saved", oid=oid)
 
     def _transfer(self, ready: Ready, request: Upload | Download, meter: Meter) -> Sent | Path:
-        settings = ready.cellar.settings
-        limits = Limits(part_size=settings.part_size)
-        streams = settings.streams or max(1, _BUDGET_STREAMS // self._init.concurrent_transfers)
-        key = ready.cellar.key(request.oid)
-        folders = self._folders
+        key, folders = ready.cellar.key(request.oid), ready.folders
         if isinstance(request, Download):
             return download(
-                ready.store, key, request.oid, meter, folders, limits=limits, streams=streams, hold=self._handed_over
+                ready.store,
+                key,
+                request.oid,
+                meter,
+                folders,
+                limits=ready.limits,
+                streams=ready.streams,
+                hold=self._handed_over,
             )
         path = self._local(request)
-        state, modes = folders.incomplete, folders.modes
         for _ in range(_TRIES):
             seen_at = time.monotonic()
             sent = upload(
@@ -294,20 +371,16 @@ class Worker:
                 request.oid,
                 path,
                 meter,
-                state=state,
-                modes=modes,
-                limits=limits,
-                streams=streams,
+                state=folders.incomplete,
+                modes=folders.modes,
+                limits=ready.limits,
+                streams=ready.streams,
                 asking=ready.asking,
             )
             if sent.how != "skipped" or ready.keeper.keep(request.oid, seen_at):
                 ready.registrar.register(self._halt)
                 return sent
         raise ObjectError(f"{ready.store.address(key)} comes and goes: push again")
-
-    @property
-    def _folders(self) -> Folders:
-        return Folders(self._repo.storage, self._repo.modes)
 
     def _local(self, request: Upload) -> Path:
         """The file to send; git-lfs can't spell a path that is not UTF-8, but it is where it always is."""
@@ -317,18 +390,6 @@ class Worker:
         if not path.is_absolute():
             raise LocalError(f"git-lfs named a file that is not absolute: {request.path[:200]!r}")
         return path
-
-    def _watch(self, moving: "_InThread", meter: Meter, oid: str) -> None:
-        """Tells git-lfs how far the transfer is until it is over, and twice a second that we live."""
-        told, last = 0, time.monotonic()
-        while not moving.over.wait(_TICK_S):
-            if self._stop.is_set() or (self._breaker and self._breaker.tripped):
-                self._halt.set()
-            if (done := meter.done) > told or time.monotonic() - last > _HEARTBEAT_S:
-                self._write(protocol.progress(oid, max(1, done), done - told))
-                told, last = done, time.monotonic()
-        if moving.error is None:
-            self._write(protocol.progress(oid, meter.size, meter.size - told))
 
     def _count(self, request: Upload | Download, result: Sent | Path, meter: Meter, seconds: float) -> None:
         how = result.how if isinstance(result, Sent) else "downloaded"
@@ -392,7 +453,7 @@ class Worker:
         level = settings.log_level or ("info" if settings.log_file else None)
         opened = log.Log(record, level, settings.log_file, store=str(cellar.target), **bound)
         sweep(cellar.state_dir, session)
-        sweep_stale(self._folders.incomplete)
+        sweep_stale(Folders(self._repo.storage, self._repo.modes).incomplete)
         opened.info("started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers)
         return opened
 
@@ -402,8 +463,9 @@ def _spelled(path: Path) -> str:
 
     Raises LocalError where neither can.
     """
-    for spelled in (str(path), os.path.relpath(path)):
+    for spell in (str, os.path.relpath):
         with suppress(UnicodeEncodeError):
+            spelled = spell(path)
             spelled.encode()
             return spelled
     raise LocalError(f"git-lfs cannot spell {path.parent}, which is not UTF-8: let lfs.storage name another folder")
@@ -411,30 +473,3 @@ def _spelled(path: Path) -> str:
 
 def _unexpected(error: BaseException) -> ObjectError:
     return ObjectError(f"unexpected {type(error).__name__}: {error}; please report it")
-
-
-class _InThread:
-    """A call in a thread of its own: `over` is set at its end."""
-
-    def __init__(self, call: Callable[[], Sent | Path]) -> None:
-        self.over = threading.Event()
-        self.error: BaseException | None = None
-        self._result: Sent | Path | None = None
-        self._call = call
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            self._result = self._call()
-        except BaseException as error:
-            self.error = error
-        self.over.set()
-
-    def result(self) -> Sent | Path:
-        """What the call gave; raises what it raised, ObjectError for what nobody foresaw."""
-        if isinstance(self.error, AgentError):
-            raise self.error
-        if self.error is not None:
-            raise _unexpected(self.error) from self.error
-        assert self._result is not None
-        return self._result

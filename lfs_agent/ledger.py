@@ -43,6 +43,8 @@ _TRIES: Final = 3
 _REGISTERED_FOR_S: Final = 600.0
 """So long a clone believes that it is registered; then it says so again: somebody may have taken it out, or made the
 bucket anew, and what is pushed after that would be nobody's."""
+_LOOK_EVERY_S: Final = 10.0
+"""So often whoever pushes many objects looks whether it is time."""
 _MARKS_FOR_S: Final = 600.0
 """So long what was read of the marks is believed."""
 _WAIT_S: Final = 15.0
@@ -378,12 +380,15 @@ class Registrar:
         self._memory = memory
         self._place = place
         self._modes = modes
+        self._looked_at = -math.inf
 
     def register(self, stop: threading.Event) -> None:
         """Nothing, where that was done a moment ago.
 
         Raises ObjectError where it can't be said: then nothing may count as stored.
         """
+        if time.monotonic() - self._looked_at < _LOOK_EVERY_S:
+            return
         for url in self._urls:
             name = hashlib.sha256(f"{self._place}\n{url}".encode(errors="surrogateescape")).hexdigest()[:32]
             file = self._memory / name
@@ -396,6 +401,7 @@ class Registrar:
                     self._say(url)
                     with suppress(OSError):
                         file.write_text(f"{self._place}\n{url}\n", errors="surrogateescape")
+        self._looked_at = time.monotonic()
 
     def _say(self, url: str) -> None:
         try:

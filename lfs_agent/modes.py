@@ -29,8 +29,11 @@ class Modes(NamedTuple):
 
     def open(self, path: Path, flags: int) -> int:
         """An open file, made where it is missing, in a folder of the kind. Raises OSError."""
-        self.make(path.parent)
-        fd = os.open(path, flags | os.O_CREAT, 0o666)
+        try:
+            fd = os.open(path, flags | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            self.make(path.parent)
+            fd = os.open(path, flags | os.O_CREAT, 0o666)
         self.set(fd)
         return fd
 

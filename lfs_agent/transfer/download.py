@@ -4,8 +4,9 @@ import hashlib
 import os
 import threading
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from lfs_agent.errors import DamagedError, MissingError, StoppedError
 from lfs_agent.lease import FULL, disk_error, lease, take
@@ -18,19 +19,31 @@ from lfs_agent.transfer.meter import Meter
 
 _BLOCK: Final = 512 * KIB
 _TRIES: Final = 2
+_FINISHED: Final = "lfs-agent-"
 
 
-class Folders(NamedTuple):
+class Folders:
     """Where files are made: all in the LFS storage folder, so that git-lfs has only to rename."""
 
-    storage: Path
-    modes: Modes
-    """Of what is made there."""
+    def __init__(self, storage: Path, modes: Modes) -> None:
+        self.storage = storage
+        self.modes = modes
+        """Of what is made there."""
 
-    @property
+    @cached_property
     def incomplete(self) -> Path:
         """For what survives a kill, of both directions."""
         return self.storage / "incomplete" / "lfs-agent"
+
+    @cached_property
+    def left_over(self) -> dict[str, list[Path]]:
+        """By oid, what was handed over to a git-lfs that was killed before it renamed it, as it was at first sight."""
+        found: dict[str, list[Path]] = {}
+        with suppress(OSError):
+            for path in (self.storage / "tmp").iterdir():
+                if path.name.startswith(_FINISHED):
+                    found.setdefault(path.name.removeprefix(_FINISHED).partition("-")[0], []).append(path)
+        return found
 
     def partial(self, oid: Oid) -> Path:
         return self.incomplete / oid
@@ -40,7 +53,7 @@ class Folders(NamedTuple):
         return self.incomplete / f"{oid}.ranges"
 
     def finished(self, oid: Oid) -> Path:
-        return self.storage / "tmp" / f"lfs-agent-{oid}-{os.getpid()}"
+        return self.storage / "tmp" / f"{_FINISHED}{oid}-{os.getpid()}"
 
 
 def download(
@@ -69,8 +82,8 @@ def download(
 
 
 def _left_over(folders: Folders, oid: Oid, meter: Meter, stack: ExitStack) -> Path | None:
-    """What was handed over to a git-lfs that was killed before it renamed it; None where there is nothing."""
-    for path in (folders.storage / "tmp").glob(f"lfs-agent-{oid}-*"):
+    """What an earlier git-lfs did not rename any more; None where there is nothing."""
+    for path in folders.left_over.get(oid, []):
         with suppress(OSError):
             if (fd := take(path)) is None:
                 continue
@@ -218,8 +231,11 @@ def _check_size(store: Store, key: str, found: int, size: int) -> None:
 
 def _hand_over(fd: int, folders: Folders, oid: Oid) -> Path:
     """Gives the file a name of its own: nobody else touches it while git-lfs hashes and renames it."""
-    finished = folders.finished(oid)
-    folders.modes.make(finished.parent)
-    os.rename(folders.partial(oid), finished)
+    partial, finished = folders.partial(oid), folders.finished(oid)
+    try:
+        os.rename(partial, finished)
+    except FileNotFoundError:
+        folders.modes.make(finished.parent)
+        os.rename(partial, finished)
     folders.ranges(oid).unlink(missing_ok=True)
     return finished

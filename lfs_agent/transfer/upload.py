@@ -39,7 +39,7 @@ _SENT_BLOCK: Final = 256 * KIB
 """Each has to be sent within a timeout of the client: small enough for a link that many share."""
 _TRIES: Final = 2
 _JOURNAL: Final = ".upload"
-_UNASKED: Final = 64 * KIB
+_UNASKED: Final = 128 * KIB
 """Bytes of an object that is put without a question before: more would be sent in vain where it is there."""
 _LOOK_EVERY: Final = 64
 """Parts after which it is asked whether somebody else was faster: whoever sends in vain sends a GiB of it at most."""
@@ -119,11 +119,12 @@ def upload(
             found = _look(store, key) if asks else None
             if found is not None and not _is_judged(found, replacing):
                 skipped = _skip(store, found, oid, meter)
-                _let_go(store, key, meter.size, _notes(store, key, oid, state))
+                if meter.size > limits.min_part:  # else there were never parts of it
+                    _let_go(store, key, meter.size, _notes(store, key, oid, state))
                 return skipped
             job = _Job(store, key, oid, fd, meter, damaged=found.etag if found else "")
             try:
-                sent = _send(job, _notes(store, key, oid, state), modes, limits, streams)
+                sent = _send(job, state, modes, limits, streams)
             except ConflictError as conflict:
                 if asking is not None:
                     asking.trusted = False
@@ -229,8 +230,8 @@ def _notes(store: Store, key: str, oid: Oid, state: Path) -> Path:
     return state / f"{oid}.{of_whom}{_JOURNAL}"
 
 
-def _send(job: _Job, notes: Path, modes: Modes, limits: Limits, streams: int) -> Sent:
-    """Sends the object whole, or in parts with `notes` of what is done."""
+def _send(job: _Job, state: Path, modes: Modes, limits: Limits, streams: int) -> Sent:
+    """Sends the object whole, or in parts with notes of what is done in the folder `state`."""
     try:
         plan = plan_parts(job.meter.size, limits)
     except ValueError as error:
@@ -239,6 +240,7 @@ def _send(job: _Job, notes: Path, modes: Modes, limits: Limits, streams: int) ->
         plan = _plan_replacing(job, plan, limits)
     if plan.count == 1:
         return _send_whole(job)
+    notes = _notes(job.store, job.key, job.oid, state)
     with ExitStack() as stack:
         held = None
         with suppress(DiskError):  # an upload needs no room: without a lease it is just not resumed

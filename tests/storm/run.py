@@ -28,7 +28,7 @@ _SHORT: Final = {
     "LFS_AGENT_DEADLINE": "1.2",
     "LFS_AGENT_READ_TIMEOUT": "0.6",
 }
-_UNASKED: Final = 64 << 10
+_UNASKED: Final = 128 << 10
 """Bytes of an object that a worker may send before it knows that there are others."""
 _CLEAR: Final = {"LFS_AGENT_PART_SIZE": "5MiB", "LFS_AGENT_FIRST_DEADLINE": "60"}
 

@@ -329,7 +329,7 @@ def test_a_stop_ends_a_wait_between_two_requests(desk: Desk) -> None:
 def test_small_objects_are_asked_for_only_after_one_was_there(desk: Desk) -> None:
     there = DictStore()
     asking, store = Asking(trusted=True), FlakyStore(there, [])
-    small = [content(64 * KIB, seed) for seed in range(4)]
+    small = [content(128 * KIB, seed) for seed in range(4)]
     there.objects["2"] = small[2]
 
     sent = [desk.up(store, desk.write(data), key=str(number), asking=asking).how for number, data in enumerate(small)]
@@ -339,7 +339,7 @@ def test_small_objects_are_asked_for_only_after_one_was_there(desk: Desk) -> Non
     assert there.objects == {str(number): data for number, data in enumerate(small)}
 
 
-@pytest.mark.parametrize("size, trusted", [(64 * KIB + 1, True), (10, False)])
+@pytest.mark.parametrize("size, trusted", [(128 * KIB + 1, True), (10, False)])
 def test_large_objects_and_stores_that_may_overwrite_are_asked_first(desk: Desk, size: int, trusted: bool) -> None:
     store = FlakyStore(DictStore(), [])
 
