@@ -343,7 +343,7 @@ class Worker:
             patience,
             cellar.keeper(ledger, self._halt, self._note_saved),
             cellar.registrar(store, ledger),
-            Asking(cellar.replaces_nothing),
+            Asking(lambda: cellar.replaces_nothing),
         )
 
     def _note_saved(self, oid: Oid) -> None:

@@ -55,16 +55,25 @@ class Sent(NamedTuple):
 class Asking:
     """Whether the objects of a process are asked for before they are sent.
 
-    Small ones are not, where the store is `trusted` to replace nothing, until one of them turns out to be there: of
-    those that follow, more will be.
+    Small ones are not, as soon as the store is known to replace nothing, until one of them turns out to be there: of
+    those that follow, more will be. Another process may find out first what `replaces_nothing` tells.
     """
 
-    def __init__(self, trusted: bool = False) -> None:
-        self.trusted = trusted
+    def __init__(self, replaces_nothing: Callable[[], bool]) -> None:
+        self._replaces_nothing = replaces_nothing
+        self._known = False
+        self._met = False
 
     def is_needed(self, size: int) -> bool:
         """Whether the store is to be asked for an object of so many bytes first."""
-        return not self.trusted or size > _UNASKED
+        if size > _UNASKED or self._met:
+            return True
+        self._known = self._known or self._replaces_nothing()
+        return not self._known
+
+    def met(self) -> None:
+        """One was there."""
+        self._met = True
 
 
 class _Job(NamedTuple):
@@ -118,6 +127,8 @@ def upload(
             asks = last > 0 or bool(replacing) or asking is None or asking.is_needed(meter.size)
             found = _look(store, key) if asks else None
             if found is not None and not _is_judged(found, replacing):
+                if asking:
+                    asking.met()
                 skipped = _skip(store, found, oid, meter)
                 if meter.size > limits.min_part:  # else there were never parts of it
                     _let_go(store, key, meter.size, _notes(store, key, oid, state))
@@ -126,8 +137,8 @@ def upload(
             try:
                 sent = _send(job, state, modes, limits, streams)
             except ConflictError as conflict:
-                if asking is not None:
-                    asking.trusted = False
+                if asking:
+                    asking.met()
                 found = _look(store, key) if last < _TRIES - 1 else store.stat(key)
                 if found is not None and not _is_judged(found, replacing):
                     return _skip(store, found, oid, meter)

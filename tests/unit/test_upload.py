@@ -328,7 +328,7 @@ def test_a_stop_ends_a_wait_between_two_requests(desk: Desk) -> None:
 
 def test_small_objects_are_asked_for_only_after_one_was_there(desk: Desk) -> None:
     there = DictStore()
-    asking, store = Asking(trusted=True), FlakyStore(there, [])
+    asking, store = Asking(lambda: True), FlakyStore(there, [])
     small = [content(128 * KIB, seed) for seed in range(4)]
     there.objects["2"] = small[2]
 
@@ -343,7 +343,7 @@ def test_small_objects_are_asked_for_only_after_one_was_there(desk: Desk) -> Non
 def test_large_objects_and_stores_that_may_overwrite_are_asked_first(desk: Desk, size: int, trusted: bool) -> None:
     store = FlakyStore(DictStore(), [])
 
-    desk.up(store, desk.write(content(size)), asking=Asking(trusted))
+    desk.up(store, desk.write(content(size)), asking=Asking(lambda: trusted))
 
     assert store.calls == ["stat", "put"]
 
@@ -353,6 +353,28 @@ def test_something_else_under_the_name_is_not_replaced_where_nobody_asked(desk: 
     there.objects[KEY] = b"something else"
 
     with pytest.raises(DamagedError, match="something else is stored under this name"):
-        desk.up(there, desk.write(content(10)), asking=Asking(trusted=True))
+        desk.up(there, desk.write(content(10)), asking=Asking(lambda: True))
 
     assert there.objects == {KEY: b"something else"}
+
+
+def test_what_another_process_found_out_of_the_store_counts_at_once(desk: Desk) -> None:
+    known = [False, False, True]
+    asking, store = Asking(lambda: known.pop(0)), FlakyStore(DictStore(), [])
+
+    for number in range(4):
+        desk.up(store, desk.write(content(10, number)), key=str(number), asking=asking)
+
+    assert store.calls == ["stat", "put", "stat", "put", "put", "put"]
+
+
+def test_an_object_that_was_asked_for_and_is_there_makes_others_be_asked_for(desk: Desk) -> None:
+    there = DictStore()
+    known = [False, True]
+    asking, store = Asking(lambda: known.pop(0)), FlakyStore(there, [])
+    there.objects["0"] = content(10, 0)
+
+    for number in range(3):
+        desk.up(store, desk.write(content(10, number)), key=str(number), asking=asking)
+
+    assert store.calls == ["stat", "stat", "put", "stat", "put"]
