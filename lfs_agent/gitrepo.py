@@ -202,14 +202,23 @@ class Repository:
 
         Raises UsageError outside of a repository.
         """
-        return (self.cwd / git("rev-parse", "--git-common-dir", cwd=self.cwd).rstrip("\n")).resolve()
+        common, _, refusal = self._places
+        if not common:
+            raise UsageError(f"git rev-parse: {refusal}")
+        return (self.cwd / common).resolve()
 
     @cached_property
     def worktree(self) -> Path | None:
         """The top of the work tree; None in a bare repository."""
-        done = run_git(["rev-parse", "--show-toplevel"], cwd=self.cwd)
-        top = done.stdout.decode(errors="surrogateescape").rstrip("\n")
-        return Path(top) if done.returncode == 0 and top else None
+        _, top, _ = self._places
+        return Path(top) if top else None
+
+    @cached_property
+    def _places(self) -> tuple[str, str, str]:
+        """The common git folder, the top of the work tree, "" for each that is not there, and why git has none."""
+        done = run_git(["rev-parse", "--git-common-dir", "--show-toplevel"], cwd=self.cwd)
+        common, _, top = done.stdout.decode(errors="surrogateescape").partition("\n")
+        return common, top.rstrip("\n"), done.stderr.decode(errors="replace").strip()
 
     @cached_property
     def config(self) -> list[Entry]:
@@ -353,8 +362,8 @@ class Repository:
         said = done.stdout.decode(errors="replace")
         if done.returncode:
             raise UsageError(f"git lfs prune --dry-run: {' '.join(done.stderr.decode(errors='replace').split())}")
-        oids = dict.fromkeys(Oid(oid) for oid in _PRUNED.findall(said))
-        counted = _PRUNED_COUNT.search(said)
+        oids = dict.fromkeys(Oid(oid) for oid in re.findall(_PRUNED, said))
+        counted = re.search(_PRUNED_COUNT, said)
         if len(oids) != (int(counted[1]) if counted else 0):
             raise UsageError(
                 "git lfs prune --dry-run --verbose speaks in another way than 3.3 to 3.8 do: nothing was done"
@@ -517,8 +526,8 @@ _WITHOUT_END: Final = (EVERYTHING, STAGED, KNOWN)
 
 _MAX_TEXT: Final = 1 << 20
 
-_PRUNED: Final = re.compile(r"^ \* ([0-9a-f]{64}) \(", re.MULTILINE)
-_PRUNED_COUNT: Final = re.compile(r"\b([0-9]+) files? would be pruned")
+_PRUNED: Final = r"(?m)^ \* ([0-9a-f]{64}) \("
+_PRUNED_COUNT: Final = r"\b([0-9]+) files? would be pruned"
 _ASKED_AT_ONCE: Final = 60
 """Objects: their names fit into the smallest pipe there is (4 KiB), so that neither side ever waits for the other."""
 

@@ -49,7 +49,7 @@ _MARKS_FOR_S: Final = 600.0
 """So long what was read of the marks is believed."""
 _WAIT_S: Final = 15.0
 _POLL_S: Final = 0.5
-_RUN: Final = re.compile(r"[0-9a-f]{16}")
+_RUN: Final = r"[0-9a-f]{16}"
 
 
 class Mark(NamedTuple):
@@ -449,7 +449,7 @@ def shareable(url: str, top: Path) -> str:
 
 def _mark(fields: Mapping[str, Any]) -> Mark:
     run = str(fields["run"])
-    if not _RUN.fullmatch(run):
+    if not re.fullmatch(_RUN, run):
         raise ValueError("a mark without a run")
     return Mark(
         parse_oid(fields["oid"]),

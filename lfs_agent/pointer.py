@@ -10,14 +10,15 @@ MAX_POINTER_SIZE = 1024
 """Bytes; git-lfs reads nothing larger as a pointer."""
 
 _OID = re.compile(r"[0-9a-f]{64}")
-_POINTER = re.compile(
+# The other patterns are compiled at their first use: who moves objects reads no pointers.
+_POINTER = (
     rb"version (?:https://git-lfs\.github\.com/spec/v1|http://git-media\.io/v/2|https://hawser\.github\.com/spec/v1)\n"
     rb"(?:ext-[^\n]*\n)*"
     rb"oid sha256:(?P<oid>[0-9a-f]{64})\n"
     rb"(?:ext-[^\n]*\n)*"
     rb"size \+?(?P<size>[0-9]+)"
 )
-_CANONICAL = re.compile(
+_CANONICAL = (
     rb"version https://git-lfs\.github\.com/spec/v1\n"
     rb"(?:ext-[0-9]-[^\s]+ sha256:[0-9a-f]{64}\n)*"
     rb"oid sha256:[0-9a-f]{64}\n"
@@ -57,7 +58,7 @@ def parse_pointer(blob: bytes) -> Pointer | None:
     if len(blob) >= MAX_POINTER_SIZE:
         return None
     lines = (line.removesuffix(b"\r") for line in blob.strip().split(b"\n"))
-    match = _POINTER.fullmatch(b"\n".join(line for line in lines if line))
+    match = re.fullmatch(_POINTER, b"\n".join(line for line in lines if line))
     if not match or (size := int(match["size"])) > _MAX_SIZE:
         return None
     return Pointer(Oid(match["oid"].decode()), size)
@@ -65,4 +66,4 @@ def parse_pointer(blob: bytes) -> Pointer | None:
 
 def is_canonical(blob: bytes) -> bool:
     """Whether a pointer is as git-lfs writes it: any other way to write it is another blob for the same object."""
-    return bool(_CANONICAL.fullmatch(blob))
+    return bool(re.fullmatch(_CANONICAL, blob))

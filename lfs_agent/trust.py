@@ -46,7 +46,7 @@ class Claim(NamedTuple):
         return self.target.bucket
 
 
-_SERVER = re.compile(rf"{re.escape(AMAZON)}|(?:[a-z0-9.-]+|\[[0-9a-f:.]+\]):[0-9]{{1,5}}", re.ASCII)
+_SERVER = rf"{re.escape(AMAZON)}|(?:[a-z0-9.-]+|\[[0-9a-f:.]+\]):[0-9]{{1,5}}"
 
 
 def parse_identity(text: str) -> str:
@@ -58,7 +58,7 @@ def parse_identity(text: str) -> str:
     Raises UsageError.
     """
     server, _, bucket = text.rpartition("/")
-    if not text.startswith("dir::") and not _SERVER.fullmatch(server):
+    if not text.startswith("dir::") and not re.fullmatch(_SERVER, server, re.ASCII):
         raise UsageError(
             f"not a store: {text[:200]!r}; say HOST:PORT/BUCKET, {AMAZON}/BUCKET, dir::/FOLDER, or the URL of a store"
         )
