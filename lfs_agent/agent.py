@@ -30,7 +30,7 @@ from lfs_agent.parts import Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Download, Init, Terminate, Unusable, Upload
 from lfs_agent.retry import Patience
-from lfs_agent.session import RECORD_LIMIT, Breaker, SessionFiles, name_session, sweep
+from lfs_agent.session import RECORD_LIMIT, Breaker, Handover, SessionFiles, name_session, sweep
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
@@ -327,7 +327,8 @@ class Worker:
         return SessionError(met.message if met.message and met.at < self._started else _NOT_TRIED)
 
     def _opened(self) -> Ready:
-        cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ)
+        handover = Handover(self._shared.aws, self._halt) if self._shared else None
+        cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ, handover=handover)
         store, patience = cellar.open(stop=self._halt, notice=self._note_retry, shared=self._shared)
         self._log = self._open_log(cellar)
         if profile := cellar.profile_passed_over:

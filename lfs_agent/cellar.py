@@ -37,7 +37,8 @@ _MAX_CELLAR_FILE: Final = 1 << 13
 class Cellar:
     """A repository's objects for one operation and remote: where they are, by which settings.
 
-    `given`: a store to look at in place of the one that the repository's configuration names.
+    `given`: a store to look at in place of the one that the repository's configuration names. `handover`: where the
+    workers of a session tell each other what AWS's files say.
     """
 
     def __init__(
@@ -47,12 +48,14 @@ class Cellar:
         remote: str,
         environ: Mapping[str, str],
         given: LfsUrl | None = None,
+        handover: Handover | None = None,
     ) -> None:
         self.repo: Final = repo
         self.operation: Final = operation
         self.remote: Final = remote
         self.environ: Final = environ
         self.given: Final = given
+        self._handover = handover
 
     @cached_property
     def named(self) -> LfsUrl:
@@ -283,7 +286,7 @@ class Cellar:
     def _aws(self) -> "Aws":
         from lfs_agent.store.aws import Aws
 
-        return Aws(self.settings, self.environ, self._cellar_profile)
+        return Aws(self.settings, self.environ, self._cellar_profile, self._handover)
 
     @cached_property
     def claim(self) -> Claim:
@@ -294,7 +297,7 @@ class Cellar:
         if isinstance(self.target, FolderTarget):
             return Claim(self.target, "", self.named.committed, endpoint_committed=False)
         settings, chosen = self.resolved
-        own = self._aws.endpoint.rstrip("/")
+        own = self._aws.said.endpoint.rstrip("/")
         if own and not settings.endpoint:
             resolve({"endpoint": Value(own, "AWS's own settings")})  # UsageError for one that is none
         endpoint = (settings.endpoint or own).rstrip("/")
@@ -343,7 +346,7 @@ class Cellar:
     @property
     def profile_passed_over(self) -> str:
         """The AWS profile that the repository recommends, where it is not the one in use."""
-        if isinstance(self.target, FolderTarget) or self._aws.profile:
+        if isinstance(self.target, FolderTarget) or self._aws.said.profile:
             return ""
         return self._cellar_profile
 

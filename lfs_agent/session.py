@@ -119,8 +119,13 @@ class SessionFiles(NamedTuple):
 
     @property
     def login(self) -> Path:
-        """For Handover."""
+        """For Handover: of a login."""
         return self.folder / f"{self.name}.login"
+
+    @property
+    def aws(self) -> Path:
+        """For Handover: of what AWS's files say."""
+        return self.folder / f"{self.name}.aws"
 
 
 class Cause(NamedTuple):
@@ -281,9 +286,9 @@ class Slots:
 
 
 class Handover:
-    """One login for all workers: the first leaves it here for the others, in its memory, never in a file.
+    """What one worker leaves for all others, a login mostly: in its memory, never in a file.
 
-    The file at `path` only says whose memory. It works on Linux; elsewhere each worker logs in.
+    The file at `path` only says whose memory. It works on Linux; elsewhere each worker finds out for itself.
     """
 
     def __init__(self, path: Path, stop: threading.Event) -> None:
@@ -299,15 +304,15 @@ class Handover:
                 stack.enter_context(lease(self._path, self._stop))
             yield
 
-    def leave(self, login: dict[str, str]) -> None:
+    def leave(self, found: dict[str, str]) -> None:
         """For the others; {} where there is nothing to spare: each of them may log in, too."""
         with suppress(OSError, AttributeError):
             if self._memory >= 0:
                 os.close(self._memory)
                 self._memory = -1
-            if login:
+            if found:
                 self._memory = os.memfd_create(self._label)
-                os.write(self._memory, json.dumps(login).encode())
+                os.write(self._memory, json.dumps(found).encode())
             self._path.write_text(f"{os.getpid()} {self._memory}")
 
     def given(self) -> dict[str, str] | None:
@@ -320,10 +325,10 @@ class Handover:
             there = process / "fd" / str(memory)
             if process.stat().st_uid != os.geteuid() or str(there.readlink()) != f"/memfd:{self._label} (deleted)":
                 return None  # of a worker that is gone, whose number another process has now
-            login = json.loads(there.read_bytes())
+            found = json.loads(there.read_bytes())
         except (OSError, ValueError):
             return None
-        return {str(name): str(value) for name, value in login.items()}
+        return {str(name): str(value) for name, value in found.items()}
 
     @property
     def _label(self) -> str:

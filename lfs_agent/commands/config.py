@@ -114,14 +114,14 @@ def _own_connection(cellar: Cellar, settings: Settings) -> "Connection":
     from lfs_agent.store.s3 import resolve_connection
 
     aws = Aws(settings, cellar.environ)
-    return resolve_connection(aws, settings, settings.endpoint or aws.endpoint, cellar.repo.http_setting)
+    return resolve_connection(aws, settings, settings.endpoint or aws.said.endpoint, cellar.repo.http_setting)
 
 
 def _from_aws(connection: "Connection", environ: Mapping[str, str]) -> dict[str, Row]:
     """What holds where nobody sets it for us: AWS's own settings, and what follows from them."""
     rows = {
         "endpoint": connection.endpoint,
-        "region": connection.aws.region,
+        "region": connection.aws.said.region,
         "profile": connection.profile,
         "ca": connection.ca,
         "client_cert": connection.client_cert,
@@ -141,6 +141,6 @@ def _origin(name: str, connection: "Connection", environ: Mapping[str, str]) -> 
             return f"environment: {variable}"
     if name == "profile":
         return ".mlcellar.toml"
-    if name in _GIT_KEYS and not (name == "ca" and connection.aws.ca):
+    if name in _GIT_KEYS and not (name == "ca" and connection.aws.said.ca):
         return f"git config: {_GIT_KEYS[name]}"
     return f"AWS configuration, profile {connection.profile or 'default'}"

@@ -4,11 +4,12 @@ import os
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from lfs_agent.config import Settings
 from lfs_agent.errors import CredentialsError
-from lfs_agent.store.login import Given, Keys, Source
+from lfs_agent.session import Handover
+from lfs_agent.store.login import FREE, Given, Keys, Source, as_given
 
 if TYPE_CHECKING:
     from botocore.session import Session
@@ -27,17 +28,39 @@ _FILES: Final = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FIL
 _ODD: Final = ("AWS_S3_", "AWS_AUTH_SCHEME_PREFERENCE", "AWS_SIGV4A_")
 
 
+class Said(NamedTuple):
+    """What AWS's own settings come to; "" where they say nothing."""
+
+    region: str
+    ca: str
+    """A file of certificates to trust."""
+    profile: str
+    endpoint: str
+    """S3's."""
+    odd: str
+    """What the address of a bucket, or its signatures, follow from, and only botocore knows."""
+
+
 class Aws:
     """AWS's own settings, and its chain of credentials, with the user's profile.
 
     `cellar_profile`: the one that the repository recommends; used where the user has it, and nothing else of the
-    user's chooses an identity.
+    user's chooses an identity. `handover`: where the workers of a session tell each other what the files say.
     """
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], cellar_profile: str = "") -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        cellar_profile: str = "",
+        handover: Handover | None = None,
+    ) -> None:
         self._settings = settings
         self._environ = environ
         self._cellar_profile = cellar_profile
+        self._handover = handover
+        self._spare: Source | None = None
+        """What another worker has read, until it was asked for."""
 
     @cached_property
     def session(self) -> "Session":
@@ -59,30 +82,41 @@ class Aws:
         files = (os.path.expandvars(environ.get(name) or usual) for name, usual in _FILES.items())
         return not any(Path(file).expanduser().exists() for file in files)
 
-    @property
-    def region(self) -> str:
-        """ "" where nothing names one."""
+    @cached_property
+    def said(self) -> Said:
+        """Raises CredentialsError for a profile that is not there."""
         environ = self._environ
         if self.is_plain:
-            return environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ""
-        return self.session.get_config_variable("region") or ""
+            region = environ.get("AWS_REGION") or environ.get("AWS_DEFAULT_REGION") or ""
+            return Said(region, environ.get("AWS_CA_BUNDLE") or "", "", self.endpoint_of("s3"), "")
+        return self._taken_over() or self._read()
+
+    def _read(self) -> Said:
+        endpoint, session = self.endpoint_of("s3"), self.session
+        region, ca = (str(session.get_config_variable(name) or "") for name in ("region", "ca_bundle"))
+        said = Said(region, ca, session.profile or "", endpoint, self._odd())
+        self._leave(said)
+        return said
+
+    def _leave(self, said: Said, keys: Mapping[str, str] = {}) -> None:
+        """For the other workers, which need not load botocore then."""
+        if self._handover:
+            self._handover.leave({"of": self._wanted, **said._asdict(), **keys})
+
+    def _taken_over(self) -> Said | None:
+        """What another worker has left of the same profile; None where none has."""
+        given = self._handover.given() if self._handover else None
+        if not given or given.pop("of", None) != self._wanted:
+            return None
+        said = Said(*(given.pop(name) for name in Said._fields))
+        if method := given.pop("method", None):
+            self._spare = Given(Keys(**given), method)
+        return said
 
     @property
-    def ca(self) -> str:
-        """The file of certificates to trust; "" where nothing names one."""
-        if self.is_plain:
-            return self._environ.get("AWS_CA_BUNDLE") or ""
-        return self.session.get_config_variable("ca_bundle") or ""
-
-    @property
-    def profile(self) -> str:
-        """The profile in use; "" where none is named."""
-        return "" if self.is_plain else self.session.profile or ""
-
-    @property
-    def endpoint(self) -> str:
-        """S3's, as `endpoint_of`."""
-        return self.endpoint_of("s3")
+    def _wanted(self) -> str:
+        """Which profile; one bucket may have another than the next."""
+        return f"{self._settings.profile or ''} {self._cellar_profile}"
 
     def endpoint_of(self, service: str) -> str:
         """The endpoint of AWS's own settings for a service, in their documented order; "" where they name none.
@@ -114,18 +148,12 @@ class Aws:
             raise CredentialsError(f"{error}; see: aws configure list-profiles") from None
         return profile, session.full_config.get("services", {}).get(profile.get("services"), {})
 
-    @property
-    def is_odd(self) -> bool:
-        """Whether the address of a bucket, or its signatures, follow from settings that only botocore knows."""
-        if self.is_plain:
-            return False
+    def _odd(self) -> str:
         profile, _ = self._configured
         wanted = ("use_fips_endpoint", "use_dualstack_endpoint")
-        return (
-            any(self.session.get_config_variable(name) for name in wanted)
-            or not profile.keys().isdisjoint({"s3", "auth_scheme_preference", "sigv4a_signing_region_set"})
-            or any(name.startswith(_ODD) for name in self._environ)
-        )
+        said = [name for name in wanted if self.session.get_config_variable(name)]
+        said += {"s3", "auth_scheme_preference", "sigv4a_signing_region_set"} & profile.keys()
+        return " ".join([*said, *(name for name in self._environ if name.startswith(_ODD))])
 
     def ask_chain(self) -> Source | None:
         """What AWS's chain gives now, asked from its beginning: what it gave before may have been renewed."""
@@ -134,7 +162,12 @@ class Aws:
             token, account_id = environ.get("AWS_SESSION_TOKEN"), environ.get("AWS_ACCOUNT_ID")
             lasting = (environ["AWS_ACCESS_KEY_ID"], environ["AWS_SECRET_ACCESS_KEY"])
             return Given(Keys(*lasting, token or None, account_id or None), "env")
+        if spare := self._spare:
+            self._spare = None
+            return spare
         from botocore.credentials import create_credential_resolver
 
-        found: Any = create_credential_resolver(self.session).load_credentials()
-        return cast("Source | None", found)
+        found = cast("Source | None", create_credential_resolver(self.session).load_credentials())
+        if self._handover and found and found.method in FREE:
+            self._leave(self.said, {"method": found.method, **as_given(found.get_frozen_credentials())})
+        return found

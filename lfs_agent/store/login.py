@@ -7,8 +7,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from lfs_agent.session import Handover
 from lfs_agent.store.s3errors import is_from_client
 
-_FREE: Final = frozenset({"env", "shared-credentials-file", "config-file"})
-"""Sources that ask nobody: each worker may read them for itself."""
+FREE: Final = frozenset({"env", "shared-credentials-file", "config-file"})
+"""Methods of sources that ask nobody: each worker may read them for itself."""
 
 
 class Keys(NamedTuple):
@@ -124,18 +124,19 @@ class Login:
     def _logged_in(self, refused: Keys | None) -> Source | None:
         if self._handover is None:
             return self._chain()
-        of_no_use = (None, _as_given(refused) if refused else None)
+        of_no_use = (None, as_given(refused) if refused else None)
         given = self._handover.given()
         if given in of_no_use:
             with self._handover.held():
                 given = self._handover.given()  # somebody may have logged in meanwhile
                 if given in of_no_use:
                     found = self._chain()
-                    spare = found if found and found.method not in _FREE else None
-                    self._handover.leave(_as_given(spare.get_frozen_credentials()) if spare else {})
+                    spare = found if found and found.method not in FREE else None
+                    self._handover.leave(as_given(spare.get_frozen_credentials()) if spare else {})
                     return found
         return Given(Keys(**given), "handed over") if given else self._chain()
 
 
-def _as_given(credentials: Keys) -> dict[str, str]:
+def as_given(credentials: Keys) -> dict[str, str]:
+    """Keys as they are handed over."""
     return {name: value for name, value in credentials._asdict().items() if value}

@@ -91,21 +91,22 @@ class Connection(NamedTuple):
 def resolve_connection(aws: Aws, settings: Settings, endpoint: str, git_http: Callable[[str, str], str]) -> Connection:
     """Where requests go. `endpoint`: "" for Amazon's own; `git_http(url, name)`: git's own `http.<name>` for a URL."""
     url = endpoint or "https://s3.amazonaws.com"
-    ca = settings.ca or aws.ca or git_http(url, "sslcainfo")
+    said = aws.said
+    ca = settings.ca or said.ca or git_http(url, "sslcainfo")
     proxy = git_http(url, "proxy")
     own = settings.client_cert
     key = settings.client_key or ("" if own else git_http(url, "sslkey"))
     return Connection(
         aws=aws,
         endpoint=endpoint,
-        region=settings.region or aws.region or "us-east-1",
+        region=settings.region or said.region or "us-east-1",
         path_style=bool(endpoint) if settings.path_style is None else settings.path_style,
-        profile=aws.profile,
+        profile=said.profile,
         ca=_file(ca),
         proxy="" if proxy and _environment_proxy(url) else proxy,
         client_cert=_file(own or git_http(url, "sslcert")),
         client_key=_file(key),
-        lean=not aws.is_odd,
+        lean=not said.odd,
     )
 
 

@@ -246,7 +246,7 @@ def test_an_upload_is_taken_up_by_the_same_account_only(
             for name, value in {**environ, "AWS_SHARED_CREDENTIALS_FILE": str(logins)}.items():
                 env.setenv(name, value)
             aws = Aws(Settings(), dict(os.environ))
-            to = Connection(aws, place.server.endpoint, "us-east-1", True, aws.profile, "", "")
+            to = Connection(aws, place.server.endpoint, "us-east-1", True, aws.said.profile, "", "")
             store = S3Store(place.bucket, to, Settings())
             store.connect()
         return FlakyStore(store, failures)

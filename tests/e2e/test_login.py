@@ -10,6 +10,7 @@ import pytest
 
 from tests.cellar import Cellar, random_bytes
 from tests.conftest import absent
+from tests.e2e.dialogue import Agent, seen_by_spy
 from tests.machine import Home
 from tests.proxy import EXPIRED_TOKEN, FaultProxy, Faults, Rule
 from tests.proxy.faults import Action, Seen
@@ -89,6 +90,44 @@ def test_the_login_is_in_no_file(cellar: Cellar, helper: Helper, any_server: Ser
     kept = [path for path in (cellar.work / ".git").rglob("*") if path.is_file() and secret in path.read_bytes()]
     assert kept == []
     assert helper.calls >= 1
+
+
+def write_down(home: Home, server: Server, account: int) -> None:
+    """Leaves the server's keys in AWS's own files alone."""
+    (home.folder / ".aws").mkdir(exist_ok=True)
+    (home.folder / ".aws" / "credentials").write_text(
+        f"[default]\naws_access_key_id = {server.access_key}\naws_secret_access_key = {server.secret_key}\n"
+        f"aws_account_id = {account:012d}\n"
+    )
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        home.environ.pop(name, None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what the files say is handed over on Linux only")
+def test_the_files_of_aws_are_read_by_one_worker_and_by_another_only_once_their_keys_are_refused(
+    cellar: Cellar, any_server: Server, tmp_path: Path
+) -> None:
+    oids = fill(cellar, 3)
+    write_down(cellar.home, any_server, 1)
+    refusals: list[Action] = []
+    botocore: list[bool] = []
+    with FaultProxy(any_server.endpoint, lambda _: (refusals.pop(),) if refusals else ()) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        with Agent(cellar.home, cellar.work) as one, Agent(cellar.home, cellar.work, spy=tmp_path / "spy") as two:
+            for number, agent in enumerate((one, two, two)):
+                if number < 2:
+                    agent.init("upload")
+                agent.upload(oids[number], cellar.local_object(oids[number]))
+                assert "error" not in agent.until_complete()[-1]
+                loaded = {note["module"] for note in seen_by_spy(tmp_path / "spy", "import")}
+                botocore.append("botocore.session" in loaded)
+                if number == 1:
+                    write_down(cellar.home, any_server, 2)
+                    refusals.append(EXPIRED_TOKEN)
+
+    assert [seen.fault for seen in proxy.requests if seen.fault] == ["403 ExpiredToken"]
+    assert botocore == [False, False, True]
+    assert cellar.keys() == sorted(cellar.key(oid) for oid in oids)
 
 
 class Expiring:
