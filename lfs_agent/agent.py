@@ -34,6 +34,7 @@ from lfs_agent.session import RECORD_LIMIT, Breaker, Handover, SessionFiles, nam
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
+from lfs_agent.transfer.listing import Listing
 from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import Asking, Sent, upload
 
@@ -44,7 +45,6 @@ _GRACE_S: Final = 1.0
 _BUDGET_STREAMS: Final = 16
 """Parts in flight in all workers together."""
 
-_TRIES: Final = 2
 _NOT_TRIED: Final = "not tried: the whole session was stopped by the cause that is told once; see lfs-agent log"
 
 Write = Callable[[bytes], None]
@@ -334,6 +334,7 @@ class Worker:
         if profile := cellar.profile_passed_over:
             self._log.info("profile passed over", profile=profile, source=".mlcellar.toml")
         store.connect()
+        listing = Listing(store, cellar.prefix, cellar.key, self._shared.listing) if self._shared else None
         ledger, settings = Ledger(store, cellar.prefix), cellar.settings
         return Ready(
             cellar,
@@ -344,7 +345,7 @@ class Worker:
             patience,
             cellar.keeper(ledger, self._halt, self._note_saved),
             cellar.registrar(store, ledger),
-            Asking(lambda: cellar.replaces_nothing),
+            Asking(lambda: cellar.replaces_nothing, listing),
         )
 
     def _note_saved(self, oid: Oid) -> None:
@@ -364,7 +365,7 @@ class Worker:
                 hold=self._handed_over,
             )
         path = self._local(request)
-        for _ in range(_TRIES):
+        for asking in (ready.asking, None):  # what was seen and is gone is asked for
             seen_at = time.monotonic()
             sent = upload(
                 ready.store,
@@ -376,9 +377,10 @@ class Worker:
                 modes=folders.modes,
                 limits=ready.limits,
                 streams=ready.streams,
-                asking=ready.asking,
+                asking=asking,
             )
-            if sent.how != "skipped" or ready.keeper.keep(request.oid, seen_at):
+            if sent.how != "skipped" or ready.keeper.keep(request.oid, min(seen_at, sent.seen_at)):
+                ready.asking.count(sent)
                 ready.registrar.register(self._halt)
                 return sent
         raise ObjectError(f"{ready.store.address(key)} comes and goes: push again")

@@ -3,7 +3,6 @@
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
@@ -14,6 +13,7 @@ from lfs_agent.ledger import RESERVED, Ledger, Mark, Marks, Registration, age_of
 from lfs_agent.log import Log
 from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid
+from lfs_agent.session import Moment
 from lfs_agent.store import Stock, Stored
 
 Status = Literal["orphan", "young", "marked", "waiting", "deletable", "deleted", "saved", "gone", "changed", "failed"]
@@ -63,17 +63,6 @@ class Survey:
         return [orphan for orphan in self.orphans if orphan.status == status]
 
 
-class Clock:
-    """How long ago something was, also where this machine slept meanwhile or its clock was set back."""
-
-    def __init__(self) -> None:
-        self._wall, self._monotonic = time.time(), time.monotonic()
-
-    @property
-    def elapsed_s(self) -> float:
-        return max(time.time() - self._wall, time.monotonic() - self._monotonic)
-
-
 class Collector:
     """The gc of one store. `older_than_s`: objects go only after so long, and so long after they were marked.
 
@@ -89,7 +78,7 @@ class Collector:
         self._key = key
         self._older_than_s = older_than_s
         self._run = os.urandom(8).hex()
-        self._clock = Clock()
+        self._clock = Moment.now()
         self._found = Marks([])
         self._probing = threading.Lock()  # one decision shows whether the store holds to the first one
         self._probed = False
@@ -125,7 +114,7 @@ class Collector:
 
     def read_marks(self) -> int:
         """Reads what is marked, before the repositories are asked; how many that are."""
-        self._clock = Clock()
+        self._clock = Moment.now()
         self._found = self._ledger.marks()
         return len(self._found.marks)
 
@@ -203,7 +192,7 @@ class Collector:
             return replace(orphan, status="changed", reason="it was stored anew since")
         if self._clock.elapsed_s > _RUN_S:
             return replace(orphan, status="waiting", reason="this gc has been at work for too long: the next goes on")
-        decided = Clock()
+        decided = Moment.now()
         mark = orphan.mark.run, orphan.oid
         first = self._ledger.decide(mark, "deleting", lambda key: age_of(self._stock, key))
         if first and first.state == "saved":
@@ -223,7 +212,7 @@ class Collector:
                 )
             self._probed = True
 
-    def _deleted(self, orphan: Orphan, decided: Clock, log: Log) -> Orphan:
+    def _deleted(self, orphan: Orphan, decided: Moment, log: Log) -> Orphan:
         about = {"oid": orphan.oid, "size": orphan.size, "key": orphan.key, "etag": orphan.mark.etag}
         log.warning("deleting", **about)
         self._stock.connect()  # a login that waits for a person must not hold back a deletion past its time

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from lfs_agent.errors import DiskError, StoppedError
 from lfs_agent.lease import lease, take
@@ -86,6 +86,28 @@ def _started(pid: int) -> float:
         return 0.0
 
 
+class Moment(NamedTuple):
+    """A time that the processes of a machine can compare, also where it slept meanwhile or its clock was set.
+
+    `wall` as time.time(), `monotonic` as time.monotonic() says it.
+    """
+
+    wall: float
+    monotonic: float
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(time.time(), time.monotonic())
+
+    @property
+    def elapsed_s(self) -> float:
+        return max(time.time() - self.wall, time.monotonic() - self.monotonic)
+
+    def is_within(self, seconds: float) -> bool:
+        """Whether it was so lately; what is still to come was another machine's, or before this one was started."""
+        return 0 <= self.elapsed_s < seconds
+
+
 class SessionFiles(NamedTuple):
     """Where the workers of the session `name` meet."""
 
@@ -116,6 +138,11 @@ class SessionFiles(NamedTuple):
     def slot(self) -> Path:
         """For Slots."""
         return self.folder / f"{self.name}.slot"
+
+    @property
+    def listing(self) -> Path:
+        """For transfer's Listing."""
+        return self.folder / f"{self.name}.listing"
 
     @property
     def login(self) -> Path:

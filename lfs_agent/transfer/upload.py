@@ -3,6 +3,7 @@
 import base64
 import errno
 import hashlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -31,6 +32,7 @@ from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import MultipartUpload, ObjectStat, SentPart, Store, StoredPart
 from lfs_agent.transfer.journal import Journal
+from lfs_agent.transfer.listing import Listing
 from lfs_agent.transfer.meter import Meter
 
 _BLOCK: Final = 512 * KIB
@@ -50,19 +52,23 @@ class Sent(NamedTuple):
 
     how: Literal["uploaded", "replaced", "skipped"]
     proven: bool
+    seen_at: float = math.inf
+    """When the store had it, as time.monotonic(), where only a list says so that was asked for before."""
 
 
 class Asking:
     """Whether the objects of a process are asked for before they are sent.
 
     Small ones are not, as soon as the store is known to replace nothing, until one of them turns out to be there: of
-    those that follow, more will be. Another process may find out first what `replaces_nothing` tells.
+    those that follow, more will be. Another process may find out first what `replaces_nothing` tells. Of
+    what the `listing` knows to be there the store is not asked.
     """
 
-    def __init__(self, replaces_nothing: Callable[[], bool]) -> None:
+    def __init__(self, replaces_nothing: Callable[[], bool], listing: Listing | None = None) -> None:
         self._replaces_nothing = replaces_nothing
         self._known = False
         self._met = False
+        self._listing = listing
 
     def is_needed(self, size: int) -> bool:
         """Whether the store is to be asked for an object of so many bytes first."""
@@ -74,6 +80,15 @@ class Asking:
     def met(self) -> None:
         """One was there."""
         self._met = True
+
+    def seen_at(self, oid: Oid, size: int) -> float | None:
+        """As `Listing.seen_at`."""
+        return self._listing.seen_at(oid, size) if self._listing else None
+
+    def count(self, sent: Sent) -> None:
+        """Hears how it went."""
+        if self._listing:
+            self._listing.count(was_there=sent.how == "skipped")
 
 
 class _Job(NamedTuple):
@@ -123,6 +138,10 @@ def upload(
     the store raises.
     """
     with _opened(path, oid, meter.size) as fd:
+        if asking and not replacing and (seen_at := asking.seen_at(oid, meter.size)) is not None:
+            meter.finished()
+            _let_go(store, key, meter.size, _notes(store, key, oid, state))
+            return Sent("skipped", False, seen_at)
         for last in range(_TRIES):
             asks = last > 0 or bool(replacing) or asking is None or asking.is_needed(meter.size)
             found = _look(store, key) if asks else None

@@ -201,6 +201,12 @@ def keep_local(work: Path, oid: str, content: bytes) -> Path:
     return path
 
 
+def listed_by_a_worker(work: Path) -> bool:
+    """Whether one has got a list from the store, for all workers of its session to look at."""
+    sessions = work / ".git" / "lfs" / "lfs-agent" / "sessions"
+    return any(path.stat().st_size for path in sessions.glob("*.listing"))
+
+
 def files_below(folder: Path) -> list[str]:
     """The files there, relative, in order."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -23,6 +23,7 @@ from lfs_agent.pointer import Oid
 from lfs_agent.store.folder import FolderStock, FolderStore
 from tests.cellar import Cellar, random_bytes
 from tests.e2e.conftest import with_ages
+from tests.e2e.dialogue import Agent, listed_by_a_worker, wait_for
 from tests.machine import Home
 from tests.proxy import Answer, FaultProxy, Faults, Key, Rule, Stall, StripHeaders
 from tests.servers import Server
@@ -499,6 +500,33 @@ def test_a_push_waits_for_a_deletion_that_was_begun_and_reports_no_success_befor
     assert set(cellar.keys()) == set(map(cellar.key, (blocked, late, stale)))
 
 
+def test_what_a_gc_deletes_after_a_push_has_listed_it_is_sent_again(cellar: Cellar) -> None:
+    """By a worker that has read the marks before the list, and by one that reads them when all is over."""
+    gone = marked(cellar, 101, 102)
+    present = [cellar.write(f"{seed}.bin", SIZE, seed) for seed in range(8)]
+    cellar.commit("Fill the cellar")
+    cellar.push()
+    with Agent(cellar.home, cellar.work) as first, Agent(cellar.home, cellar.work) as second:
+
+        def push(agent: Agent, oid: str) -> None:
+            agent.upload(oid, cellar.local_object(oid))
+            assert agent.until_complete()[-1] == {"event": "complete", "oid": oid}
+
+        assert first.init("upload") == second.init("upload") == {}
+        for oid in present:
+            push(first, oid)
+        wait_for(lambda: listed_by_a_worker(cellar.work), 60)
+        assert statuses(gc(cellar, *deleting(2))) == dict.fromkeys(gone, "deleted")
+        assert len(cellar.keys()) == 8
+
+        push(first, gone[0])
+        push(second, present[0])
+        push(second, gone[1])
+        assert first.end() == second.end() == 0
+
+    assert set(cellar.keys()) == set(map(cellar.key, [*present, *gone]))
+
+
 def marks_of(cellar: Cellar) -> list[str]:
     key = "cellar/.lfs-agent/gc/marks.jsonl"
     answer = cellar.server.client().get_object(Bucket=cellar.bucket, Key=key)
@@ -604,7 +632,7 @@ def test_an_answer_that_is_lost_is_looked_after_and_not_asked_for_again(cellar: 
     with FaultProxy(cellar.server.endpoint, Faults(rules)) as proxy:
         ended = gc(cellar, *deleting(2), env={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
         sent = [seen for seen in proxy.requests if seen.method == "DELETE"]
-        assert len(sent) == 2
+        assert len(sent) == 2, ended
 
     assert ended.returncode == 3
     assert {oid: each["status"] for oid, each in found(ended).items()} == {done: "deleted", undone: "failed"}

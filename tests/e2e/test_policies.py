@@ -498,6 +498,20 @@ def test_without_the_right_to_list_a_push_goes_on_and_verify_says_which_right_wo
     assert again - Counter(PutObject=1) == {"HeadObject": 2}  # the small one is sent in vain, once
 
 
+def test_without_the_right_to_list_a_push_of_what_is_there_is_refused_a_list_once(cellar: Cellar) -> None:
+    for number in range(80):
+        cellar.write(f"{number}.bin", 1000, number)
+    cellar.commit("Fill the cellar")
+    cellar.push()
+    become(cellar.home, cellar, "writer", without="s3:ListBucket")
+    mark = cellar.server.mark()
+    cellar.git("lfs", "push", "--all", "origin")
+
+    requests = [request for request in cellar.server.requests(mark) if request.bucket == cellar.bucket]
+    assert [request.status for request in requests if request.operation == "ListObjectsV2"] == [403]
+    assert len([request for request in requests if request.operation == "HeadObject"]) == 80
+
+
 def test_without_the_right_to_list_a_pull_of_what_is_missing_says_which_right_would_tell(
     cellar: Cellar, second_home: Home, tmp_path: Path
 ) -> None:

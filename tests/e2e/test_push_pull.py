@@ -15,9 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.cellar import Cellar
+from tests.cellar import Cellar, random_bytes
 from tests.conftest import absent
-from tests.e2e.dialogue import files_below, left_in_tmp, processes_of, seen_by_spy, watch_agent
+from tests.e2e.dialogue import (
+    Agent,
+    files_below,
+    left_in_tmp,
+    listed_by_a_worker,
+    processes_of,
+    seen_by_spy,
+    wait_for,
+    watch_agent,
+)
 from tests.machine import Home
 from tests.servers import Server, Tls, Versitygw
 
@@ -178,7 +187,7 @@ def test_a_bare_clone_a_worktree_and_a_subfolder_fetch_too(cellar: Cellar, any_s
 # What is there is not sent again
 
 
-def test_two_hundred_present_objects_cost_a_question_each(cellar: Cellar, any_server: Server) -> None:
+def test_two_hundred_present_objects_cost_a_question_each_at_most(cellar: Cellar, any_server: Server) -> None:
     oids = fill(cellar, {f"{number}.bin": 2_000 + number for number in range(200)})
     cellar.push()
     assert cellar.keys() == sorted(map(cellar.key, oids.values()))
@@ -189,7 +198,40 @@ def test_two_hundred_present_objects_cost_a_question_each(cellar: Cellar, any_se
     puts = [request for request in requests if request.method == "PUT"]
     assert {request.status for request in puts} <= {412}
     assert len(puts) <= 8
-    assert len(requests) - len(puts) <= 200
+    asked = transfers(any_server, cellar.bucket, mark)
+    assert asked["HeadObject"] <= 200
+    assert asked["ListObjectsV2"] >= 1
+    assert asked["HeadObject"] + asked["ListObjectsV2"] == len(requests) - len(puts)
+
+
+def test_what_a_list_shows_is_not_asked_for_and_all_else_is(server: Server, cellar: Cellar) -> None:
+    present = list(fill(cellar, {f"{number}.bin": 2_000 + number for number in range(20)}).values())
+    cellar.push()
+    missing, shorter = (cellar.add(f"{seed}.bin", 500, seed) for seed in (77, 78))
+    cellar.put(shorter, b"something else")
+
+    def push(agent: Agent, *oids: str) -> list[str]:
+        """What is wrong with each."""
+        for oid in oids:
+            agent.upload(oid, cellar.local_object(oid))
+        return [agent.until_complete()[-1].get("error", {}).get("message", "") for _ in oids]
+
+    with Agent(cellar.home, cellar.work) as first, Agent(cellar.home, cellar.work) as second:
+        assert first.init("upload") == second.init("upload") == {}
+        assert push(first, *present[:8]) == [""] * 8
+        wait_for(lambda: listed_by_a_worker(cellar.work), 60)
+        mark = server.mark()
+        assert push(second, *present[8:]) == [""] * 12
+        assert transfers(server, cellar.bucket, mark) == {}
+        (wrong, none) = push(second, shorter, missing)
+        assert (first.end(), second.end()) == (0, 0)
+
+    assert f"s3://{cellar.bucket}/{cellar.key(shorter)} has 14 bytes, not 500: something else is stored" in wrong
+    assert (none, cellar.stored(missing)) == ("", random_bytes(500, 77))
+    records = cellar.home.run("lfs-agent", "log", "--json", "-n", "9", cwd=cellar.work).stdout.splitlines()
+    (told,) = [record for record in map(json.loads, records) if record["failed"]]
+    assert (told["skipped"], told["objects"], told["failed"]) == (20, 1, 1)
+    assert told["unproven"] >= 12
 
 
 def test_a_key_with_another_size_is_not_present_and_not_replaced(cellar: Cellar, any_server: Server) -> None:
