@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -425,7 +426,7 @@ def _in_parallel(
 
 
 class _Hashing:
-    """The one pass over the file: SHA-256 and CRC-32C of all of it, CRC-32C of each part."""
+    """The one pass over the file: its SHA-256, and the CRC-32C of each part, from which follows that of all of it."""
 
     def __init__(self, fd: int, meter: Meter) -> None:
         self._fd = fd
@@ -440,8 +441,8 @@ class _Hashing:
             block = _read(self._fd, min(_BLOCK, end - position), position, self._meter)
             self._sha256.update(block)
             crc = extend(crc, block)
-            self.crc = extend(self.crc, block)
             position += len(block)
+        self.crc = _joined(self.crc, crc, part.length)
         return crc
 
     def check(self, oid: Oid) -> None:
@@ -504,6 +505,33 @@ def _read(fd: int, length: int, offset: int, meter: Meter) -> bytes:
     if not block:
         raise LocalError("the local object was truncated while it was read; nothing was stored: push again")
     return block
+
+
+def _joined(first: int, second: int, length: int) -> int:
+    """The CRC-32C of two pieces together, from theirs; `length`: of the second one, in bytes."""
+    return _product(first, _shift(length)) ^ second
+
+
+@lru_cache(2)  # all parts but the last have the same length
+def _shift(length: int) -> int:
+    """x to the power of 8 * length."""
+    power, square = 1 << 31, 1 << 23
+    while length:
+        if length & 1:
+            power = _product(power, square)
+        square = _product(square, square)
+        length >>= 1
+    return power
+
+
+def _product(one: int, other: int) -> int:
+    """Of two polynomials modulo Castagnoli's; as in a CRC, the highest bit is the coefficient of 1."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if one >> bit & 1:
+            product ^= other
+        other = other >> 1 ^ (0x82F63B78 if other & 1 else 0)
+    return product
 
 
 def _base64(crc: int) -> str:
