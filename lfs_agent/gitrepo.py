@@ -92,6 +92,36 @@ def _entry(text: str, origin: str) -> Entry:
     return Entry(key, value if equals else "true", f"git config, {origin}")
 
 
+_PLAIN: Final = rb"(?:\[[a-z]+\]\n(?:[ \t]*[A-Za-z][A-Za-z0-9-]*[ \t]*=[ \t]*[A-Za-z0-9_./:?=&%+-]+\n)*)*"
+_LONGEST_PLAIN: Final = 1 << 12
+
+
+def parse_plain(content: bytes) -> list[tuple[str, str]] | None:
+    """Keys and values of a configuration, as git reads them; None where only git knows, which takes a worker 3 ms.
+
+    >>> parse_plain(b"[lfs]\\n\\turl = s3::cellar/weights\\n")
+    [('lfs.url', 's3::cellar/weights')]
+    """
+    if len(content) > _LONGEST_PLAIN or not re.fullmatch(_PLAIN, content):
+        return None
+    found, section = [], ""
+    for line in content.decode().splitlines():
+        key, equals, value = line.partition("=")
+        if equals:
+            found.append((f"{section}.{key.strip().lower()}", value.strip()))
+        else:
+            section = line[1:-1]
+    return found
+
+
+def _read_plain(file: Path) -> list[tuple[str, str]] | None:
+    try:
+        with file.open("rb") as opened:
+            return parse_plain(opened.read(_LONGEST_PLAIN + 1))
+    except OSError:
+        return None
+
+
 class ConfigFile(NamedTuple):
     """One file of git configuration, read and written by git itself; it need not exist.
 
@@ -234,8 +264,10 @@ class Repository:
     def lfsconfig(self) -> list[Entry]:
         """All of `.lfsconfig`: the work tree's, else the index's, else HEAD's, as git-lfs does."""
         sources = [["--blob", ":.lfsconfig"], ["--blob", "HEAD:.lfsconfig"]]
-        if self.worktree and _is_file(self.worktree / ".lfsconfig"):
-            sources.insert(0, ["--file", str(self.worktree / ".lfsconfig")])
+        if self.worktree and _is_file(file := self.worktree / ".lfsconfig"):
+            if (plain := _read_plain(file)) is not None:
+                return [Entry(key, value, ".lfsconfig") for key, value in plain]
+            sources.insert(0, ["--file", str(file)])
         for source in sources:
             done = run_git(["config", *source, "--no-includes", "--list", "-z"], cwd=self.cwd)
             if done.returncode == 0:

@@ -4,9 +4,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import ConfigFile, Entry, LfsUrl, Repository, config_file, read_config
+from lfs_agent.gitrepo import ConfigFile, Entry, LfsUrl, Repository, config_file, parse_plain, read_config
 from lfs_agent.protocol import Operation
 
 
@@ -143,6 +145,24 @@ def test_what_lfsconfig_may_not_say_is_not_taken(work: Path, tmp_path: Path) -> 
     assert repo.committed == [Entry("remote.origin.lfsurl", "s3::o", ".lfsconfig")]
     assert not any(entry.key.startswith("lfs-agent.") for entry in repo.config)
     assert repo.storage == work / ".git" / "lfs"
+
+
+LINES = st.sampled_from(["[lfs]", "[remote]", "\turl = s3::cellar/w?region=eu-west-1", "pushUrl=s3::c", " a-1 =\t2"])
+ODD = st.text(alphabet='aB1[].=:/ \t"\\#;\r\n-_é', max_size=8)
+
+
+@given(st.lists(LINES, max_size=4), st.just("") | ODD)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_read_without_git_is_what_git_reads(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str], odd: str
+) -> None:
+    content = "".join(f"{line}\n" for line in ["[lfs]", *lines, odd] if line).encode()
+    plain = parse_plain(content)
+    event("git" if plain is None else "plain")
+    if plain is not None:
+        file = tmp_path_factory.mktemp("config") / "config"
+        file.write_bytes(content)
+        assert plain == [(entry.key, entry.value) for entry in ConfigFile(file).entries()]
 
 
 def test_a_broken_lfsconfig_is_not_believed(work: Path) -> None:
