@@ -1,4 +1,4 @@
-"""`S3Store`: objects in a bucket, through boto3's client calls, and whole ones without the client."""
+"""`S3Store`: objects in a bucket, through boto3's client calls, and whole ones by libcurl."""
 
 import base64
 import hashlib
@@ -260,12 +260,13 @@ class S3Store:
 
     def _new_lean(self) -> "Lean | None":
         to = self._connection
-        from lfs_agent.store.s3lean import Http, Lean, base_of
+        from lfs_agent.store.s3curl import Http
+        from lfs_agent.store.s3lean import Lean, base_of
 
         if not (base := base_of(self._bucket, to.endpoint, to.region, path_style=to.path_style)):
             return None
         with self._connecting():
-            http = Http(to.ca, to.proxy, to.certificate, self._settings.read_timeout, self._connections)
+            http = Http(to.ca, to.proxy, to.client_cert, to.client_key, self._settings.read_timeout)
             return Lean(base, to.region, self._keys, http)
 
     def _keys(self) -> Keys | None:

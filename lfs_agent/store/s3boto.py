@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore import UNSIGNED
-from botocore.auth import AUTH_TYPE_MAPS
+from botocore.auth import AUTH_TYPE_MAPS, UNSIGNED_PAYLOAD, S3SigV4Auth
 from botocore.config import Config
 from botocore.loaders import Loader
 from botocore.session import Session
@@ -13,7 +13,6 @@ from lfs_agent import __version__
 from lfs_agent.config import Settings
 from lfs_agent.store.s3errors import named_region
 from lfs_agent.store.s3http import BoundedSession
-from lfs_agent.store.s3lean import Signer
 
 if TYPE_CHECKING:
     from lfs_agent.store.login import Login
@@ -104,6 +103,21 @@ def client_of(
         verify=connection.ca or None,
         config=config,
     )
+
+
+class Signer(S3SigV4Auth):
+    """Signs what is sent by the hash that is known already.
+
+    A whole object by its name, so that even a store without checksums refuses anything else; a part whose CRC the store
+    checks by none; any other part by its own.
+    """
+
+    def payload(self, request: Any) -> str:
+        if oid := request.headers.get("x-amz-meta-sha256"):
+            return str(oid)
+        if "x-amz-checksum-crc32c" in request.headers:
+            return UNSIGNED_PAYLOAD
+        return str(super().payload(request))
 
 
 _SIGNER: Final = "lfs-agent-s3v4"

@@ -20,6 +20,7 @@ from lfs_agent.errors import (
     UnsupportedError,
     UsageError,
 )
+from lfs_agent.parts import MIB
 
 if TYPE_CHECKING:
     from botocore.exceptions import BotoCoreError, SSLError
@@ -67,6 +68,10 @@ _CORRUPTED: Final = frozenset({
     "BadDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch", "InvalidDigest", "ChecksumMismatch",
 })  # fmt: skip
 
+_LONGEST: Final = 4 * MIB
+"""Bytes of an answer that is not an object's content: a list of a thousand things has less."""
+_TAGS: Final = 100_000
+"""Of such an answer: each is a hundred times as long in memory as on the way."""
 _LONGEST_CODE, _LONGEST_MESSAGE = 80, 1000
 """Characters of what a store says that are told; it may say megabytes."""
 _NAMED_ACTION: Final = re.compile(r"is not authorized to perform: ([a-z0-9-]{2,30}:[A-Za-z]{2,60})\b")
@@ -91,8 +96,23 @@ _RIGHTS: Final = {
 """What a request needs, by its verb; all others store."""
 
 
+class Refusal(Exception):
+    """An answer without a body that refuses; its `response` is what botocore's ClientError would have."""
+
+    def __init__(self, response: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.response = response
+
+
+def is_too_long(content: bytes | bytearray) -> bool:
+    """Whether it is more than any sane answer that is not an object's content."""
+    return len(content) > _LONGEST or content.count(b"<") > _TAGS
+
+
 def is_from_client(error: BaseException) -> bool:
-    """Whether boto3 raised it, and `translate` knows it; a process that has not loaded botocore need not for this."""
+    """Whether boto3 raised it, or what stands for that; a process that has not loaded botocore need not for this."""
+    if isinstance(error, Refusal):
+        return True
     if "botocore" not in sys.modules:
         return False
     from botocore.exceptions import BotoCoreError, ClientError
@@ -353,37 +373,40 @@ def _why(error: "BotoCoreError") -> str:
 
     if isinstance(error, boto.ProxyConnectionError):
         return _one_line(error)  # which names the proxy
-    found = re.search(r"Failed to (resolve|establish) .*", _one_line(error.kwargs.get("error", error)))
-    return found[0] if found else _one_line(error)
+    said = _one_line(error.kwargs.get("error", error))
+    found = re.search(r"Failed to (resolve|establish) .*", said)  # urllib3's words; libcurl's are no more than these
+    return found[0] if found else said
 
 
 def _tls_failure(error: "SSLError", context: Context) -> AgentError:
     """What is wrong with certificates stays so; anything else may have come of a connection that broke."""
     server, said = context.server, _one_line(error.kwargs["error"])
-    if "has expired" in said or "not yet valid" in said:
+    words = said.lower().replace("_", " ")  # libcurl's, or Python's
+    if "has expired" in words or "not yet valid" in words:
         return UnreachableError(
             f"{server} shows a certificate that is out of date ({said}); have it renewed, or set this machine's clock"
         )
-    if "doesn't match" in said or "mismatch" in said:
+    if _OTHER_NAME.search(words):
         return UnreachableError(
             f"{server} shows a certificate for another name ({said}); correct the endpoint, or the server"
         )
-    if "CERTIFICATE_VERIFY_FAILED" in said:
+    if "certificate verify failed" in words or words.startswith("ssl certificate "):
         return UnreachableError(
             f"{server} shows a certificate that is not trusted here ({said}); "
             "name its authority: git config --global lfs-agent.ca FILE, or AWS_CA_BUNDLE"
         )
-    if "WRONG_VERSION_NUMBER" in said:
+    if "wrong version number" in words or "packet length too long" in words:
         return UnreachableError(
             f"{server} does not speak TLS ({said}); is it http, or another port? See: lfs-agent config --show-origin"
         )
-    if _REFUSED_CERTIFICATE.search(said):
+    if _REFUSED_CERTIFICATE.search(words):
         return UnreachableError(f"{server} refuses this client's certificate, or wants one ({said}); {_NAME_ONE}")
     broken = UnreachableError(f"{server} broke TLS off ({said}); check the network, the proxy, and the endpoint")
     return TransientError(str(broken), last=broken)
 
 
-_REFUSED_CERTIFICATE: Final = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA|HANDSHAKE_FAILURE|ACCESS_DENIED)")
+_OTHER_NAME: Final = re.compile("doesn't match|mismatch|no alternative certificate subject name|does not match target")
+_REFUSED_CERTIFICATE: Final = re.compile("alert .*(certificate|unknown ca|handshake failure|access denied)")
 _NAME_ONE: Final = "name one that it accepts: git config --global lfs-agent.clientCert FILE, or http.sslCert"
 
 

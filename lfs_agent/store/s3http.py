@@ -8,12 +8,9 @@ from botocore.httpsession import URLLib3Session
 from urllib3.exceptions import HTTPError
 from urllib3.exceptions import ReadTimeoutError as Urllib3ReadTimeoutError
 
-from lfs_agent.parts import KIB, MIB
+from lfs_agent.parts import KIB
+from lfs_agent.store.s3errors import is_too_long
 
-LONGEST: Final = 4 * MIB
-"""Bytes of an answer that is not an object's content: a list of a thousand things has less."""
-_TAGS: Final = 100_000
-"""Of such an answer: each is a hundred times as long in memory as on the way."""
 _BLOCK: Final = 64 * KIB
 
 
@@ -53,7 +50,7 @@ def _read(answer: AWSResponse) -> bytes:
     try:
         while block := raw.read(_BLOCK):
             content += block
-            if len(content) > LONGEST or content.count(b"<") > _TAGS:
+            if is_too_long(content):
                 raw.close()
                 raise HTTPClientError(error="an answer that is too long")
     except Urllib3ReadTimeoutError as error:

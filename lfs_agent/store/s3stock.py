@@ -1,6 +1,8 @@
 """`S3Stock`: all objects in a bucket, and how they are deleted."""
 
 import time
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from lfs_agent.errors import MissingError
@@ -33,7 +35,9 @@ class S3Stock:
             "listing", "list_objects_v2", "", Prefix=prefix or None, StartAfter=after or None, MaxKeys=self._page_size
         )
         with self._store.understanding("", "listing"):
-            found = [_stored(each["Key"], each["Size"], each) for each in page.get("Contents", [])]
+            found = [
+                _stored(each["Key"], each["Size"], each, each["LastModified"]) for each in page.get("Contents", [])
+            ]
             last = found[-1].key if found and page["IsTruncated"] else ""
             if page["IsTruncated"] and last <= after:
                 raise ValueError(f"after {after} comes {last}")  # and so on without an end
@@ -45,7 +49,8 @@ class S3Stock:
         except MissingError:
             return None
         with self._store.understanding(key, "looking at"):
-            return _stored(key, head["ContentLength"], head)
+            written = parsedate_to_datetime(head["ResponseMetadata"]["HTTPHeaders"]["last-modified"])
+            return _stored(key, head["ContentLength"], written, head)
 
     def delete(self, key: str, etag: str) -> bool:
         def delete(can: Abilities) -> dict[str, Any]:
@@ -59,6 +64,6 @@ class S3Stock:
         return answer
 
 
-def _stored(key: str, size: int, said: Any) -> Stored:
+def _stored(key: str, size: int, written: datetime, said: Any) -> Stored:
     # A list tells parts of a second, an answer to HEAD doesn't.
-    return Stored(key, size, said.get("ETag", ""), int(said["LastModified"].timestamp()))
+    return Stored(key, size, said.get("ETag", ""), int(written.timestamp()))

@@ -1,20 +1,28 @@
 """Whole objects without boto3's client: what that would send goes where that would send it, and is signed alike."""
 
+import base64
+import http.client
 import http.server
 import os
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from itertools import count
+from typing import Any, Self
 
 import pytest
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.config import Config
+from botocore.credentials import Credentials
 from botocore.session import Session
 
 from lfs_agent.config import Settings
-from lfs_agent.errors import AgentError
+from lfs_agent.errors import AgentError, ConflictError, LocalError, TransientError
+from lfs_agent.parts import MIB
 from lfs_agent.store.aws import Aws
 from lfs_agent.store.s3 import Connection, S3Store, resolve_connection
 from lfs_agent.store.s3lean import base_of
@@ -64,6 +72,46 @@ class Listener:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class Script:
+    """A server that answers each request with the next of `answers`, as it stands, and hangs up where that is "bye"."""
+
+    def __init__(self, *answers: bytes) -> None:
+        self._answers = list(answers)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.requests: list[tuple[int, str, bytes]] = []
+        """On which connection, what, and the body."""
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._listen, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _listen(self) -> None:
+        with suppress(OSError):
+            for connection in count(1):
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection, client), daemon=True).start()
+
+    def _serve(self, connection: int, client: socket.socket) -> None:
+        with client, client.makefile("rb") as sent:
+            while method := sent.readline().partition(b" ")[0]:
+                headers = http.client.parse_headers(sent)
+                body = sent.read(int(headers.get("Content-Length", 0)))
+                self.requests.append((connection, method.decode(), body))
+                answer, bye, _ = self._answers.pop(0).partition(b"bye")
+                client.sendall(answer)
+                if bye:
+                    return
+
+
+def ok(*headers: str, content: bytes = b"") -> bytes:
+    return "\r\n".join(["HTTP/1.1 200 OK", f"Content-Length: {len(content)}", *headers, "", ""]).encode() + content
 
 
 @pytest.fixture
@@ -116,12 +164,29 @@ def told(requests: list[Sent]) -> list[Any]:
     for method, path, headers in requests:
         authorization = headers.pop("authorization", "")
         signed = re.fullmatch(r"AWS4-HMAC-SHA256 Credential=(.+?)/[0-9]+/(.+), SignedHeaders=(.+), .*", authorization)
-        names = set(signed[3].split(";")) - BOOKKEEPING if signed else set()
+        # The length is as good as signed, by the hash.
+        names = set(signed[3].split(";")) - BOOKKEEPING - {"content-length"} if signed else set()
         said = {
             name: value for name, value in headers.items() if name not in BOOKKEEPING | {"x-amz-date", "user-agent"}
         }
         found.append((method, path, signed and signed.group(1, 2), sorted(names), said))
     return found
+
+
+def signed_with(sent: Sent) -> str:
+    return sent[2]["authorization"].rpartition("Signature=")[2]
+
+
+def signature_of(sent: Sent, secret: str) -> str:
+    """What botocore would sign the request with, as it was sent."""
+    method, path, headers = sent
+    signed = re.search(r"Credential=.+?/[0-9]+/(.+?)/.*SignedHeaders=([^,]+)", headers["authorization"])
+    assert signed
+    said = {name: headers[name] for name in signed[2].split(";")}
+    request = AWSRequest(method, f"http://{headers['host']}{path}", said)
+    request.context["timestamp"] = headers["x-amz-date"]
+    signer: Any = S3SigV4Auth(Credentials("", secret), "s3", signed[1])
+    return str(signer.signature(signer.string_to_sign(request, signer.canonical_request(request)), request))
 
 
 BOOKKEEPING = {"amz-sdk-invocation-id", "amz-sdk-request"}
@@ -151,8 +216,45 @@ def test_the_same_is_sent_to_the_same_place_with_the_client_and_without_it(
 
     assert all(map(is_lean, lean))
     assert not any(map(is_lean, listener.requests))
+    if "public" not in settings:
+        assert [signature_of(sent, "secret") for sent in lean] == [signed_with(sent) for sent in lean]
     assert told(lean) == told(listener.requests)
     assert {"PUT", "HEAD", "GET"} <= {method for method, _, _ in lean}
+
+
+@pytest.mark.parametrize(
+    "key, secret",
+    [
+        ("models/a b+c%2F&=;~'()!*,$@:/\u00fc\U0001f600/x", "secret"),
+        ("//models///x/", "secret"),
+        ("models/.../.x/..y/z.", "secret"),
+        ("key", 'se+/=:c r%20et"\\'),
+    ],
+)
+def test_any_key_is_signed_as_it_is_sent(listener: Listener, key: str, secret: str) -> None:
+    endpoint = f"http://127.0.0.1:{listener.port}"
+    for lean in (True, False):
+        store = store_at(endpoint, environ={"AWS_SECRET_ACCESS_KEY": secret}, lean=lean)
+        store.put(key, OID, BytesBody(DATA))
+        store.stat(key)
+    put, head, *by_client = listener.requests
+
+    assert [is_lean(put), is_lean(head)] == [True, True]
+    assert [path for _, path, _ in (put, head)] == [path for _, path, _ in by_client]
+    assert [signature_of(sent, secret) for sent in (put, head)] == [signed_with(put), signed_with(head)]
+
+
+@pytest.mark.parametrize(
+    "key, access_key",
+    [("models/../x", ""), ("./models/x", ""), ("models/.", ""), ("..", ""), ("x", "vera@cellar"), ("x", "a:b+c")],
+)
+def test_what_libcurl_would_send_otherwise_is_left_to_the_client(listener: Listener, key: str, access_key: str) -> None:
+    environ = {"AWS_ACCESS_KEY_ID": access_key} if access_key else {}
+    store_at(f"http://127.0.0.1:{listener.port}", environ=environ).stat(key)
+    (sent,) = listener.requests
+
+    assert (is_lean(sent), sent[1]) == (False, f"/cellar/{key}")
+    assert f"Credential={access_key or 'access'}/" in sent[2]["authorization"]
 
 
 @cache
@@ -278,6 +380,80 @@ def test_nothing_goes_where_a_redirect_leads(listener: Listener, status: int) ->
 
     assert page.requests == []
     assert all(map(is_lean, listener.requests))
+
+
+# Answers, byte by byte
+
+CHECKED = f"x-amz-checksum-sha256: {base64.b64encode(bytes.fromhex(OID)).decode()}"
+FOUND = f"x-amz-meta-sha256: {OID}"
+
+
+def test_what_comes_before_an_answer_or_behind_it_is_no_part_of_it() -> None:
+    early = b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nETag: "other"\r\nx-amz-meta-sha256: 0\r\n\r\n'
+    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nx-amz-checksum-sha256: none\r\n\r\n"
+    with Script(early + ok(FOUND), chunks) as server:
+        store = store_at(server.endpoint)
+        found = store.stat(KEY)
+        with pytest.raises(ConflictError, match="no sane answer"):  # there was no ETag in it
+            store.put(KEY, OID, BytesBody(DATA))
+
+    assert found is not None
+    assert (found.etag, found.recorded) == ("", OID)
+
+
+def test_a_body_that_head_may_not_have_is_no_part_of_the_next_answer() -> None:
+    page = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"
+    with Script(ok(content=page), ok('ETag: "e"', content=DATA)) as server:
+        store = store_at(server.endpoint)
+        store.stat(KEY)
+        assert read(store, KEY, 0, len(DATA))[1] == DATA
+
+
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+def test_what_came_before_an_answer_broke_off_is_kept(size: int) -> None:
+    data = content(size)
+    cut = ok('ETag: "e"', content=data)[: -size // 3]
+    got = bytearray()
+    with Script(cut + b"bye") as server, pytest.raises(TransientError):
+        store_at(server.endpoint).fetch(KEY, 0, size, lambda _, chunk: got.extend(chunk))
+
+    assert got == data[: len(got)]
+    assert len(got) == size - -(-size // 3)
+
+
+def test_a_kept_connection_that_ends_meanwhile_is_not_told_and_the_whole_object_is_sent_once_more() -> None:
+    with Script(ok('ETag: "e"', CHECKED), b"bye", ok('ETag: "e"', CHECKED)) as server:
+        store = store_at(server.endpoint)
+        assert store.put(KEY, OID, BytesBody(DATA))
+        assert store.put(KEY, OID, BytesBody(DATA))
+
+    assert server.requests == [(1, "PUT", DATA), (1, "PUT", DATA), (2, "PUT", DATA)]
+
+
+def test_a_connection_that_ends_without_an_answer_is_told() -> None:
+    with Script(b"bye") as server, pytest.raises(TransientError, match="hung up without an answer"):
+        store_at(server.endpoint).put(KEY, OID, BytesBody(DATA))
+
+    assert server.requests == [(1, "PUT", DATA)]
+
+
+class Unreadable(BytesBody):
+    def read(self, size: int = -1, /) -> bytes:
+        if self.tell():
+            raise LocalError("the disk is gone")
+        return super().read(size)
+
+
+def test_why_a_body_cannot_be_read_is_told_and_nothing_is_printed(
+    listener: Listener, capfd: pytest.CaptureFixture[str]
+) -> None:
+    data = content(200_000)
+    store = store_at(f"http://127.0.0.1:{listener.port}")
+    with pytest.raises(LocalError, match="the disk is gone"):
+        store.put(KEY, oid_of(data), Unreadable(data))
+    assert store.stat(KEY) is not None  # and it goes on
+
+    assert capfd.readouterr() == ("", "")
 
 
 def test_another_region_is_gone_on_to_by_the_client(listener: Listener) -> None:

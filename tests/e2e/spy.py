@@ -1,10 +1,12 @@
 """Runs the agent's door with eyes on it: `python -I -S spy.py LOG WORKER [noise] [names]`.
 
 A line of JSON goes to LOG for every import, every file opened for writing, every rename, program and connection,
-with the process's number. `noise`: the first import of botocore prints, warns and writes to descriptor 1, as
-libraries do. `names`: *.s3.test is 127.0.0.1, for a server whose buckets are host names; noted too.
+with the process's number; a connection of libcurl's has no such line. `noise`: the first import of pycurl prints, warns
+and writes to descriptor 1, as libraries do. `names`: *.s3.test is 127.0.0.1, for a server whose buckets are host names;
+noted too.
 """
 
+import builtins
 import json
 import os
 import runpy
@@ -29,7 +31,7 @@ def main() -> None:
         match event, arguments:
             case "import", (str(module), *_):
                 note("import", module=module)
-                if noise and module == "botocore":
+                if noise and module == "pycurl":
                     noise = False
                     _make_noise()
             case "open", (str() | bytes() as path, _, int(flags)) if flags & _WRITING:
@@ -58,15 +60,39 @@ def _make_noise() -> None:
 def _resolve_names(note: Callable[[str], None]) -> None:
     import socket
 
-    real = socket.getaddrinfo
+    real, import_ = socket.getaddrinfo, builtins.__import__
 
-    def getaddrinfo(host: Any, *rest: Any, **named: Any) -> Any:
+    def is_local(host: Any) -> bool:
         local = isinstance(host, str) and (host == "s3.test" or host.endswith(".s3.test"))
         if local:
             note(host)
-        return real("127.0.0.1" if local else host, *rest, **named)
+        return local
+
+    def getaddrinfo(host: Any, *rest: Any, **named: Any) -> Any:
+        return real("127.0.0.1" if is_local(host) else host, *rest, **named)
+
+    def importing(name: str, *rest: Any, **named: Any) -> Any:
+        module: Any = import_(name, *rest, **named)
+        if name == "pycurl" and hasattr(module, "Curl"):  # not from within, where it is not ready
+            builtins.__import__ = import_
+            module.Curl = _resolving(module, is_local)
+        return module
 
     socket.getaddrinfo = getaddrinfo
+    builtins.__import__ = importing
+
+
+def _resolving(pycurl: Any, is_local: Callable[[Any], bool]) -> Any:
+    """libcurl's handle, which asks nobody where the names are that are 127.0.0.1."""
+    from urllib.parse import urlsplit
+
+    class Curl(pycurl.Curl):  # type: ignore[misc]
+        def setopt(self, option: int, value: Any) -> None:
+            if option == pycurl.URL and is_local((url := urlsplit(value)).hostname):
+                super().setopt(pycurl.RESOLVE, [f"{url.hostname}:{url.port}:127.0.0.1"])
+            super().setopt(option, value)
+
+    return Curl
 
 
 if __name__ == "__main__":

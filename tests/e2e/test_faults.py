@@ -237,7 +237,7 @@ CANNOT_WORK: list[tuple[Callable[[Cellar, list[Any]], None], str]] = [
     (wrong_clock, "this machine's clock is wrong: set it (timedatectl set-ntp true)"),
     (another_region, "set lfs-agent.region to eu-west-3"),
     (a_portal, "sends elsewhere, to portal.example.org, where nothing is sent"),
-    (no_such_host, "Failed to resolve 'no-such-host.invalid'"),
+    (no_such_host, "Could not resolve host: no-such-host.invalid"),
     (https_to_http, "is it http, or another port?"),
     (hung_up, "hung up without an answer"),
     (dead_proxy, "Failed to connect to proxy URL"),

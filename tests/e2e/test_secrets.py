@@ -294,7 +294,7 @@ def test_plain_http_beyond_this_machine_needs_a_word_of_the_user(cellar: Cellar,
 
     assert refused.returncode != 0
     assert "git config --global lfs-agent.allowHttp true" in refused.stderr
-    assert seen_by_spy(tmp_path / "spy", "connect") == []
+    assert seen_by_spy(tmp_path / "spy", "connect") == seen_by_spy(tmp_path / "spy", "resolve") == []
     assert cellar.keys() == []
     cellar.home.git("config", "--global", "lfs-agent.allowHttp", "true")
     cellar.push()

@@ -1,0 +1,393 @@
+"""`Curl`: requests that libcurl signs, sends and reads; what goes wrong is told as botocore tells it."""
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+import pycurl
+
+from lfs_agent import __version__
+from lfs_agent.parts import KIB
+from lfs_agent.store import Body
+from lfs_agent.store.login import Keys
+from lfs_agent.store.s3errors import is_too_long
+
+_RECEIVED: Final = 64 * KIB
+"""Read at once; libcurl takes up to ten times as much before we have a look."""
+_SENT: Final = 512 * KIB
+"""More than a body gives at once: so no block has to be cut."""
+_NAP_S: Final = 0.005
+_NOTHING: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+"""The SHA-256 of no bytes."""
+
+
+class Http(NamedTuple):
+    """How to go to the store. `ca`, `proxy`: "" for the usual ones, as botocore finds them."""
+
+    ca: str
+    proxy: str
+    client_cert: str
+    client_key: str
+    timeout_s: float
+
+
+class Request(NamedTuple):
+    """`sha256`: of the body, in hex; that is what is signed. `streamed`: what it asks for is an object's content."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: Body | None = None
+    sha256: str = _NOTHING
+    streamed: bool = False
+
+
+class Answer(NamedTuple):
+    """The names of `headers` are in lower case. `body`: an object's content, which is not in `content`."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+    body: "Incoming | None" = None
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether nothing was done; a redirect, too, since none is followed."""
+        return self.status >= 300
+
+
+class Curl:
+    """Connections to the server of `base`, as many as there are threads that ask."""
+
+    def __init__(self, base: str, region: str, to: Http) -> None:
+        proxy = to.proxy or _usual_proxy(base)
+        options = _options(base, region, to, proxy)
+        self._new_line: Callable[[], _Line] = lambda: _Line(options, proxy, to.timeout_s)
+        self._idle: list[_Line] = []
+
+    def send(self, request: Request, keys: Keys | None) -> Answer:
+        """The answer. `keys`: None where nobody signs. Raises what botocore does, and what the body does."""
+        try:
+            line = self._idle.pop()  # the one that was used last: the others may come to their end
+        except IndexError:
+            line = self._new_line()
+        incoming = Incoming(line, self._idle)
+        try:
+            line.begin(request, keys)
+            while not line.is_answered:
+                line.go_on()
+            answer = Answer(line.status, line.headers(), b"", incoming)
+            if request.streamed and not answer.is_refusal:
+                return answer
+            content = incoming.read_bounded()
+        except BaseException:
+            incoming.close()
+            raise
+        incoming.close()
+        return Answer(answer.status, answer.headers, content)
+
+
+class Incoming:
+    """The content of an answer, as it comes. Raises what botocore does."""
+
+    def __init__(self, line: "_Line", idle: "list[_Line]") -> None:
+        self._line: _Line | None = line
+        self._idle = idle
+        self._rest = b""
+        self._failure: Exception | None = None
+
+    def read(self, size: int | None = None) -> bytes:
+        """The next bytes: so many, or all that are left; fewer where it breaks off."""
+        line, wanted = self._line, sys.maxsize if size is None or size < 0 else size
+        if line is None or not wanted:
+            return b""
+        try:
+            while self._failure is None and len(self._rest) + line.waiting < wanted and not line.is_over:
+                line.go_on()
+        except Exception as failure:  # told when all that came before it is handed over
+            self._failure = failure
+        came = b"".join([self._rest, *line.take()])
+        if self._failure and not came:
+            raise self._failure
+        self._rest = came[wanted:]
+        return came[:wanted]
+
+    def read_bounded(self) -> bytes:
+        """All of it, where that is no longer than an answer may be which is no object's content."""
+        content = b""
+        while block := self.read(_RECEIVED):
+            content += block
+            if is_too_long(content):
+                from botocore.exceptions import HTTPClientError
+
+                raise HTTPClientError(error="an answer that is too long")
+        return content
+
+    def close(self) -> None:
+        """Hangs up, unless all has come."""
+        if self._line:
+            self._line.end()
+            self._idle.append(self._line)
+            self._line = None
+
+
+class _Line:
+    """What keeps one connection, and libcurl's handles that use it in turn: one for each method, signed or not."""
+
+    def __init__(self, options: Mapping[int, Any], proxy: str, timeout_s: float) -> None:
+        self._options = options
+        self._proxy = proxy
+        self._timeout_s = timeout_s
+        self._multi: Any = pycurl.CurlMulti()
+        self._handles: dict[tuple[str, bool], Any] = {}
+        self._handle: Any = None
+        """The one that is in use."""
+
+    def begin(self, request: Request, keys: Keys | None) -> None:
+        """Makes the request ready to be sent."""
+        self._request = request
+        self._raised: BaseException | None = None
+        self._broken: tuple[int, str] | None = None
+        self._head: list[bytes] = []
+        self._came: list[bytes] = []
+        self.waiting = 0
+        """Bytes that have come, and were not taken."""
+        self.status = 0
+        self.is_answered = False
+        """Whether status and headers are there."""
+        self.is_over = False
+        self._idle_s, self._moved = 0.0, 0.0
+        self._unsent = b""
+        use = request.method, keys is not None
+        if (handle := self._handles.get(use)) is None:
+            handle = self._handles[use] = self._new_handle(*use)
+        headers = [f"{name}: {value}" for name, value in request.headers.items()]
+        if keys:
+            handle.setopt(pycurl.USERNAME, keys.access_key)
+            handle.setopt(pycurl.PASSWORD, keys.secret_key)
+            headers.append(f"x-amz-content-sha256: {request.sha256}")
+            if keys.token:
+                headers.append(f"x-amz-security-token: {keys.token}")
+        handle.setopt(pycurl.URL, request.url)
+        handle.setopt(pycurl.HTTPHEADER, [*headers, "Accept:", "Expect:"])  # of its own it would send these two
+        if request.body is not None:
+            handle.setopt(pycurl.INFILESIZE_LARGE, len(request.body))
+            request.body.sending()
+        self._multi.add_handle(handle)
+        self._handle = handle
+
+    def _new_handle(self, method: str, signed: bool) -> Any:
+        handle: Any = pycurl.Curl()
+        for option, value in self._options.items():
+            if signed or option != pycurl.AWS_SIGV4:
+                handle.setopt(option, value)
+        handle.setopt({"PUT": pycurl.UPLOAD, "HEAD": pycurl.NOBODY, "GET": pycurl.HTTPGET}[method], 1)
+        handle.setopt(pycurl.HEADERFUNCTION, self._take_head)
+        handle.setopt(pycurl.WRITEFUNCTION, self._take_content)
+        handle.setopt(pycurl.READFUNCTION, self._give)
+        handle.setopt(pycurl.SEEKFUNCTION, self._rewind)
+        return handle
+
+    def headers(self) -> dict[str, str]:
+        """Of the answer; what comes twice, in one."""
+        found: dict[str, str] = {}
+        for line in self._head:
+            name, _, value = line.decode("latin-1").partition(":")
+            name, value = name.strip().lower(), value.strip()
+            found[name] = f"{found[name]}, {value}" if name in found else value
+        return found
+
+    def take(self) -> list[bytes]:
+        """What has come since the last time."""
+        came, self._came, self.waiting = self._came, [], 0
+        return came
+
+    def end(self) -> None:
+        """Lets go of the request; hangs up where it is not over."""
+        if self._handle:
+            self._multi.remove_handle(self._handle)
+            self._handle = None
+        del self._request
+
+    def go_on(self) -> None:
+        """Sends and reads until something has come, or all has. Raises what botocore does, and what the body does."""
+        before = self.waiting, self.is_answered
+        while True:
+            if self._broken:
+                raise self._failure(*self._broken)
+            _, running = self._multi.perform()
+            if self._raised:
+                raise self._raised
+            if not running:
+                for _, code, words in self._multi.info_read()[2]:
+                    self._broken = (code, words)
+                self.is_over = not self._broken
+                self.is_answered |= self.is_over
+            if self.is_over or (self.waiting, self.is_answered) != before:
+                return
+            if running:
+                self._wait()
+
+    def _wait(self) -> None:
+        """Waits for the connection. Raises what botocore does where nothing moves for too long."""
+        timer_ms = self._multi.timeout()
+        wait_s = max(0.0, self._timeout_s - self._idle_s)
+        if timer_ms >= 0:
+            wait_s = min(wait_s, timer_ms / 1000)
+        began = time.monotonic()
+        if self._multi.select(wait_s):
+            self._idle_s = 0.0
+            return
+        if time.monotonic() - began < wait_s / 2:  # there is none to be waited for yet, or its number is above 1023
+            time.sleep(min(wait_s, _NAP_S))
+        self._idle_s += time.monotonic() - began
+        moved = sum(map(self._handle.getinfo, (pycurl.SIZE_UPLOAD_T, pycurl.SIZE_DOWNLOAD_T, pycurl.HEADER_SIZE)))
+        if moved != self._moved:
+            self._idle_s, self._moved = 0.0, moved
+        elif self._idle_s >= self._timeout_s:
+            raise self._failure(pycurl.E_OPERATION_TIMEDOUT, "nothing has come for too long")
+
+    # What libcurl calls; what they raise would be printed, and lost.
+
+    def _take_head(self, line: bytes) -> int | None:
+        try:
+            if self.is_answered:  # what comes behind the content
+                return None
+            if line.startswith(b"HTTP/"):
+                self.status = int(line.split()[1])
+                self._head.clear()
+            elif line.strip():
+                self._head.append(line)
+            else:
+                self.is_answered = self.status >= 200  # before that, there are more to come
+            return None
+        except BaseException as error:
+            self._raised = error
+            return -1
+
+    def _take_content(self, block: bytes) -> int | None:
+        try:
+            self._came.append(block)
+            self.waiting += len(block)
+            return None
+        except BaseException as error:
+            self._raised = error
+            return -1
+
+    def _give(self, size: int) -> bytes | int:
+        try:
+            assert self._request.body is not None
+            block = self._unsent or self._request.body.read(size)
+            self._unsent = block[size:]
+            return block[:size]
+        except BaseException as error:
+            self._raised = error
+            return _ABORT
+
+    def _rewind(self, offset: int, whence: int) -> int:
+        """Where a connection that was kept proves to be dead, libcurl sends it once more, on another one."""
+        try:
+            assert self._request.body is not None
+            self._unsent = b""
+            self._request.body.seek(offset, whence)
+            self._request.body.sending()
+            return _DONE
+        except BaseException as error:
+            self._raised = error
+            return _FAILED
+
+    def _failure(self, code: int, words: str) -> Exception:
+        """As botocore would raise it."""
+        from botocore import exceptions as boto
+
+        url, handle = self._request.url, self._handle
+        if code == pycurl.E_COULDNT_CONNECT and (number := handle.getinfo(pycurl.OS_ERRNO)):
+            words = f"{words}: {os.strerror(number)}"
+        said: dict[str, Any] = {"endpoint_url": url, "error": words}
+        if code in _PROXY or (self._proxy and code in _CONNECT) or handle.getinfo(pycurl.HTTP_CONNECTCODE) >= 300:
+            return boto.ProxyConnectionError(proxy_url=_masked(self._proxy), error=words)
+        if code in _CONNECT:
+            return boto.EndpointConnectionError(**said)
+        if code == pycurl.E_OPERATION_TIMEDOUT:
+            connected = handle.getinfo(pycurl.PRETRANSFER_TIME)
+            return boto.ReadTimeoutError(**said) if connected else boto.ConnectTimeoutError(**said)
+        in_tls = code in _TLS or "SSL routines" in words  # a client's certificate is refused at the first read
+        if in_tls and not _CUT.search(words):
+            return boto.SSLError(**said)
+        if in_tls or (code in _BROKEN and not self.is_answered):
+            return boto.ConnectionClosedError(**said, request=None)
+        return boto.HTTPClientError(error=words)
+
+
+_SUPPRESS_CONNECT_HEADERS: Final = 265  # for which pycurl has no name, as for CURLE_PROXY below
+_DONE: Final[int] = pycurl.SEEKFUNC_OK
+_FAILED: Final[int] = pycurl.SEEKFUNC_FAIL
+_ABORT: Final[int] = pycurl.READFUNC_ABORT
+
+_PROXY: Final = {pycurl.E_COULDNT_RESOLVE_PROXY, 97}
+_CONNECT: Final = {pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_CONNECT}
+_BROKEN: Final = {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR}
+_TLS: Final = {
+    pycurl.E_SSL_CONNECT_ERROR, pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CIPHER,
+    pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_ISSUER_ERROR, pycurl.E_SSL_ENGINE_INITFAILED,
+}  # fmt: skip
+_CUT: Final = re.compile("unexpected eof|reset by peer|SSL_ERROR_SYSCALL", re.IGNORECASE)
+
+
+def _options(base: str, region: str, to: Http, proxy: str) -> dict[int, Any]:
+    """All that is the same for each request; what libcurl would take from elsewhere is said explicitly."""
+    options: dict[int, Any] = {
+        pycurl.AWS_SIGV4: f"aws:amz:{region}:s3",
+        pycurl.USERAGENT: f"lfs-agent/{__version__}",
+        pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,
+        pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+        pycurl.FOLLOWLOCATION: 0,
+        # Not by a header of ours: these are signed, and there are proxies that change this one.
+        pycurl.ACCEPT_ENCODING: "identity",
+        pycurl.HTTP_CONTENT_DECODING: 0,
+        pycurl.NETRC: pycurl.NETRC_IGNORED,
+        pycurl.PROXY: proxy,
+        pycurl.NOPROXY: "",
+        _SUPPRESS_CONNECT_HEADERS: 1,
+        pycurl.NOSIGNAL: 1,
+        pycurl.TCP_NODELAY: 1,
+        pycurl.TCP_KEEPALIVE: 1,
+        pycurl.CONNECTTIMEOUT_MS: int(1000 * to.timeout_s),
+        pycurl.BUFFERSIZE: _RECEIVED,
+        pycurl.UPLOAD_BUFFERSIZE: _SENT,
+    }
+    if "https:" in (base[:6], proxy[:6]):
+        options[pycurl.CAINFO] = options[pycurl.PROXY_CAINFO] = to.ca or _usual_ca()
+    if to.client_cert:
+        options[pycurl.SSLCERT] = to.client_cert
+        options[pycurl.SSLKEY] = to.client_key or to.client_cert
+    return options
+
+
+def _usual_ca() -> str:
+    """The certificates that botocore trusts, without loading it."""
+    if named := os.environ.get("REQUESTS_CA_BUNDLE"):
+        return named
+    packages = (find_spec(name) for name in ("certifi", "botocore"))
+    return next(str(Path(package.origin).parent / "cacert.pem") for package in packages if package and package.origin)
+
+
+def _usual_proxy(url: str) -> str:
+    """The proxy to `url` that the environment names, or the system; "" for none."""
+    if sys.platform == "linux" and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return ""
+    from urllib.request import getproxies, proxy_bypass  # 15 ms
+
+    to = urlsplit(url)
+    return "" if proxy_bypass(to.netloc) else getproxies().get(to.scheme, "")
+
+
+def _masked(proxy: str) -> str:
+    """Without who goes through it."""
+    return re.sub("//.*@", "//***:***@", proxy)
