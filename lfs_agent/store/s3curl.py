@@ -5,12 +5,10 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
-
-import pycurl
 
 from lfs_agent import __version__
 from lfs_agent.parts import KIB
@@ -25,6 +23,22 @@ _SENT: Final = 512 * KIB
 _NAP_S: Final = 0.005
 _NOTHING: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of no bytes."""
+
+
+def _import_pycurl() -> Any:
+    # Without what it brings along for asyncio, which would load dataclasses, inspect and ast for 15 ms.
+    unused = ModuleType("pycurl.async_multi")
+    vars(unused)["AsyncCurlMulti"] = None
+    is_new = sys.modules.setdefault(unused.__name__, unused) is unused
+    try:
+        import pycurl
+    finally:
+        if is_new:
+            del sys.modules[unused.__name__]
+    return pycurl
+
+
+pycurl: Final = _import_pycurl()
 
 
 class Http(NamedTuple):
@@ -318,7 +332,7 @@ class _Line:
             connected = handle.getinfo(pycurl.PRETRANSFER_TIME)
             return boto.ReadTimeoutError(**said) if connected else boto.ConnectTimeoutError(**said)
         in_tls = code in _TLS or "SSL routines" in words  # a client's certificate is refused at the first read
-        if in_tls and not _CUT.search(words):
+        if in_tls and not re.search(_CUT, words):
             return boto.SSLError(**said)
         if in_tls or (code in _BROKEN and not self.is_answered):
             return boto.ConnectionClosedError(**said, request=None)
@@ -337,7 +351,7 @@ _TLS: Final = {
     pycurl.E_SSL_CONNECT_ERROR, pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CIPHER,
     pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_ISSUER_ERROR, pycurl.E_SSL_ENGINE_INITFAILED,
 }  # fmt: skip
-_CUT: Final = re.compile("unexpected eof|reset by peer|SSL_ERROR_SYSCALL", re.IGNORECASE)
+_CUT: Final = "(?i)unexpected eof|reset by peer|SSL_ERROR_SYSCALL"
 
 
 def _options(base: str, region: str, to: Http, proxy: str) -> dict[int, Any]:
@@ -374,6 +388,8 @@ def _usual_ca() -> str:
     """The certificates that botocore trusts, without loading it."""
     if named := os.environ.get("REQUESTS_CA_BUNDLE"):
         return named
+    from importlib.util import find_spec  # 1 ms, over https
+
     packages = (find_spec(name) for name in ("certifi", "botocore"))
     return next(str(Path(package.origin).parent / "cacert.pem") for package in packages if package and package.origin)
 

@@ -74,7 +74,7 @@ _TAGS: Final = 100_000
 """Of such an answer: each is a hundred times as long in memory as on the way."""
 _LONGEST_CODE, _LONGEST_MESSAGE = 80, 1000
 """Characters of what a store says that are told; it may say megabytes."""
-_NAMED_ACTION: Final = re.compile(r"is not authorized to perform: ([a-z0-9-]{2,30}:[A-Za-z]{2,60})\b")
+_NAMED_ACTION: Final = r"is not authorized to perform: ([a-z0-9-]{2,30}:[A-Za-z]{2,60})\b"
 _RIGHTS: Final = {
     "reading": "s3:GetObject is needed (and kms:Decrypt where the bucket uses KMS)",
     "listing": "s3:ListBucket is needed",
@@ -174,7 +174,7 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):
         tier = str(said.get("AccessTier") or said.get("StorageClass") or "an archive")
         return ArchivedError(f"{sentence}; {how_to_restore(tier, context)}")
-    if context.doing in ("looking at", "reading") and _OWN_KEY.search(f"{code} {message}"):
+    if context.doing in ("looking at", "reading") and re.search(_OWN_KEY, f"{code} {message}"):
         return ObjectError(
             f"{sentence}; it is encrypted with a key that the store does not keep (SSE-C), which is not supported: "
             f"store it otherwise (aws s3 cp {context.address} {context.address} --sse AES256 "
@@ -196,9 +196,7 @@ _ELSEWHERE: Final = frozenset({
     "PermanentRedirect", "TemporaryRedirect", "Redirect", "AuthorizationHeaderMalformed",
     "IllegalLocationConstraintException", "IncorrectEndpoint",
 })  # fmt: skip
-_OWN_KEY: Final = re.compile(
-    "form of (SSE|server.side encryption)|SSEEncryptedObject|SSECustomer|customer provided key", re.IGNORECASE
-)
+_OWN_KEY: Final = "(?i)form of (SSE|server.side encryption)|SSEEncryptedObject|SSECustomer|customer provided key"
 FROZEN_TIERS: Final = frozenset({"ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS"})
 """Of INTELLIGENT_TIERING: what is restored from them stays."""
 
@@ -273,7 +271,7 @@ def named_action(said: str) -> str:
     >>> named_action("User: arn:aws:iam::1:user/v is not authorized to perform: s3:PutObject on resource: …")
     's3:PutObject'
     """
-    found = _NAMED_ACTION.search(said)
+    found = re.search(_NAMED_ACTION, said)
     return found[1] if found else ""
 
 
@@ -386,7 +384,7 @@ def _tls_failure(error: "SSLError", context: Context) -> AgentError:
         return UnreachableError(
             f"{server} shows a certificate that is out of date ({said}); have it renewed, or set this machine's clock"
         )
-    if _OTHER_NAME.search(words):
+    if re.search(_OTHER_NAME, words):
         return UnreachableError(
             f"{server} shows a certificate for another name ({said}); correct the endpoint, or the server"
         )
@@ -399,14 +397,14 @@ def _tls_failure(error: "SSLError", context: Context) -> AgentError:
         return UnreachableError(
             f"{server} does not speak TLS ({said}); is it http, or another port? See: lfs-agent config --show-origin"
         )
-    if _REFUSED_CERTIFICATE.search(words):
+    if re.search(_REFUSED_CERTIFICATE, words):
         return UnreachableError(f"{server} refuses this client's certificate, or wants one ({said}); {_NAME_ONE}")
     broken = UnreachableError(f"{server} broke TLS off ({said}); check the network, the proxy, and the endpoint")
     return TransientError(str(broken), last=broken)
 
 
-_OTHER_NAME: Final = re.compile("doesn't match|mismatch|no alternative certificate subject name|does not match target")
-_REFUSED_CERTIFICATE: Final = re.compile("alert .*(certificate|unknown ca|handshake failure|access denied)")
+_OTHER_NAME: Final = "doesn't match|mismatch|no alternative certificate subject name|does not match target"
+_REFUSED_CERTIFICATE: Final = "alert .*(certificate|unknown ca|handshake failure|access denied)"
 _NAME_ONE: Final = "name one that it accepts: git config --global lfs-agent.clientCert FILE, or http.sslCert"
 
 

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping
-from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -109,9 +108,10 @@ class Lean:
 
 
 def _refused(answer: Answer, operation: str) -> Exception:
-    """As boto3 raises it; its own parser reads what there is to read."""
-    if not answer.content:
-        return Refusal(_refusal(answer))
+    """As boto3 raises it; its own parser reads what is not as S3 writes it."""
+    said = _plain_error(answer.content) if answer.content else {"Code": str(answer.status), "Message": _phrase(answer)}
+    if said is not None:
+        return Refusal({"Error": said, "ResponseMetadata": _metadata(answer)})
     from botocore.exceptions import ClientError
     from botocore.parsers import RestXMLParser
 
@@ -120,12 +120,30 @@ def _refused(answer: Answer, operation: str) -> Exception:
     return ClientError(parser.parse(told, None), operation)
 
 
-def _refusal(answer: Answer) -> dict[str, Any]:
+_FIELD: Final = rb"<(?P<name>[A-Za-z]+)>([ -%'-;=?-~]*)</(?P=name)>\s*"
+_ERROR: Final = (
+    rb'(?:<\?xml version="1\.0" encoding="(?:UTF|utf)-8"\?>)?\s*<Error>\s*((?:' + _FIELD + rb")*)</Error>\s*"
+)
+
+
+def _plain_error(content: bytes) -> dict[str, str | None] | None:
+    """What an error says that S3 has written as it usually does; None for any other: only that takes a parser."""
+    if not (error := re.fullmatch(_ERROR, content)):
+        return None
+    fields = re.findall(_FIELD, error[1])
+    said = {name.decode(): text.decode() or None for name, text in fields}
+    return said if len(said) == len(fields) else None
+
+
+def _phrase(answer: Answer) -> str:
+    if answer.status == 404:  # to a HEAD, mostly
+        return "Not Found"
+    from http import HTTPStatus  # 2 ms
+
     try:
-        phrase = HTTPStatus(answer.status).phrase
+        return HTTPStatus(answer.status).phrase
     except ValueError:
-        phrase = ""
-    return {"Error": {"Code": str(answer.status), "Message": phrase}, "ResponseMetadata": _metadata(answer)}
+        return ""
 
 
 def _told(answer: Answer) -> dict[str, Any]:

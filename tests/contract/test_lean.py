@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from itertools import count
+from itertools import count, product
 from typing import Any, Self
 
 import pytest
@@ -297,8 +297,22 @@ def test_keys_follow_the_url_that_botocore_resolves_or_boto3_is_used(
     assert bool(base) == bool(usual and (path_style or named))
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 409, 412, 416, 429, 500, 501, 503])
-@pytest.mark.parametrize("body", [b"", ACCESS_DENIED_XML, b"<html><p>", b"no XML & none"])
+BODIES = [b"", ACCESS_DENIED_XML, b"<html><p>", b"no XML & none"]
+BODIES_OF_403 = [
+    b"<Error><Code>InvalidObjectState</Code><Message></Message><StorageClass>GLACIER</StorageClass></Error>",
+    b"<Error><Code>NoSuchKey</Code><Message>R&amp;D</Message></Error>",
+    b"<Error><Code>NoSuchKey</Message></Error>",
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<Error xmlns="urn:s3"><Code>NoSuchKey</Code></Error>',
+]
+
+
+@pytest.mark.parametrize(
+    "status, body",
+    [
+        *product([400, 403, 404, 409, 412, 416, 429, 500, 501, 503], BODIES),
+        *product([403], BODIES_OF_403),
+    ],
+)
 def test_a_refusal_is_told_alike(listener: Listener, status: int, body: bytes) -> None:
     listener.status, listener.body = status, body
     endpoint = f"http://127.0.0.1:{listener.port}"
