@@ -36,7 +36,7 @@ class S3Stock:
         )
         with self._store.understanding("", "listing"):
             found = [
-                _stored(each["Key"], each["Size"], each, each["LastModified"]) for each in page.get("Contents", [])
+                _stored(each["Key"], each["Size"], each["LastModified"], each) for each in page.get("Contents", [])
             ]
             last = found[-1].key if found and page["IsTruncated"] else ""
             if page["IsTruncated"] and last <= after:
