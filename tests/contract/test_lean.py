@@ -404,7 +404,7 @@ FOUND = f"x-amz-meta-sha256: {OID}"
 
 def test_what_comes_before_an_answer_or_behind_it_is_no_part_of_it() -> None:
     early = b'HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nETag: "other"\r\nx-amz-meta-sha256: 0\r\n\r\n'
-    chunks = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nETag: \"late\"\r\n\r\n"
+    chunks = b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nETag: "late"\r\n\r\n'
     with Script(early + ok(FOUND), chunks) as server:
         store = store_at(server.endpoint)
         found = store.stat(KEY)
