@@ -201,7 +201,9 @@ class _Line:
         for option, value in self._options.items():
             if signed or option != pycurl.AWS_SIGV4:
                 handle.setopt(option, value)
-        handle.setopt({"PUT": pycurl.UPLOAD, "HEAD": pycurl.NOBODY, "GET": pycurl.HTTPGET}[method], 1)
+        handle.setopt({"HEAD": pycurl.NOBODY, "GET": pycurl.HTTPGET}.get(method, pycurl.UPLOAD), 1)
+        if method == "POST":
+            handle.setopt(pycurl.CUSTOMREQUEST, method)
         handle.setopt(pycurl.HEADERFUNCTION, self._take_head)
         handle.setopt(pycurl.WRITEFUNCTION, self._take_content)
         handle.setopt(pycurl.READFUNCTION, self._give)
