@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Bandwidth
-from lfs_agent.store import Body, MultipartUpload, ObjectStat, Replacing, SentPart, Store, StoredPart, Write
+from lfs_agent.store import Body, Chunk, MultipartUpload, ObjectStat, Replacing, SentPart, Store, StoredPart, Write
 
 
 class PacedStore:
@@ -48,7 +48,7 @@ class PacedStore:
         return (_PacedUpload(found[0], self._bandwidth, self._stop), found[1]) if found else None
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
-        def paced(offset: int, chunk: bytes) -> None:
+        def paced(offset: int, chunk: Chunk) -> None:
             self._bandwidth.wait(len(chunk), self._stop)  # until then no more is read, and so no more is sent
             write(offset, chunk)
 

@@ -13,6 +13,7 @@ from lfs_agent.pointer import Oid
 from lfs_agent.session import Budget, Slots
 from lfs_agent.store import (
     Body,
+    Chunk,
     Marker,
     MultipartUpload,
     ObjectStat,
@@ -302,7 +303,7 @@ class RetryingStore:
         """Goes on where the store broke off, as long as something comes; what was written is not asked for again."""
         position = start
 
-        def keep(offset: int, chunk: bytes) -> None:
+        def keep(offset: int, chunk: Chunk) -> None:
             nonlocal position
             self._patience.answered()
             write(offset, chunk)

@@ -21,7 +21,7 @@ from lfs_agent.errors import (
 from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid, Pointer
 from lfs_agent.selection import Wanted
-from lfs_agent.store import ObjectStat, Store
+from lfs_agent.store import Chunk, ObjectStat, Store
 
 Status = Literal["present", "missing", "damaged", "unproven", "archived", "unknown"]
 Depth = Literal["presence", "checksum", "report", "deep"]
@@ -253,7 +253,7 @@ class Judge:
     def _hash(self, key: str, size: int, etag: str) -> str:
         digest, position = hashlib.sha256(), 0
 
-        def take(offset: int, chunk: bytes) -> None:
+        def take(offset: int, chunk: Chunk) -> None:
             nonlocal position
             if self._stop.is_set():
                 raise StoppedError("stopped")

@@ -9,8 +9,9 @@ from lfs_agent.pointer import Oid
 Replacing = Literal["never", "whole", "parts"]
 """How a store puts an object in the place of exactly the one that was judged: not at all, in one piece, or in parts."""
 
-Write = Callable[[int, bytes], None]
-"""Takes a chunk of an object and the offset in the object where it belongs."""
+Chunk = bytes | memoryview
+Write = Callable[[int, Chunk], None]
+"""Takes a chunk of an object, which holds until it returns, and the offset in the object where it belongs."""
 
 
 class ObjectStat(NamedTuple):

@@ -616,18 +616,19 @@ class S3Store:
             if first != start:
                 raise TransientError(f"{self.address(key)}: the store sent bytes from {first}, not from {start}")
             position, block = start, _FIRST_BLOCK
-            while position < stop and (chunk := self._read(body, key, min(block, stop - position))):
+            buffer = memoryview(bytearray(min(self._block, stop - start)))
+            while position < stop and (length := self._read(body, key, buffer[: min(block, stop - position)])):
                 block = min(self._block, 2 * block)  # where silence breaks it off, most of what came is kept
-                write(position, chunk)
-                position += len(chunk)
+                write(position, buffer[:length])
+                position += length
         if position < min(stop, size):
             raise TransientError(f"{self.address(key)}: the store broke off at byte {position}")
         return found
 
-    def _read(self, body: Any, key: str, length: int) -> bytes:
+    def _read(self, body: Any, key: str, buffer: memoryview) -> int:
         try:
-            chunk: bytes = body.read(length)
-            return chunk
+            length: int = body.readinto(buffer)
+            return length
         except Exception as error:
             if not is_from_client(error):
                 raise

@@ -20,6 +20,7 @@ _RECEIVED: Final = 64 * KIB
 """Read at once; libcurl takes up to ten times as much before we have a look."""
 _SENT: Final = 512 * KIB
 """More than a body gives at once: so no block has to be cut."""
+_NO_ROOM: Final = memoryview(bytearray())
 _NAP_S: Final = 0.005
 _NOTHING: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of no bytes."""
@@ -113,35 +114,33 @@ class Incoming:
     def __init__(self, line: "_Line", idle: "list[_Line]") -> None:
         self._line: _Line | None = line
         self._idle = idle
-        self._rest = b""
         self._failure: Exception | None = None
 
-    def read(self, size: int | None = None) -> bytes:
-        """The next bytes: so many, or all that are left; fewer where it breaks off."""
-        line, wanted = self._line, sys.maxsize if size is None or size < 0 else size
-        if line is None or not wanted:
-            return b""
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills the buffer with the next bytes; how many there were: fewer at the end, and where it breaks off."""
+        line = self._line
+        if line is None:
+            return 0
+        line.receive(buffer)
         try:
-            while self._failure is None and len(self._rest) + line.waiting < wanted and not line.is_over:
+            while self._failure is None and line.filled < len(buffer) and not line.is_over:
                 line.go_on()
         except Exception as failure:  # told when all that came before it is handed over
             self._failure = failure
-        came = b"".join([self._rest, *line.take()])
-        if self._failure and not came:
+        if self._failure and buffer and not line.filled:
             raise self._failure
-        self._rest = came[wanted:]
-        return came[:wanted]
+        return line.received()
 
     def read_bounded(self) -> bytes:
         """All of it, where that is no longer than an answer may be which is no object's content."""
-        content = b""
-        while block := self.read(_RECEIVED):
-            content += block
+        content, buffer = bytearray(), memoryview(bytearray(_RECEIVED))
+        while length := self.readinto(buffer):
+            content += buffer[:length]
             if is_too_long(content):
                 from botocore.exceptions import HTTPClientError
 
                 raise HTTPClientError(error="an answer that is too long")
-        return content
+        return bytes(content)
 
     def close(self) -> None:
         """Hangs up, unless all has come."""
@@ -169,9 +168,13 @@ class _Line:
         self._raised: BaseException | None = None
         self._broken: tuple[int, str] | None = None
         self._head: list[bytes] = []
-        self._came: list[bytes] = []
-        self.waiting = 0
-        """Bytes that have come, and were not taken."""
+        self._buffer = _NO_ROOM
+        self.filled = 0
+        """Bytes of the buffer that have come."""
+        self._spilt: list[bytes] = []
+        """What came, and found no room."""
+        self._came = 0
+        """Bytes of content altogether."""
         self.status = 0
         self.is_answered = False
         """Whether status and headers are there."""
@@ -219,10 +222,25 @@ class _Line:
             found[name] = f"{found[name]}, {value}" if name in found else value
         return found
 
-    def take(self) -> list[bytes]:
-        """What has come since the last time."""
-        came, self._came, self.waiting = self._came, [], 0
-        return came
+    def receive(self, buffer: memoryview) -> None:
+        """Lets what has come since the last time, and what comes next, fill the buffer."""
+        spilt, self._spilt = self._spilt, []
+        self._buffer, self.filled = buffer, 0
+        for block in spilt:
+            self._fill(block)
+
+    def received(self) -> int:
+        """How many bytes the buffer has got; no more come there."""
+        self._buffer = _NO_ROOM
+        return self.filled
+
+    def _fill(self, block: bytes) -> None:
+        room = len(self._buffer) - self.filled
+        if len(block) > room:
+            self._spilt.append(block[room:])
+            block = block[:room]
+        self._buffer[self.filled : self.filled + len(block)] = block
+        self.filled += len(block)
 
     def end(self) -> None:
         """Lets go of the request; hangs up where it is not over."""
@@ -233,7 +251,7 @@ class _Line:
 
     def go_on(self) -> None:
         """Sends and reads until something has come, or all has. Raises what botocore does, and what the body does."""
-        before = self.waiting, self.is_answered
+        before = self._came, self.is_answered
         while True:
             if self._broken:
                 raise self._failure(*self._broken)
@@ -245,7 +263,7 @@ class _Line:
                     self._broken = (code, words)
                 self.is_over = not self._broken
                 self.is_answered |= self.is_over
-            if self.is_over or (self.waiting, self.is_answered) != before:
+            if self.is_over or (self._came, self.is_answered) != before:
                 return
             if running:
                 self._wait()
@@ -289,8 +307,8 @@ class _Line:
 
     def _take_content(self, block: bytes) -> int | None:
         try:
-            self._came.append(block)
-            self.waiting += len(block)
+            self._fill(block)
+            self._came += len(block)
             return None
         except BaseException as error:
             self._raised = error

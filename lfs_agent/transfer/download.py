@@ -13,7 +13,7 @@ from lfs_agent.lease import FULL, disk_error, lease, take
 from lfs_agent.modes import Modes
 from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
-from lfs_agent.store import Store
+from lfs_agent.store import Chunk, Store
 from lfs_agent.transfer.journal import Journal
 from lfs_agent.transfer.meter import Meter
 
@@ -156,7 +156,7 @@ def _fetch_whole(store: Store, key: str, fd: int, meter: Meter) -> str:
     digest = hashlib.sha256()
     part = Part(1, 0, meter.size)
 
-    def write(offset: int, chunk: bytes) -> None:
+    def write(offset: int, chunk: Chunk) -> None:
         _write(fd, offset, chunk, part, meter)
         digest.update(chunk)
 
@@ -203,7 +203,7 @@ def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, jou
     return digest.hexdigest()
 
 
-def _write(fd: int, offset: int, chunk: bytes, part: Part, meter: Meter) -> None:
+def _write(fd: int, offset: int, chunk: Chunk, part: Part, meter: Meter) -> None:
     if meter.stop.is_set():
         raise StoppedError("stopped")
     view, position = memoryview(chunk), offset

@@ -19,7 +19,7 @@ from lfs_agent.parts import MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.retry import Patience, RetryingStore
 from lfs_agent.session import Budget
-from lfs_agent.store import Body, MultipartUpload, ObjectStat, Replacing, SentPart, Store, StoredPart, Write
+from lfs_agent.store import Body, Chunk, MultipartUpload, ObjectStat, Replacing, SentPart, Store, StoredPart, Write
 from lfs_agent.store.aws import Aws
 from lfs_agent.store.s3 import Connection, S3Store
 from tests.servers import Server
@@ -73,7 +73,7 @@ def read(store: Store, key: str, start: int, stop: int, etag: str = "") -> tuple
     """What the store hands over, which has to come in order."""
     got = bytearray()
 
-    def write(offset: int, chunk: bytes) -> None:
+    def write(offset: int, chunk: Chunk) -> None:
         assert offset == start + len(got)
         got.extend(chunk)
 

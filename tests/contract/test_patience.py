@@ -16,6 +16,7 @@ from lfs_agent.errors import (
     UnreachableError,
 )
 from lfs_agent.parts import MIB, Limits
+from lfs_agent.store import Chunk
 from tests.contract.conftest import BucketOf
 from tests.contract.desk import KEY, Desk
 from tests.contract.stores import (
@@ -345,7 +346,7 @@ def test_a_disk_that_is_full_breaks_off_a_read_from_s3(bucket_of: BucketOf) -> N
     place = bucket_of("versitygw")
     place.replace(KEY, DATA)
 
-    def write(offset: int, chunk: bytes) -> None:
+    def write(offset: int, chunk: Chunk) -> None:
         raise OSError(28, "No space left on device")
 
     with place.through() as proxy:
