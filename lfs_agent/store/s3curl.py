@@ -207,6 +207,8 @@ class _Line:
         handle.setopt({"HEAD": pycurl.NOBODY, "GET": pycurl.HTTPGET}.get(method, pycurl.UPLOAD), 1)
         if method == "POST":
             handle.setopt(pycurl.CUSTOMREQUEST, method)
+            # On a connection that was kept it would be sent again where no answer comes: who publishes has to look.
+            handle.setopt(pycurl.FRESH_CONNECT, 1)
         handle.setopt(pycurl.HEADERFUNCTION, self._take_head)
         handle.setopt(pycurl.WRITEFUNCTION, self._take_content)
         handle.setopt(pycurl.READFUNCTION, self._give)
