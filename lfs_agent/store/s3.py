@@ -1,4 +1,4 @@
-"""`S3Store`: objects in a bucket, through boto3's client calls, and whole ones by libcurl."""
+"""`S3Store`: objects in a bucket, moved by libcurl, and for all else through boto3's client calls."""
 
 import base64
 import hashlib
@@ -80,7 +80,7 @@ class Connection(NamedTuple):
     client_key: str = ""
     """"" where the certificate's file has it, too."""
     lean: bool = True
-    """Whether whole objects may go without boto3's client: nothing is set that only it knows."""
+    """Whether objects may go without boto3's client: nothing is set that only it knows."""
 
     @property
     def certificate(self) -> str | tuple[str, str] | None:
@@ -251,7 +251,7 @@ class S3Store:
             raise
 
     def _without_client(self) -> "Lean | None":
-        """For whole objects; None where only boto3's client can do what is wanted."""
+        """None where only boto3's client can do what is wanted."""
         with self._making:
             if self._is_plain and self._lean is None:
                 self._lean = self._new_lean()

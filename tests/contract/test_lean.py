@@ -1,4 +1,4 @@
-"""Whole objects without boto3's client: what that would send goes where that would send it, and is signed alike."""
+"""What moves without boto3's client: what that would send goes where that would send it, and is signed alike."""
 
 import base64
 import http.client
