@@ -63,51 +63,6 @@ class Request(NamedTuple):
     streamed: bool = False
 
 
-class Answer(NamedTuple):
-    """The names of `headers` are in lower case. `body`: an object's content, which is not in `content`."""
-
-    status: int
-    headers: dict[str, str]
-    content: bytes
-    body: "Incoming | None" = None
-
-    @property
-    def is_refusal(self) -> bool:
-        """Whether nothing was done; a redirect, too, since none is followed."""
-        return self.status >= 300
-
-
-class Curl:
-    """Connections to the server of `base`, as many as there are threads that ask."""
-
-    def __init__(self, base: str, region: str, to: Http) -> None:
-        proxy = to.proxy or _usual_proxy(base)
-        options = _options(base, region, to, proxy)
-        self._new_line: Callable[[], _Line] = lambda: _Line(options, proxy, to.timeout_s)
-        self._idle: list[_Line] = []
-
-    def send(self, request: Request, keys: Keys | None) -> Answer:
-        """The answer. `keys`: None where nobody signs. Raises what botocore does, and what the body does."""
-        try:
-            line = self._idle.pop()  # the one that was used last: the others may come to their end
-        except IndexError:
-            line = self._new_line()
-        incoming = Incoming(line, self._idle)
-        try:
-            line.begin(request, keys)
-            while not line.is_answered:
-                line.go_on()
-            answer = Answer(line.status, line.headers(), b"", incoming)
-            if request.streamed and not answer.is_refusal:
-                return answer
-            content = incoming.read_bounded()
-        except BaseException:
-            incoming.close()
-            raise
-        incoming.close()
-        return Answer(answer.status, answer.headers, content)
-
-
 class Incoming:
     """The content of an answer, as it comes. Raises what botocore does."""
 
@@ -148,6 +103,51 @@ class Incoming:
             self._line.end()
             self._idle.append(self._line)
             self._line = None
+
+
+class Answer(NamedTuple):
+    """The names of `headers` are in lower case. `body`: an object's content, which is not in `content`."""
+
+    status: int
+    headers: dict[str, str]
+    content: bytes
+    body: Incoming | None = None  # not in quotes: to read what is in some takes 3 ms
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether nothing was done; a redirect, too, since none is followed."""
+        return self.status >= 300
+
+
+class Curl:
+    """Connections to the server of `base`, as many as there are threads that ask."""
+
+    def __init__(self, base: str, region: str, to: Http) -> None:
+        proxy = to.proxy or _usual_proxy(base)
+        options = _options(base, region, to, proxy)
+        self._new_line: Callable[[], _Line] = lambda: _Line(options, proxy, to.timeout_s)
+        self._idle: list[_Line] = []
+
+    def send(self, request: Request, keys: Keys | None) -> Answer:
+        """The answer. `keys`: None where nobody signs. Raises what botocore does, and what the body does."""
+        try:
+            line = self._idle.pop()  # the one that was used last: the others may come to their end
+        except IndexError:
+            line = self._new_line()
+        incoming = Incoming(line, self._idle)
+        try:
+            line.begin(request, keys)
+            while not line.is_answered:
+                line.go_on()
+            answer = Answer(line.status, line.headers(), b"", incoming)
+            if request.streamed and not answer.is_refusal:
+                return answer
+            content = incoming.read_bounded()
+        except BaseException:
+            incoming.close()
+            raise
+        incoming.close()
+        return Answer(answer.status, answer.headers, content)
 
 
 class _Line:
