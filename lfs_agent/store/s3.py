@@ -431,7 +431,7 @@ class S3Store:
         page = self.ask("listing", "list_objects_v2", "", Prefix=prefix, StartAfter=after or None)
         with self.understanding("", "listing"):
             found = [_stat(self._context(each["Key"]), each, each["Size"]) for each in page.get("Contents", [])]
-            last = found[-1].key if found and page.get("IsTruncated") else ""
+            last = found[-1].key if page["IsTruncated"] and found else ""
             if last and last <= after:
                 raise ValueError(f"after {after} comes {last}")  # and so on without an end
         return found, last

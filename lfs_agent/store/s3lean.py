@@ -4,22 +4,32 @@ import hashlib
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
-from urllib.parse import quote, urlsplit
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import quote, unquote_plus, urlsplit
 
 from lfs_agent.store.login import Keys
 from lfs_agent.store.s3curl import Answer, Curl, Http, Request
 from lfs_agent.store.s3errors import Refusal
 
+if TYPE_CHECKING:
+    from xml.etree.ElementTree import Element
+
+_LIST: Final = "list_objects_v2"
 _METHODS: Final = {
     "complete_multipart_upload": "POST",
     "create_multipart_upload": "POST",
     "get_object": "GET",
     "head_object": "HEAD",
+    _LIST: "GET",
     "put_object": "PUT",
     "upload_part": "PUT",
 }
-_ASKED: Final = {"UploadId": "uploadId", "PartNumber": "partNumber"}
+_ASKED: Final = {
+    "PartNumber": "partNumber",
+    "Prefix": "prefix",
+    "StartAfter": "start-after",
+    "UploadId": "uploadId",
+}
 _SENT: Final = {
     "ChecksumAlgorithm": "x-amz-checksum-algorithm",
     "ChecksumCRC32C": "x-amz-checksum-crc32c",
@@ -91,7 +101,8 @@ class Lean:
     """Some of boto3's client calls for the bucket whose keys follow `base`: same parameters, answers and errors.
 
     `keys`: what to sign the next request with; None for requests that nobody signs. Usable from several threads. An
-    answer tells no `LastModified`, whose reader takes 15 ms to load.
+    answer tells no `LastModified`, whose reader takes 15 ms to load; so lists of so many `MaxKeys`, for which that is
+    asked, are left to the client.
     """
 
     def __init__(self, base: str, region: str, keys: Callable[[], Keys | None], http: Http) -> None:
@@ -101,7 +112,7 @@ class Lean:
 
     def takes(self, operation: str, parameters: Mapping[str, Any]) -> bool:
         """Whether it is one of them, and libcurl would send it as it is meant."""
-        if operation not in _METHODS or _DOTS.search(parameters.get("Key", "")):
+        if operation not in _METHODS or "MaxKeys" in parameters or _DOTS.search(parameters.get("Key", "")):
             return False
         # A body is signed by its hash, for which any other would have to be read once more.
         if operation == "put_object" and "sha256" not in parameters.get("Metadata", {}):
@@ -114,7 +125,9 @@ class Lean:
     def ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """What boto3's call of that name answers; raises what that raises."""
         method, body = _METHODS[operation], parameters.pop("Body", None)
-        url = f"{self._base}/{quote(parameters.pop('Key'), safe='/~')}{_query(operation, parameters)}"
+        key = parameters.pop("Key", "")
+        path = f"/{quote(key, safe='/~')}" if key else ""
+        url = f"{self._base}{path}{_query(operation, parameters)}"
         metadata: Mapping[str, str] = parameters.pop("Metadata", {})
         headers = {_SENT[name]: str(value) for name, value in parameters.items() if name in _SENT}
         headers |= {f"{_METADATA}{name}": value for name, value in metadata.items()}
@@ -147,6 +160,8 @@ def _query(operation: str, parameters: Mapping[str, Any]) -> str:
     if operation == "create_multipart_upload":
         return "?uploads"
     asked = [f"{_ASKED[name]}={quote(str(value), safe='~')}" for name, value in parameters.items() if name in _ASKED]
+    if operation == _LIST:
+        asked = ["list-type=2", *asked, "encoding-type=url"]
     return f"?{'&'.join(asked)}" if asked else ""
 
 
@@ -174,6 +189,8 @@ def _said(answer: Answer, operation: str) -> dict[str, Any]:
         root = ElementTree.Element("Error")
     if root.tag == "Error":
         raise _refused(answer._replace(status=500), operation)
+    if operation == _LIST:
+        return _page(root)
     return {child.tag.rpartition("}")[2]: child.text for child in root if child.text}
 
 
@@ -229,6 +246,23 @@ def _told(answer: Answer) -> dict[str, Any]:
     if answer.body:
         told["Body"] = answer.body
     return told
+
+
+def _page(page: "Element") -> dict[str, Any]:
+    """The fields of a page of a list. Raises ValueError, LookupError where it is none."""
+    if page.tag.rpartition("}")[2] != "ListBucketResult":
+        raise ValueError(f"no list, but {page.tag}")
+    is_quoted = page.findtext("{*}EncodingType") == "url"
+    entries = [
+        {field.tag.rpartition("}")[2]: field.text or "" for field in each} for each in page.findall("{*}Contents")
+    ]
+    return {
+        "Contents": [
+            {**each, "Key": unquote_plus(each["Key"]) if is_quoted else each["Key"], "Size": int(each["Size"])}
+            for each in entries
+        ],
+        "IsTruncated": page.findtext("{*}IsTruncated") == "true",
+    }
 
 
 def _metadata(answer: Answer) -> dict[str, Any]:

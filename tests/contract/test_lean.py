@@ -23,7 +23,7 @@ from botocore.session import Session
 from lfs_agent.config import Settings
 from lfs_agent.errors import AgentError, ConflictError, LocalError, TransientError
 from lfs_agent.parts import MIB, Part
-from lfs_agent.store import SentPart
+from lfs_agent.store import ObjectStat, SentPart
 from lfs_agent.store.aws import Aws
 from lfs_agent.store.s3 import Connection, S3Store, S3Upload, resolve_connection
 from lfs_agent.store.s3lean import base_of
@@ -148,7 +148,7 @@ def is_lean(sent: Sent) -> bool:
 
 
 def ask(store: S3Store) -> list[str]:
-    """A put, an upload in parts, a look and a read, and what came of them."""
+    """A put, an upload in parts, a look, a read and two lists, and what came of them."""
     found = []
     upload = S3Upload(store, KEY, len(DATA), UPLOAD_ID, "full", "")
     part = Part(7, 0, len(DATA))
@@ -159,6 +159,8 @@ def ask(store: S3Store) -> list[str]:
         lambda: upload.complete([SentPart(part, '"<e>&"', crc_of(DATA))], crc_of(DATA)),
         lambda: store.stat(KEY),
         lambda: read(store, KEY, 0, 10),
+        lambda: store.listed("models/", after=KEY),
+        lambda: store.listed(""),
     ):
         try:
             found.append(str(call()))
@@ -327,6 +329,40 @@ def test_a_refusal_is_told_alike(listener: Listener, status: int, body: bytes) -
     listener.status, listener.body = status, body
     endpoint = f"http://127.0.0.1:{listener.port}"
     assert ask(store_at(endpoint)) == ask(store_at(endpoint, lean=False))
+
+
+PAGE = b"""<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>cellar</Name><EncodingType>url</EncodingType>
+<Contents><Key>models/a+b%26%C3%BC</Key><LastModified>2026-11-21T10:00:00.000Z</LastModified>
+<ETag>&quot;one&quot;</ETag><Size>5000000000</Size><Owner><ID>vera</ID></Owner><StorageClass>STANDARD</StorageClass></Contents>
+<Contents><Key>models/b</Key><Size>0</Size><StorageClass>GLACIER</StorageClass></Contents>
+<IsTruncated>true</IsTruncated></ListBucketResult>"""
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_page_of_a_list_is_read_alike(listener: Listener, lean: bool) -> None:
+    listener.body = PAGE
+    store = store_at(f"http://127.0.0.1:{listener.port}", lean=lean)
+    (first, second), after = store.listed("models/")
+    listener.body = PAGE.replace(b"<EncodingType>url</EncodingType>", b"").replace(b"true", b"false")
+    (as_it_is, _), end = store.listed("models/")
+
+    assert first == ObjectStat("models/a b&\u00fc", 5_000_000_000, etag='"one"')
+    assert (second.key, second.size, second.archived[:14]) == ("models/b", 0, "it is archived")
+    assert (after, as_it_is.key, end) == ("models/b", "models/a+b%26%C3%BC", "")
+    assert is_lean(listener.requests[0]) == lean
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", PAGE[:-40], b"<html>Log in</html>", PAGE.replace(b"<Size>0</Size>", b""), PAGE.replace(b">0<", b">many<")],
+)
+@pytest.mark.parametrize("lean", [True, False])
+def test_what_is_no_page_of_a_list_is_not_taken_for_an_empty_one(listener: Listener, body: bytes, lean: bool) -> None:
+    listener.body = body
+
+    with pytest.raises(TransientError):
+        store_at(f"http://127.0.0.1:{listener.port}", lean=lean).listed("models/")
 
 
 @pytest.mark.parametrize(
