@@ -86,6 +86,14 @@ class Incoming:
             raise self._failure
         return line.received()
 
+    def read(self, size: int | None = None) -> bytes:
+        """The next bytes: so many, or all that are left, as smart-open reads them."""
+        content, buffer = bytearray(), memoryview(bytearray(_RECEIVED))
+        wanted = sys.maxsize if size is None or size < 0 else size
+        while length := self.readinto(buffer[: wanted - len(content)]):
+            content += buffer[:length]
+        return bytes(content)
+
     def read_bounded(self) -> bytes:
         """All of it, where that is no longer than an answer may be which is no object's content."""
         content, buffer = bytearray(), memoryview(bytearray(_RECEIVED))
@@ -347,7 +355,7 @@ class _Line:
             words = f"{words}: {os.strerror(number)}"
         said: dict[str, Any] = {"endpoint_url": url, "error": words}
         if code in _PROXY or (self._proxy and code in _CONNECT) or handle.getinfo(pycurl.HTTP_CONNECTCODE) >= 300:
-            return boto.ProxyConnectionError(proxy_url=_masked(self._proxy), error=words)
+            return boto.ProxyConnectionError(proxy_url=_masked(self._proxy), error=_masked(words))
         if code in _CONNECT:
             return boto.EndpointConnectionError(**said)
         if code == pycurl.E_OPERATION_TIMEDOUT:
