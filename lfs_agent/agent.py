@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 from lfs_agent import __version__, log, protocol
 from lfs_agent.cellar import Cellar
@@ -25,7 +25,6 @@ from lfs_agent.errors import (
 )
 from lfs_agent.gitrepo import Repository
 from lfs_agent.layout import sharded
-from lfs_agent.ledger import Keeper, Ledger, Registrar
 from lfs_agent.parts import Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Download, Init, Terminate, Unusable, Upload
@@ -34,9 +33,11 @@ from lfs_agent.session import RECORD_LIMIT, Breaker, Handover, SessionFiles, nam
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
-from lfs_agent.transfer.listing import Listing
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.transfer.upload import Asking, Sent, upload
+
+if TYPE_CHECKING:
+    from lfs_agent.outgoing import Outgoing
+    from lfs_agent.transfer.upload import Sent
 
 _TICK_S: Final = 0.1
 _HEARTBEAT_S: Final = 0.5
@@ -164,9 +165,6 @@ class Ready(NamedTuple):
     streams: int
     store: Store
     patience: Patience
-    keeper: Keeper
-    registrar: Registrar
-    asking: Asking
 
 
 class Worker:
@@ -186,6 +184,7 @@ class Worker:
         self._cause_met = False
         self._oid = ""
         self._ready: Ready | None = None
+        self._outgoing: Outgoing | None = None
         self._handed_over = ExitStack()
         """Holds the last file until git-lfs has renamed it: then it asks for the next one."""
         self._log: log.Log | None = None
@@ -334,8 +333,12 @@ class Worker:
         if profile := cellar.profile_passed_over:
             self._log.info("profile passed over", profile=profile, source=".mlcellar.toml")
         store.connect()
-        listing = Listing(store, cellar.prefix, cellar.key, self._shared.listing) if self._shared else None
-        ledger, settings = Ledger(store, cellar.prefix), cellar.settings
+        if self._init.operation == "upload":
+            from lfs_agent.outgoing import Outgoing  # 4 ms that a download does not pay
+
+            listing = self._shared.listing if self._shared else None
+            self._outgoing = Outgoing(cellar, store, listing, self._halt, self._note_saved)
+        settings = cellar.settings
         return Ready(
             cellar,
             Folders(self._repo.storage, self._repo.modes),
@@ -343,47 +346,26 @@ class Worker:
             settings.streams or max(1, _BUDGET_STREAMS // self._init.concurrent_transfers),
             store,
             patience,
-            cellar.keeper(ledger, self._halt, self._note_saved),
-            cellar.registrar(store, ledger),
-            Asking(lambda: cellar.replaces_nothing, listing),
         )
 
     def _note_saved(self, oid: Oid) -> None:
         self._logger().info("saved", oid=oid)
 
-    def _transfer(self, ready: Ready, request: Upload | Download, meter: Meter) -> Sent | Path:
-        key, folders = ready.cellar.key(request.oid), ready.folders
+    def _transfer(self, ready: Ready, request: Upload | Download, meter: Meter) -> "Sent | Path":
         if isinstance(request, Download):
             return download(
                 ready.store,
-                key,
+                ready.cellar.key(request.oid),
                 request.oid,
                 meter,
-                folders,
+                ready.folders,
                 limits=ready.limits,
                 streams=ready.streams,
                 hold=self._handed_over,
             )
+        assert self._outgoing is not None, "git-lfs asks for one direction"
         path = self._local(request)
-        for asking in (ready.asking, None):  # what was seen and is gone is asked for
-            seen_at = time.monotonic()
-            sent = upload(
-                ready.store,
-                key,
-                request.oid,
-                path,
-                meter,
-                state=folders.incomplete,
-                modes=folders.modes,
-                limits=ready.limits,
-                streams=ready.streams,
-                asking=asking,
-            )
-            if sent.how != "skipped" or ready.keeper.keep(request.oid, min(seen_at, sent.seen_at)):
-                ready.asking.count(sent)
-                ready.registrar.register(self._halt)
-                return sent
-        raise ObjectError(f"{ready.store.address(key)} comes and goes: push again")
+        return self._outgoing.send(request.oid, path, meter, ready.folders, ready.limits, ready.streams)
 
     def _local(self, request: Upload) -> Path:
         """The file to send; git-lfs can't spell a path that is not UTF-8, but it is where it always is."""
@@ -394,9 +376,8 @@ class Worker:
             raise LocalError(f"git-lfs named a file that is not absolute: {request.path[:200]!r}")
         return path
 
-    def _count(self, request: Upload | Download, result: Sent | Path, meter: Meter, seconds: float) -> None:
-        how = result.how if isinstance(result, Sent) else "downloaded"
-        proven = result.proven if isinstance(result, Sent) else True
+    def _count(self, request: Upload | Download, result: "Sent | Path", meter: Meter, seconds: float) -> None:
+        how, proven = ("downloaded", True) if isinstance(result, Path) else (result.how, result.proven)
         self._counts.objects += 1
         self._counts.skipped += how == "skipped"
         self._counts.unproven += not proven

@@ -11,7 +11,6 @@ from lfs_agent.config import Settings, Value, from_environ, from_git, from_query
 from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.layout import key_of
-from lfs_agent.ledger import Keeper, Ledger, Registrar, shareable
 from lfs_agent.pace import PacedStore
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
@@ -22,6 +21,7 @@ from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_t
 from lfs_agent.trust import Claim, check, check_scheme
 
 if TYPE_CHECKING:
+    from lfs_agent.ledger import Keeper, Ledger, Registrar
     from lfs_agent.store.aws import Aws
     from lfs_agent.store.folder import FolderStore
     from lfs_agent.store.s3 import Connection, S3Store
@@ -106,18 +106,24 @@ class Cellar:
     @property
     def repositories(self) -> list[str]:
         """Where a push to the remote takes commits, as everybody may read it."""
+        from lfs_agent.ledger import shareable  # here, as below: a download needs no ledger
+
         top = self.repo.worktree or self.repo.common_dir
         return list(dict.fromkeys(shareable(url, top) for url in self.repo.push_urls(self.remote)))
 
-    def registrar(self, store: Store, ledger: Ledger) -> Registrar:
+    def registrar(self, store: Store, ledger: "Ledger") -> "Registrar":
         """Registers the repository at the store."""
+        from lfs_agent.ledger import Registrar
+
         memory = self.repo.common_dir / "lfs-agent" / "registered"
         return Registrar(ledger, self.repositories, memory, store.identity(ledger.root), self.repo.modes)
 
     def keeper(
-        self, ledger: Ledger, stop: threading.Event, on_saved: Callable[[Oid], None] = lambda oid: None
-    ) -> Keeper:
+        self, ledger: "Ledger", stop: threading.Event, on_saved: Callable[[Oid], None] = lambda oid: None
+    ) -> "Keeper":
         """Keeps a gc from what is left in the store, since it is there."""
+        from lfs_agent.ledger import Keeper
+
         return Keeper(ledger, self.key, lambda: self.stock(stop=stop, connections=1), stop, on_saved)
 
     @property

@@ -327,6 +327,21 @@ SPARED = {
     *("lfs_agent.gto", "lfs_agent.store.folder", "lfs_agent.store.s3boto", "lfs_agent.verify"),
 }
 """What takes long to load, and is of use only to a command, for a failure, an uncommon setting or a large object."""
+SPARED_A_DOWNLOAD = {*SPARED, "google_crc32c", "lfs_agent.ledger", "lfs_agent.transfer.upload"}
+
+
+def test_a_download_loads_nothing_of_an_upload(home: Home, work: Path, stored: str, tmp_path: Path) -> None:
+    with Agent(home, work, spy=tmp_path / "spy") as agent:
+        agent.init("download")
+        agent.download(OID, len(CONTENT))
+        assert "path" in agent.until_complete()[-1]
+        agent.end()
+
+    loaded = {note["module"] for note in seen_by_spy(tmp_path / "spy", "import")}
+    assert "lfs_agent.transfer.download" in loaded
+    assert {
+        name for name in loaded if name in SPARED_A_DOWNLOAD or name.partition(".")[0] in SPARED_A_DOWNLOAD
+    } == set()
 
 
 # Progress
