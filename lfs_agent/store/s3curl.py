@@ -11,14 +11,14 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from lfs_agent import __version__
-from lfs_agent.parts import KIB
+from lfs_agent.parts import KIB, MIB
 from lfs_agent.store import Body
 from lfs_agent.store.login import Keys
 from lfs_agent.store.s3errors import is_too_long
 
 _RECEIVED: Final = 64 * KIB
 """Read at once; libcurl takes up to ten times as much before we have a look."""
-_SENT: Final = 512 * KIB
+_SENT: Final = MIB
 """More than a body gives at once: so no block has to be cut."""
 _NO_ROOM: Final = memoryview(bytearray())
 _NAP_S: Final = 0.005

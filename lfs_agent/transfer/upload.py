@@ -37,9 +37,10 @@ from lfs_agent.transfer.listing import Listing
 from lfs_agent.transfer.meter import Meter
 
 _BLOCK: Final = 512 * KIB
-"""Read once from memory and hashed three times: a core's own cache has room for it, and not for twice as much."""
-_SENT_BLOCK: Final = 256 * KIB
-"""Each has to be sent within a timeout of the client: small enough for a link that many share."""
+"""What is read at once, to be hashed twice, and to be sent: a core's own cache has room for it.
+
+Twice as much has none, and boto3's client wants each to be sent within its timeout.
+"""
 _TRIES: Final = 2
 _JOURNAL: Final = ".upload"
 _UNASKED: Final = 128 * KIB
@@ -472,7 +473,7 @@ class FileBody:
         left = self._part.length - self._position
         if not left:
             return b""
-        block = _read(self._fd, min(_SENT_BLOCK, left), self._part.offset + self._position, self._meter)
+        block = _read(self._fd, min(_BLOCK, left), self._part.offset + self._position, self._meter)
         self._position += len(block)
         if self._sent_crc is not None:
             self._count(block)
