@@ -65,12 +65,12 @@ _UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 _PLAIN_BUCKET: Final = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", re.ASCII)
-_PLAIN_REGION: Final = re.compile(r"(?:af|ap|ca|eu|il|me|mx|sa|us)-(?!gov|iso)[a-z]+-[0-9]", re.ASCII)
+_PLAIN_REGION: Final = r"(?:af|ap|ca|eu|il|me|mx|sa|us)-(?!gov|iso)[a-z]+-[0-9]"
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 """An access key with anything else would be quoted."""
 _DOTS: Final = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
 """Such a segment would be resolved."""
-_NO_NAME: Final = re.compile(r"(?:\[.*\]|[0-9.]+)(?::[0-9]+)?")
+_NO_NAME: Final = r"(?:\[.*\]|[0-9.]+)(?::[0-9]+)?"
 
 
 def base_of(bucket: str, endpoint: str, region: str, *, path_style: bool) -> str:
@@ -83,7 +83,7 @@ def base_of(bucket: str, endpoint: str, region: str, *, path_style: bool) -> str
     >>> base_of("models--use1-az4--x-s3", "", "us-east-1", path_style=False)
     ''
     """
-    if not _PLAIN_BUCKET.fullmatch(bucket) or not (endpoint or _PLAIN_REGION.fullmatch(region)):
+    if not _PLAIN_BUCKET.fullmatch(bucket) or not (endpoint or re.fullmatch(_PLAIN_REGION, region)):
         return ""
     amazon = "https://s3.amazonaws.com" if region == "us-east-1" else f"https://s3.{region}.amazonaws.com"
     url = urlsplit(endpoint or amazon)
@@ -92,7 +92,7 @@ def base_of(bucket: str, endpoint: str, region: str, *, path_style: bool) -> str
         return ""
     if path_style:
         return f"{url.scheme}://{url.netloc}{path}/{bucket}"
-    if _NO_NAME.fullmatch(url.netloc):  # to put another one before
+    if re.fullmatch(_NO_NAME, url.netloc):  # to put another one before
         return ""
     return f"{url.scheme}://{bucket}.{url.netloc}{path}"
 

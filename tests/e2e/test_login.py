@@ -86,10 +86,14 @@ def test_the_login_is_in_no_file(cellar: Cellar, helper: Helper, any_server: Ser
     fill(cellar, 8)
     cellar.push()
 
-    secret = any_server.secret_key.encode()
-    kept = [path for path in (cellar.work / ".git").rglob("*") if path.is_file() and secret in path.read_bytes()]
-    assert kept == []
+    assert files_with(cellar, any_server.secret_key) == []
     assert helper.calls >= 1
+
+
+def files_with(cellar: Cellar, secret: str) -> list[Path]:
+    """Those of the clone that hold a secret."""
+    files = [path for path in (cellar.work / ".git").rglob("*") if path.is_file()]
+    return [path for path in files if secret.encode() in path.read_bytes()]
 
 
 def write_down(home: Home, server: Server, account: int) -> None:
@@ -127,6 +131,7 @@ def test_the_files_of_aws_are_read_by_one_worker_and_by_another_only_once_their_
 
     assert [seen.fault for seen in proxy.requests if seen.fault] == ["403 ExpiredToken"]
     assert botocore == [False, False, True]
+    assert files_with(cellar, any_server.secret_key) == []
     assert cellar.keys() == sorted(cellar.key(oid) for oid in oids)
 
 
