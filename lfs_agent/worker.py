@@ -27,8 +27,8 @@ def take_streams() -> tuple[BufferedReader, int]:
 def main() -> int:
     """Answers `init`; stays that small until the first object comes."""
     started = time.time()
-    requests, answers = take_streams()
     try:
+        requests, answers = take_streams()
         first = requests.readline()
         if not first:
             return 0

@@ -125,6 +125,11 @@ class Agent:
         assert isinstance(message, dict)
         return message
 
+    def has_begun(self) -> bool:
+        """Whether it has come to its own code, where /proc tells: it has taken its streams."""
+        process = Path(f"/proc/{self.process.pid}")
+        return not process.exists() or (process / "fd" / "4").exists()
+
     def until_complete(self, timeout_s: float = 60) -> list[Message]:
         """All messages up to the one that completes an object."""
         messages = [self.hear(timeout_s)]

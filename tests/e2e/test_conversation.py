@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cellar import random_bytes
-from tests.e2e.dialogue import WORKER, Agent, files_below, keep_local, new_repository, seen_by_spy
+from tests.e2e.dialogue import WORKER, Agent, files_below, keep_local, new_repository, seen_by_spy, wait_for
 from tests.machine import Home
 from tests.proxy import BlackHole, FaultProxy, Faults, Rule, Stall, Throttle
 from tests.servers import Server
@@ -525,7 +525,9 @@ def test_it_ends_while_credentials_are_awaited(home: Home, work: Path, end: End)
 @pytest.mark.parametrize("moment", ["before init", "after init", "after an object"])
 def test_an_idle_worker_ends_at_once(home: Home, work: Path, local: Path, stored: str, moment: str, end: End) -> None:
     with Agent(home, work) as agent:
-        if moment != "before init":
+        if moment == "before init":
+            wait_for(agent.has_begun, 10)
+        else:
             agent.init("upload")
         if moment == "after an object":
             agent.upload(OID, local)
