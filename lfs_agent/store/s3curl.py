@@ -1,4 +1,4 @@
-"""`Curl`: requests that libcurl signs, sends and reads; what goes wrong is told as botocore tells it."""
+"""`Curl`: requests that libcurl signs, sends and reads; what goes wrong is told in its words."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from lfs_agent import __version__
 from lfs_agent.parts import KIB, MIB
 from lfs_agent.store import Body
 from lfs_agent.store.login import Keys
-from lfs_agent.store.s3errors import is_too_long
+from lfs_agent.store.s3errors import Unanswered, is_too_long
 
 _RECEIVED: Final = 64 * KIB
 """Read at once; libcurl takes up to ten times as much before we have a look."""
@@ -64,7 +64,7 @@ class Request(NamedTuple):
 
 
 class Incoming:
-    """The content of an answer, as it comes. Raises what botocore does."""
+    """The content of an answer, as it comes. Raises Unanswered."""
 
     def __init__(self, line: "_Line", idle: "list[_Line]") -> None:
         self._line: _Line | None = line
@@ -90,8 +90,13 @@ class Incoming:
         """The next bytes: so many, or all that are left, as smart-open reads them."""
         content, buffer = bytearray(), memoryview(bytearray(_RECEIVED))
         wanted = sys.maxsize if size is None or size < 0 else size
-        while length := self.readinto(buffer[: wanted - len(content)]):
-            content += buffer[:length]
+        try:
+            while length := self.readinto(buffer[: wanted - len(content)]):
+                content += buffer[:length]
+        except Unanswered as failure:
+            from botocore.exceptions import HTTPClientError  # after which it asks for the rest
+
+            raise HTTPClientError(error=failure) from failure
         return bytes(content)
 
     def read_bounded(self) -> bytes:
@@ -100,9 +105,7 @@ class Incoming:
         while length := self.readinto(buffer):
             content += buffer[:length]
             if is_too_long(content):
-                from botocore.exceptions import HTTPClientError
-
-                raise HTTPClientError(error="an answer that is too long")
+                raise Unanswered("broken", "an answer that is too long")
         return bytes(content)
 
     def close(self) -> None:
@@ -137,7 +140,7 @@ class Curl:
         self._idle: list[_Line] = []
 
     def send(self, request: Request, keys: Keys | None) -> Answer:
-        """The answer. `keys`: None where nobody signs. Raises what botocore does, and what the body does."""
+        """The answer. `keys`: None where nobody signs. Raises Unanswered, and what the body does."""
         try:
             line = self._idle.pop()  # the one that was used last: the others may come to their end
         except IndexError:
@@ -260,7 +263,7 @@ class _Line:
         del self._request
 
     def go_on(self) -> None:
-        """Sends and reads until something has come, or all has. Raises what botocore does, and what the body does."""
+        """Sends and reads until something has come, or all has. Raises Unanswered, and what the body does."""
         before = self._came, self.is_answered
         while True:
             if self._broken:
@@ -279,7 +282,7 @@ class _Line:
                 self._wait()
 
     def _wait(self) -> None:
-        """Waits for the connection. Raises what botocore does where nothing moves for too long."""
+        """Waits for the connection. Raises Unanswered where nothing moves for too long."""
         timer_ms = self._multi.timeout()
         wait_s = max(0.0, self._timeout_s - self._idle_s)
         if timer_ms >= 0:
@@ -295,7 +298,7 @@ class _Line:
         if moved != self._moved:
             self._idle_s, self._moved = 0.0, moved
         elif self._idle_s >= self._timeout_s:
-            raise self._failure(pycurl.E_OPERATION_TIMEDOUT, "nothing has come for too long")
+            raise self._failure(pycurl.E_OPERATION_TIMEDOUT, f"nothing has come for {self._timeout_s:g} s")
 
     # What libcurl calls; what they raise would be printed, and lost.
 
@@ -346,27 +349,20 @@ class _Line:
             self._raised = error
             return _FAILED
 
-    def _failure(self, code: int, words: str) -> Exception:
-        """As botocore would raise it."""
-        from botocore import exceptions as boto
-
-        url, handle = self._request.url, self._handle
+    def _failure(self, code: int, words: str) -> Unanswered:
+        handle = self._handle
         if code == pycurl.E_COULDNT_CONNECT and (number := handle.getinfo(pycurl.OS_ERRNO)):
             words = f"{words}: {os.strerror(number)}"
-        said: dict[str, Any] = {"endpoint_url": url, "error": words}
         if code in _PROXY or (self._proxy and code in _CONNECT) or handle.getinfo(pycurl.HTTP_CONNECTCODE) >= 300:
-            return boto.ProxyConnectionError(proxy_url=_masked(self._proxy), error=_masked(words))
-        if code in _CONNECT:
-            return boto.EndpointConnectionError(**said)
-        if code == pycurl.E_OPERATION_TIMEDOUT:
-            connected = handle.getinfo(pycurl.PRETRANSFER_TIME)
-            return boto.ReadTimeoutError(**said) if connected else boto.ConnectTimeoutError(**said)
+            words = f'Failed to connect to proxy URL: "{self._proxy}": {words}'
+            user = re.sub(r"^\w+://", "", self._proxy.rpartition("@")[0])
+            return Unanswered("unreachable", words.replace(f"{user}@", "***:***@") if user else words)
+        if code in _CONNECT or (code == pycurl.E_OPERATION_TIMEDOUT and not handle.getinfo(pycurl.PRETRANSFER_TIME)):
+            return Unanswered("unreachable", words)
         in_tls = code in _TLS or "SSL routines" in words  # a client's certificate is refused at the first read
         if in_tls and not re.search(_CUT, words):
-            return boto.SSLError(**said)
-        if in_tls or (code in _BROKEN and not self.is_answered):
-            return boto.ConnectionClosedError(**said, request=None)
-        return boto.HTTPClientError(error=words)
+            return Unanswered("tls", words)
+        return Unanswered("closed" if in_tls or (code in _BROKEN and not self.is_answered) else "broken", words)
 
 
 _SUPPRESS_CONNECT_HEADERS: Final = 265  # for which pycurl has no name, as for CURLE_PROXY below
@@ -432,8 +428,3 @@ def _usual_proxy(url: str) -> str:
 
     to = urlsplit(url)
     return "" if proxy_bypass(to.netloc) else getproxies().get(to.scheme, "")
-
-
-def _masked(proxy: str) -> str:
-    """Without who goes through it."""
-    return re.sub("//.*@", "//***:***@", proxy)

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from lfs_agent.errors import (
     AgentError,
@@ -23,7 +23,7 @@ from lfs_agent.errors import (
 from lfs_agent.parts import MIB
 
 if TYPE_CHECKING:
-    from botocore.exceptions import BotoCoreError, SSLError
+    from botocore.exceptions import BotoCoreError
 
 
 class Context(NamedTuple):
@@ -104,6 +104,17 @@ class Refusal(Exception):
         self.response = response
 
 
+class Unanswered(Exception):
+    """A request that has had no answer, or not all of it, with what libcurl says of that.
+
+    Its `kind`: the server could not be reached; TLS has failed; the server has hung up without a word; anything else.
+    """
+
+    def __init__(self, kind: Literal["unreachable", "tls", "closed", "broken"], said: str) -> None:
+        super().__init__(said)
+        self.kind = kind
+
+
 def is_too_long(content: bytes | bytearray) -> bool:
     """Whether it is more than any sane answer that is not an object's content."""
     return len(content) > _LONGEST or content.count(b"<") > _TAGS
@@ -111,7 +122,7 @@ def is_too_long(content: bytes | bytearray) -> bool:
 
 def is_from_client(error: BaseException) -> bool:
     """Whether boto3 raised it, or what stands for that; a process that has not loaded botocore need not for this."""
-    if isinstance(error, Refusal):
+    if isinstance(error, Refusal | Unanswered):
         return True
     if "botocore" not in sys.modules:
         return False
@@ -317,7 +328,29 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def _unanswered(error: Unanswered, context: Context) -> AgentError:
+    said = _one_line(error)
+    match error.kind:
+        case "tls":
+            return _tls_failure(said, context)
+        case "unreachable":
+            unreachable = UnreachableError(
+                f"{context.server} cannot be reached for {context.address} ({said}); "
+                "check the network, the proxy, and the endpoint: lfs-agent config --show-origin"
+            )
+            return TransientError(str(unreachable), last=unreachable)
+        case "closed":
+            return TransientError(
+                f"{context.server} hung up without an answer to a request for {context.address}; if that remains: "
+                "is it http or https, and the right port? See: lfs-agent config --show-origin"
+            )
+        case "broken":
+            return TransientError(f"{context.address}: {said}")
+
+
 def _no_answer(error: Exception, context: Context) -> AgentError:
+    if isinstance(error, Unanswered):
+        return _unanswered(error, context)
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
     from urllib3.exceptions import HTTPError
@@ -338,20 +371,13 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
         case boto.CredentialRetrievalError() | boto.MetadataRetrievalError() | boto.RefreshWithMFAUnsupportedError():
             return CredentialsError(f"{sentence}; see: aws sts get-caller-identity --profile {profile}")
         case boto.SSLError():
-            return _tls_failure(error, context)
+            return _unanswered(Unanswered("tls", str(error.kwargs["error"])), context)
         case boto.ParamValidationError() | boto.InvalidRegionError() | boto.InvalidProxiesConfigError():
             return UsageError(sentence)
         case boto.EndpointConnectionError() | boto.ConnectTimeoutError() | boto.ProxyConnectionError():
-            unreachable = UnreachableError(
-                f"{context.server} cannot be reached for {context.address} ({_why(error)}); "
-                "check the network, the proxy, and the endpoint: lfs-agent config --show-origin"
-            )
-            return TransientError(str(unreachable), last=unreachable)
+            return _unanswered(Unanswered("unreachable", _why(error)), context)
         case boto.ConnectionClosedError():
-            return TransientError(
-                f"{context.server} hung up without an answer to a request for {context.address}; if that remains: "
-                "is it http or https, and the right port? See: lfs-agent config --show-origin"
-            )
+            return _unanswered(Unanswered("closed", ""), context)
         case (
             boto.HTTPClientError()
             | boto.IncompleteReadError()
@@ -371,14 +397,13 @@ def _why(error: "BotoCoreError") -> str:
 
     if isinstance(error, boto.ProxyConnectionError):
         return _one_line(error)  # which names the proxy
-    said = _one_line(error.kwargs.get("error", error))
-    found = re.search(r"Failed to (resolve|establish) .*", said)  # urllib3's words; libcurl's are no more than these
-    return found[0] if found else said
+    found = re.search(r"Failed to (resolve|establish) .*", _one_line(error.kwargs.get("error", error)))
+    return found[0] if found else _one_line(error)
 
 
-def _tls_failure(error: "SSLError", context: Context) -> AgentError:
+def _tls_failure(said: str, context: Context) -> AgentError:
     """What is wrong with certificates stays so; anything else may have come of a connection that broke."""
-    server, said = context.server, _one_line(error.kwargs["error"])
+    server = context.server
     words = said.lower().replace("_", " ")  # libcurl's, or Python's
     if "has expired" in words or "not yet valid" in words:
         return UnreachableError(

@@ -98,7 +98,7 @@ def base_of(bucket: str, endpoint: str, region: str, *, path_style: bool) -> str
 
 
 class Lean:
-    """Some of boto3's client calls for the bucket whose keys follow `base`: same parameters, answers and errors.
+    """Some of boto3's client calls for the bucket whose keys follow `base`: same parameters and answers.
 
     `keys`: what to sign the next request with; None for requests that nobody signs. Usable from several threads. An
     answer tells no `LastModified`, whose reader takes 15 ms to load; so lists of so many `MaxKeys`, for which that is
@@ -123,7 +123,7 @@ class Lean:
         return keys is None or bool(_PLAIN_NAME.fullmatch(keys.access_key))
 
     def ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """What boto3's call of that name answers; raises what that raises."""
+        """What boto3's call of that name answers. Raises Unanswered, Refusal, what that raises."""
         method, body = _METHODS[operation], parameters.pop("Body", None)
         key = parameters.pop("Key", "")
         path = f"/{quote(key, safe='/~')}" if key else ""

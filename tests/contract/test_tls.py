@@ -193,10 +193,10 @@ def test_a_host_that_nobody_knows_is_named(place: InBucket) -> None:
         store.stat(KEY)
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_nobody_runs_is_named_without_its_password(place: InBucket, scheme: str) -> None:
+@pytest.mark.parametrize("scheme, before", [("http", "http://"), ("https", "http://"), ("https", "")])
+def test_a_proxy_that_nobody_runs_is_named_without_its_password(place: InBucket, scheme: str, before: str) -> None:
     with BlackHole(accept=False) as hole:
-        proxy = hole.endpoint.replace("//", "//vera:Canary@")
+        proxy = hole.endpoint.replace("http://", f"{before}vera:Canary@")
         store = retrying(store_at(place, f"{scheme}://s3.example.org", proxy=proxy), first_deadline_s=4.0)
         with pytest.raises(UnreachableError, match=r"cannot be reached.*proxy URL: .*127\.0\.0\.1") as raised:
             store.stat(KEY)
