@@ -188,10 +188,12 @@ class Breaker:
 
     def met(self) -> Cause | None:
         """What a worker told; None where nobody did."""
+        if not self.tripped:  # mostly
+            return None
         try:
             told = json.loads(self._path.read_bytes())
             return Cause(str(told["message"]), float(told["at"]))
-        except OSError:  # no such file, mostly
+        except OSError:
             return None
         except (ValueError, LookupError, TypeError):
             return Cause("", 0.0)  # it is being written

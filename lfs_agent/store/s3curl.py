@@ -22,6 +22,7 @@ _SENT: Final = MIB
 """More than a body gives at once: so no block has to be cut."""
 _NO_ROOM: Final = memoryview(bytearray())
 _NAP_S: Final = 0.005
+_BLANK: Final = (b"\r\n", b"\n")
 _NOTHING: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of no bytes."""
 
@@ -172,13 +173,17 @@ class _Line:
         self._handles: dict[tuple[str, bool], Any] = {}
         self._handle: Any = None
         """The one that is in use."""
+        self._lines: list[bytes] = []
+        """What has come beside the content; libcurl calls nothing of Python's for it."""
 
     def begin(self, request: Request, keys: Keys | None) -> None:
         """Makes the request ready to be sent."""
         self._request = request
         self._raised: BaseException | None = None
         self._broken: tuple[int, str] | None = None
+        self._lines.clear()
         self._head: list[bytes] = []
+        """Those of the answer that are headers."""
         self._buffer = _NO_ROOM
         self.filled = 0
         """Bytes of the buffer that have come."""
@@ -220,11 +225,20 @@ class _Line:
             handle.setopt(pycurl.CUSTOMREQUEST, method)
             # On a connection that was kept it would be sent again where no answer comes: who publishes has to look.
             handle.setopt(pycurl.FRESH_CONNECT, 1)
-        handle.setopt(pycurl.HEADERFUNCTION, self._take_head)
+        handle.setopt(pycurl.HEADERFUNCTION, self._lines.append)
         handle.setopt(pycurl.WRITEFUNCTION, self._take_content)
         handle.setopt(pycurl.READFUNCTION, self._give)
         handle.setopt(pycurl.SEEKFUNCTION, self._rewind)
         return handle
+
+    def _look_at_head(self) -> None:
+        """Takes note of the answer when all of its head has come. Raises ValueError, LookupError for what is none."""
+        while end := next((at for at, line in enumerate(self._lines) if line in _BLANK), 0):
+            self.status = int(self._lines[0].split()[1])
+            if self.status >= 200:  # before that, there are more to come
+                self.is_answered, self._head = True, self._lines[1:end]
+                return
+            del self._lines[: end + 1]
 
     def headers(self) -> dict[str, str]:
         """Of the answer; what comes twice, in one."""
@@ -271,6 +285,8 @@ class _Line:
             _, running = self._multi.perform()
             if self._raised:
                 raise self._raised
+            if not self.is_answered:
+                self._look_at_head()
             if not running:
                 for _, code, words in self._multi.info_read()[2]:
                     self._broken = (code, words)
@@ -301,22 +317,6 @@ class _Line:
             raise self._failure(pycurl.E_OPERATION_TIMEDOUT, f"nothing has come for {self._timeout_s:g} s")
 
     # What libcurl calls; what they raise would be printed, and lost.
-
-    def _take_head(self, line: bytes) -> int | None:
-        try:
-            if self.is_answered:  # what comes behind the content
-                return None
-            if line.startswith(b"HTTP/"):
-                self.status = int(line.split()[1])
-                self._head.clear()
-            elif line.strip():
-                self._head.append(line)
-            else:
-                self.is_answered = self.status >= 200  # before that, there are more to come
-            return None
-        except BaseException as error:
-            self._raised = error
-            return -1
 
     def _take_content(self, block: bytes) -> int | None:
         try:

@@ -443,7 +443,7 @@ class _Hashing:
             self._sha256.update(block)
             crc = extend(crc, block)
             position += len(block)
-        self.crc = _joined(self.crc, crc, part.length)
+        self.crc = _joined(self.crc, crc, part.length) if part.offset else crc
         return crc
 
     def check(self, oid: Oid) -> None:
