@@ -203,12 +203,13 @@ class _Line:
         headers = [f"{name}: {value}" for name, value in request.headers.items()]
         if keys:
             handle.setopt(pycurl.USERNAME, keys.access_key)
-            handle.setopt(pycurl.PASSWORD, keys.secret_key)
+            handle.setopt(pycurl.PASSWORD, keys.secret_key.encode())  # of a str pycurl takes ASCII only
             headers.append(f"x-amz-content-sha256: {request.sha256}")
             if keys.token:
                 headers.append(f"x-amz-security-token: {keys.token}")
         handle.setopt(pycurl.URL, request.url)
-        handle.setopt(pycurl.HTTPHEADER, [*headers, "Accept:", "Expect:"])  # of its own it would send these two
+        # Of its own it would send these two.
+        handle.setopt(pycurl.HTTPHEADER, [line.encode() for line in (*headers, "Accept:", "Expect:")])
         if request.body is not None:
             handle.setopt(pycurl.INFILESIZE_LARGE, len(request.body))
             request.body.sending()
@@ -220,6 +221,9 @@ class _Line:
         for option, value in self._options.items():
             if signed or option != pycurl.AWS_SIGV4:
                 handle.setopt(option, value)
+        # Where libcurl was built, or pycurl has looked, there may be certificates that would be trusted besides.
+        handle.setopt(pycurl.CAPATH, None)
+        handle.setopt(pycurl.PROXY_CAPATH, None)
         handle.setopt({"HEAD": pycurl.NOBODY, "GET": pycurl.HTTPGET}.get(method, pycurl.UPLOAD), 1)
         if method == "POST":
             handle.setopt(pycurl.CUSTOMREQUEST, method)
@@ -372,7 +376,10 @@ _ABORT: Final[int] = pycurl.READFUNC_ABORT
 
 _PROXY: Final = {pycurl.E_COULDNT_RESOLVE_PROXY, 97}
 _CONNECT: Final = {pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_CONNECT}
-_BROKEN: Final = {pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR}
+_BROKEN: Final = {
+    pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR,
+    pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY,  # what has come is no answer of HTTP
+}  # fmt: skip
 _TLS: Final = {
     pycurl.E_SSL_CONNECT_ERROR, pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CIPHER,
     pycurl.E_SSL_CACERT_BADFILE, pycurl.E_SSL_ISSUER_ERROR, pycurl.E_SSL_ENGINE_INITFAILED,
@@ -392,7 +399,7 @@ def _options(base: str, region: str, to: Http, proxy: str) -> dict[int, Any]:
         pycurl.ACCEPT_ENCODING: "identity",
         pycurl.HTTP_CONTENT_DECODING: 0,
         pycurl.NETRC: pycurl.NETRC_IGNORED,
-        pycurl.PROXY: proxy,
+        pycurl.PROXY: proxy.encode(),
         pycurl.NOPROXY: "",
         _SUPPRESS_CONNECT_HEADERS: 1,
         pycurl.NOSIGNAL: 1,
@@ -403,10 +410,10 @@ def _options(base: str, region: str, to: Http, proxy: str) -> dict[int, Any]:
         pycurl.UPLOAD_BUFFERSIZE: _SENT,
     }
     if "https:" in (base[:6], proxy[:6]):
-        options[pycurl.CAINFO] = options[pycurl.PROXY_CAINFO] = to.ca or _usual_ca()
+        options[pycurl.CAINFO] = options[pycurl.PROXY_CAINFO] = os.fsencode(to.ca or _usual_ca())
     if to.client_cert:
-        options[pycurl.SSLCERT] = to.client_cert
-        options[pycurl.SSLKEY] = to.client_key or to.client_cert
+        options[pycurl.SSLCERT] = os.fsencode(to.client_cert)
+        options[pycurl.SSLKEY] = os.fsencode(to.client_key or to.client_cert)
     return options
 
 

@@ -97,7 +97,7 @@ _RIGHTS: Final = {
 
 
 class Refusal(Exception):
-    """An answer without a body that refuses; its `response` is what botocore's ClientError would have."""
+    """An answer that refuses, read without botocore; its `response` is what botocore's ClientError would have."""
 
     def __init__(self, response: Mapping[str, Any]) -> None:
         super().__init__()

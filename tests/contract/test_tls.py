@@ -1,8 +1,11 @@
 """Certificates and what else can go wrong before a request: each a sentence that names what to do."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import certifi
+import pycurl
 import pytest
 
 from lfs_agent.config import Settings
@@ -51,11 +54,12 @@ def test_a_store_that_demands_a_certificate_gets_it(
     place: InBucket, authority: Authority, tmp_path: Path, pair: str
 ) -> None:
     own, data = authority.client(), content(6 * MIB)
-    both = tmp_path / "both.pem"
+    ca, both = tmp_path / "autorit\u00e9.pem", tmp_path / "beid\u00e9.pem"  # a folder of a person is named like that
+    ca.write_bytes(authority.ca.read_bytes())
     both.write_bytes(own.key.read_bytes() + own.certificate.read_bytes())
     cert, key = (both, "") if pair == "one file" else (own.certificate, own.key)
     with TlsFront(place.server.endpoint, server_side(authority.server(), authority.ca)) as front:
-        store = store_at(place, front.endpoint, ca=authority.ca, cert=cert, key=key)
+        store = store_at(place, front.endpoint, ca=ca, cert=cert, key=key)
         store.put(KEY, OID, BytesBody(DATA))
         upload = store.begin("parts", oid_of(data), len(data))
         upload.complete(put_parts(upload, data), crc_of(data))
@@ -148,6 +152,30 @@ def test_a_server_s_certificate_that_is_not_right_is_told_once_and_as_what_it_is
         with pytest.raises(UnreachableError, match=says):
             retrying(store_at(place, front.endpoint, ca=authority.ca)).stat(KEY)
         assert front.connections == 1
+
+
+def test_nobody_is_trusted_besides(
+    place: InBucket, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There are systems where libcurl, or pycurl, comes with a folder of certificates of its own."""
+    folder = tmp_path / "found"
+    folder.mkdir()
+    named = subprocess.run(["openssl", "x509", "-hash", "-noout", "-in", authority.ca], check=True, capture_output=True)
+    (folder / f"{named.stdout.decode().strip()}.0").write_bytes(authority.ca.read_bytes())
+    new = pycurl.Curl
+
+    def new_with_folder() -> Any:
+        handle = new()
+        for option in (pycurl.CAPATH, pycurl.PROXY_CAPATH):
+            handle.setopt(option, str(folder))
+        return handle
+
+    monkeypatch.setattr(pycurl, "Curl", new_with_folder)
+    with (
+        TlsFront(place.server.endpoint, server_side(authority.server())) as front,
+        pytest.raises(UnreachableError, match=r"certificate that is not trusted here"),
+    ):
+        store_at(place, front.endpoint, ca=Path(certifi.where())).stat(KEY)
 
 
 def test_https_to_a_port_of_http_is_told(place: InBucket, authority: Authority) -> None:
