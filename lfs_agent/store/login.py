@@ -1,5 +1,6 @@
 """`Login`: what AWS's chain of credentials gives, once for all workers of a session, and anew when it is refused."""
 
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
@@ -89,6 +90,7 @@ class Login:
             for secret in (frozen.secret_key, frozen.token):
                 if secret:
                     self._on_secret(secret)
+            _check(frozen, self._source.method)
             self.known = frozen
         return frozen
 
@@ -135,6 +137,20 @@ class Login:
                     self._handover.leave(as_given(spare.get_frozen_credentials()) if spare else {})
                     return found
         return Given(Keys(**given), "handed over") if given else self._chain()
+
+
+def _check(keys: Keys, method: str) -> None:
+    """Raises what botocore does for keys with a line break, as a file that was read whole ends in one.
+
+    In a header what follows it would be another header.
+    """
+    named = {"access key": keys.access_key, "secret key": keys.secret_key, "session token": keys.token}
+    for name, value in named.items():
+        if value and re.search(r"[\x00-\x1f\x7f]", value):
+            from botocore.exceptions import CredentialRetrievalError
+
+            words = f"the {name} has a line break in it, or another control character: set it without"
+            raise CredentialRetrievalError(provider=method, error_msg=words)
 
 
 def as_given(credentials: Keys) -> dict[str, str]:

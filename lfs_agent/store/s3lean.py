@@ -65,6 +65,8 @@ _UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 
 _PLAIN_BUCKET: Final = re.compile(r"(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", re.ASCII)
+_ANY_REGION: Final = r"[A-Za-z0-9-]+"
+"""One with anything else would say another thing to libcurl, which is told it between colons."""
 _PLAIN_REGION: Final = r"(?:af|ap|ca|eu|il|me|mx|sa|us)-(?!gov|iso)[a-z]+-[0-9]"
 _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 """An access key with anything else would be quoted."""
@@ -83,7 +85,7 @@ def base_of(bucket: str, endpoint: str, region: str, *, path_style: bool) -> str
     >>> base_of("models--use1-az4--x-s3", "", "us-east-1", path_style=False)
     ''
     """
-    if not _PLAIN_BUCKET.fullmatch(bucket) or not (endpoint or re.fullmatch(_PLAIN_REGION, region)):
+    if not _PLAIN_BUCKET.fullmatch(bucket) or not re.fullmatch(_ANY_REGION if endpoint else _PLAIN_REGION, region):
         return ""
     amazon = "https://s3.amazonaws.com" if region == "us-east-1" else f"https://s3.{region}.amazonaws.com"
     url = urlsplit(endpoint or amazon)

@@ -21,7 +21,7 @@ from botocore.credentials import Credentials
 from botocore.session import Session
 
 from lfs_agent.config import Settings
-from lfs_agent.errors import AgentError, ConflictError, LocalError, TransientError
+from lfs_agent.errors import AgentError, ConflictError, CredentialsError, LocalError, TransientError
 from lfs_agent.parts import MIB, Part
 from lfs_agent.store import ObjectStat, SentPart
 from lfs_agent.store.aws import Aws
@@ -241,6 +241,7 @@ def test_the_same_is_sent_to_the_same_place_with_the_client_and_without_it(
         ("//models///x/", "secret"),
         ("models/.../.x/..y/z.", "secret"),
         ("key", 'se+/=:c r%20et"\\'),
+        ("key", "geh\u00e4im\u20ac"),
     ],
 )
 def test_any_key_is_signed_as_it_is_sent(listener: Listener, key: str, secret: str) -> None:
@@ -267,6 +268,28 @@ def test_what_libcurl_would_send_otherwise_is_left_to_the_client(listener: Liste
 
     assert (is_lean(sent), sent[1]) == (False, f"/cellar/{key}")
     assert f"Credential={access_key or 'access'}/" in sent[2]["authorization"]
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+@pytest.mark.parametrize("behind", ["\n", "\r\nX-Amz-Acl: public-read"])
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_key_with_a_line_break_is_told_and_in_no_request(
+    listener: Listener, name: str, behind: str, lean: bool
+) -> None:
+    store = store_at(f"http://127.0.0.1:{listener.port}", environ={name: f"Canary{behind}"}, lean=lean)
+    with pytest.raises(CredentialsError, match=r"the (access|secret|session) (key|token) has a line break") as raised:
+        store.stat(KEY)
+
+    assert "Canary" not in str(raised.value)
+    assert listener.requests == []
+
+
+@pytest.mark.parametrize("region", ["eu:west", "eu-west-3\r\nX-Amz-Acl: public-read", "eu-west-3\n", ""])
+def test_a_region_that_says_more_than_its_name_is_in_no_request(listener: Listener, region: str) -> None:
+    with suppress(AgentError):
+        store_at(f"http://127.0.0.1:{listener.port}", region=region).stat(KEY)
+
+    assert not any(map(is_lean, listener.requests))
 
 
 @cache
@@ -490,8 +513,11 @@ def test_a_kept_connection_that_ends_meanwhile_is_not_told_and_the_whole_object_
     assert server.requests == [(1, "PUT", DATA), (1, "PUT", DATA), (2, "PUT", DATA)]
 
 
-def test_a_connection_that_ends_without_an_answer_is_told() -> None:
-    with Script(b"bye") as server, pytest.raises(TransientError, match="hung up without an answer"):
+@pytest.mark.parametrize(
+    "said", [b"", b"\x15\x03\x01\0\x02\x02F", b"SSH-2.0-OpenSSH_9.6\r\n", b"HTTP/1.1 no OK\r\n\r\n"]
+)
+def test_a_connection_that_ends_without_an_answer_is_told(said: bytes) -> None:
+    with Script(said + b"bye") as server, pytest.raises(TransientError, match="hung up without an answer"):
         store_at(server.endpoint).put(KEY, OID, BytesBody(DATA))
 
     assert server.requests == [(1, "PUT", DATA)]
