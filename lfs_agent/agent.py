@@ -76,7 +76,11 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int, started: 
         return 0
 
     def converse() -> None:
-        worker.serve(lines)
+        try:
+            worker.serve(lines)
+        except BaseException:  # a fault of ours: git-lfs hears the end of us, and does not wait for an answer
+            stop.set()
+            raise
         over.set()
 
     # In a thread of its own: this one sees to signals, and to what git-lfs hears while a transfer goes on.
@@ -106,7 +110,9 @@ class Lines:
             self._second = b""
             return second
         with self._reading:
-            return self._requests.readline()
+            line = self._requests.readline()
+            self._ended = self._ended or b'"terminate"' in line
+            return line
 
     def broke_off(self) -> bool:
         """Whether git-lfs has hung up without a terminate. Nobody knows that while the next line is waited for."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from lfs_agent.agent import Lines
 from tests.cellar import random_bytes
 from tests.e2e.dialogue import WORKER, Agent, files_below, keep_local, new_repository, seen_by_spy, wait_for
 from tests.machine import Home
@@ -622,6 +623,33 @@ def test_two_processes_asked_for_one_download_both_get_it(
 
     assert paths[0] != paths[1]
     assert [path.read_bytes() for path in paths] == [content, content]
+
+
+def test_a_fault_of_ours_in_the_conversation_ends_the_worker() -> None:
+    fault = (
+        "import sys; from lfs_agent import agent; agent.Worker.serve = lambda *_: 1 / 0\n"
+        'init = b\'{"event":"init","operation":"upload"}\'\n'
+        "sys.exit(agent.run(init, b'{}', sys.stdin.buffer, 1, 0.0))"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", fault], stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    with worker:
+        try:
+            assert worker.wait(20) == 130
+        finally:
+            worker.kill()
+        assert worker.stderr is not None
+        assert "ZeroDivisionError" in worker.stderr.read().decode()
+
+
+@pytest.mark.parametrize("last, broke_off", [(b'{"event":"terminate"}\n', False), (b'{"event":"download"}\n', True)])
+def test_whoever_hangs_up_after_the_last_word_has_not_broken_off(last: bytes, broke_off: bool) -> None:
+    read, written = os.pipe()
+    with os.fdopen(read, "rb") as requests:
+        lines = Lines(requests)
+        os.write(written, last)
+        os.close(written)
+
+        assert (lines.next(), lines.broke_off()) == (last, broke_off)
 
 
 def test_the_worker_file_runs_alone() -> None:
