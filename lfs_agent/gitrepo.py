@@ -246,9 +246,11 @@ class Repository:
     @cached_property
     def _places(self) -> tuple[str, str, str]:
         """The common git folder, the top of the work tree, "" for each that is not there, and why git has none."""
-        done = run_git(["rev-parse", "--git-common-dir", "--show-toplevel"], cwd=self.cwd)
-        common, _, top = done.stdout.decode(errors="surrogateescape").partition("\n")
-        return common, top.rstrip("\n"), done.stderr.decode(errors="replace").strip()
+        # The second answer is yes or no, and tells the others apart: a line may break in a folder's name.
+        done = run_git(["rev-parse", "--git-common-dir", "--is-inside-git-dir", "--show-toplevel"], cwd=self.cwd)
+        common, *rest = re.split(r"\n(?:true|false)\n", done.stdout.decode(errors="surrogateescape"), maxsplit=1)
+        top = rest[0].removesuffix("\n") if rest else ""
+        return common, top, done.stderr.decode(errors="replace").strip()
 
     @cached_property
     def config(self) -> list[Entry]:

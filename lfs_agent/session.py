@@ -184,7 +184,9 @@ class Breaker:
     @property
     def tripped(self) -> bool:
         """Whether anybody has met a cause."""
-        return self._path.exists()
+        with suppress(OSError):  # nobody may look into the folder any more
+            return self._path.exists()
+        return False
 
     def met(self) -> Cause | None:
         """What a worker told; None where nobody did."""

@@ -188,6 +188,17 @@ def test_a_subfolder_a_work_tree_and_a_bare_repository(work: Path, tmp_path: Pat
     assert config_file("local", tmp_path / "second").path == work / ".git" / "config"
 
 
+def test_a_line_may_break_in_a_folder_s_name(work: Path, tmp_path: Path) -> None:
+    commit_lfsconfig(work, "[lfs]\nurl = s3::c")
+    moved = work.rename(tmp_path / "one\ntwo\n")
+    git(moved, "worktree", "add", "-q", moved / "a\nb", "-b", "second")
+
+    second = Repository(moved / "a\nb")
+    assert (second.worktree, second.common_dir) == (moved / "a\nb", moved / ".git")
+    assert Repository(moved / ".git").worktree is None
+    assert Repository(moved / ".git").common_dir == moved / ".git"
+
+
 def test_outside_of_a_repository_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not a git repository"):
         _ = Repository(tmp_path).common_dir

@@ -78,6 +78,12 @@ def test_a_cause_that_cannot_be_kept_is_told_by_whoever_meets_it(tmp_path: Path)
     assert Breaker(tmp_path / "file" / "sessions" / "one.stop").trip("the disk is full")
 
 
+def test_where_nobody_may_look_there_is_no_cause(tmp_path: Path) -> None:
+    nowhere = Breaker(tmp_path / ("x" * 300))
+
+    assert (nowhere.tripped, nowhere.met()) == (False, None)
+
+
 def test_records_are_in_order_and_only_the_last_ones_are_kept(tmp_path: Path) -> None:
     sessions = tmp_path / "sessions"
     sessions.mkdir()
