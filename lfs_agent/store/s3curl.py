@@ -5,6 +5,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, NamedTuple
@@ -222,8 +223,9 @@ class _Line:
             if signed or option != pycurl.AWS_SIGV4:
                 handle.setopt(option, value)
         # Where libcurl was built, or pycurl has looked, there may be certificates that would be trusted besides.
-        handle.setopt(pycurl.CAPATH, None)
-        handle.setopt(pycurl.PROXY_CAPATH, None)
+        for folder in (pycurl.CAPATH, pycurl.PROXY_CAPATH):
+            with suppress(pycurl.error):  # of a TLS library that takes none
+                handle.setopt(folder, None)
         handle.setopt({"HEAD": pycurl.NOBODY, "GET": pycurl.HTTPGET}.get(method, pycurl.UPLOAD), 1)
         if method == "POST":
             handle.setopt(pycurl.CUSTOMREQUEST, method)
@@ -378,7 +380,7 @@ _PROXY: Final = {pycurl.E_COULDNT_RESOLVE_PROXY, 97}
 _CONNECT: Final = {pycurl.E_COULDNT_RESOLVE_HOST, pycurl.E_COULDNT_CONNECT}
 _BROKEN: Final = {
     pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR,
-    pycurl.E_UNSUPPORTED_PROTOCOL, pycurl.E_FTP_WEIRD_SERVER_REPLY,  # what has come is no answer of HTTP
+    pycurl.E_UNSUPPORTED_PROTOCOL,  # what has come is no answer of HTTP: of 0.9, libcurl says
 }  # fmt: skip
 _TLS: Final = {
     pycurl.E_SSL_CONNECT_ERROR, pycurl.E_PEER_FAILED_VERIFICATION, pycurl.E_SSL_CERTPROBLEM, pycurl.E_SSL_CIPHER,
