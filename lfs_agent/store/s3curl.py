@@ -426,7 +426,12 @@ def _usual_ca() -> str:
     from importlib.util import find_spec  # 1 ms, over https
 
     packages = (find_spec(name) for name in ("certifi", "botocore"))
-    return next(str(Path(package.origin).parent / "cacert.pem") for package in packages if package and package.origin)
+    first = next(Path(package.origin) for package in packages if package and package.origin)
+    if (usual := first.with_name("cacert.pem")).exists():
+        return str(usual)
+    import certifi  # which a Linux distribution has made to name the system's
+
+    return str(certifi.where())
 
 
 def _usual_proxy(url: str) -> str:

@@ -1,6 +1,7 @@
 """Certificates and what else can go wrong before a request: each a sentence that names what to do."""
 
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +177,18 @@ def test_nobody_is_trusted_besides(
         pytest.raises(UnreachableError, match=r"certificate that is not trusted here"),
     ):
         store_at(place, front.endpoint, ca=Path(certifi.where())).stat(KEY)
+
+
+def test_a_distribution_may_say_where_the_usual_certificates_are(
+    bucket_of: BucketOf, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "certifi.py").write_text(f"def where(): return {str(authority.ca)!r}")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "certifi")
+    monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+    place = bucket_of("versitygw")
+    with TlsFront(place.server.endpoint, server_side(authority.server())) as front:
+        assert store_at(place, front.endpoint).stat(KEY) is None
 
 
 def test_https_to_a_port_of_http_is_told(place: InBucket, authority: Authority) -> None:
