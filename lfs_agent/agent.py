@@ -43,6 +43,8 @@ _TICK_S: Final = 0.1
 _HEARTBEAT_S: Final = 0.5
 _GRACE_S: Final = 1.0
 """How long a worker may take to notice that it is to stop: a login helper, or a silent store, may hold it."""
+_LAST_S: Final = 3
+"""After so long a signal ends the worker, whatever it waits for."""
 _BUDGET_STREAMS: Final = 16
 """Parts in flight in all workers together."""
 
@@ -61,6 +63,8 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int, started: 
 
     def leave(*_: object) -> None:
         stop.set()
+        if hasattr(signal, "alarm"):  # where git-lfs does not read, this thread may not come to hear of it
+            signal.alarm(_LAST_S)
 
     def write(line: bytes) -> None:
         try:

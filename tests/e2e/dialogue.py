@@ -86,9 +86,13 @@ class Agent:
 
     def close_stdout(self) -> None:
         """Nobody listens any more: what the agent writes from now on fails."""
+        self.stop_reading()
+        self.stdout.close()
+
+    def stop_reading(self) -> None:
+        """Nobody listens any more, and nobody has hung up: what the agent writes from now on waits."""
         self._deaf.set()
         self._reader.join()
-        self.stdout.close()
 
     @property
     def stderr(self) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -502,6 +503,30 @@ def test_a_transfer_ends_at_once_and_leaves_nothing_half(
     else:
         assert files_below(work / ".git" / "lfs" / "objects") == []
         assert files_below(work / ".git" / "lfs" / "tmp") == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a pipe is opened by its name in /proc")
+def test_a_signal_ends_a_worker_that_nobody_reads(
+    home: Home, work: Path, any_server: Server, bucket: str, slow_link: FaultProxy
+) -> None:
+    content = random_bytes(24_000_000, 4)
+    store(any_server, bucket, content)
+    home.environ["AWS_ENDPOINT_URL_S3"] = slow_link.endpoint
+    with Agent(home, work) as agent:
+        agent.init("download")
+        agent.download(sha256(content).hexdigest(), len(content))
+        agent.hear()
+        agent.stop_reading()
+        pipe = os.open(f"/proc/self/fd/{agent.stdout.fileno()}", os.O_WRONLY | os.O_NONBLOCK)
+        for block in (b" " * 4096, b" "):
+            with suppress(BlockingIOError):
+                while True:
+                    os.write(pipe, block)
+        with suppress(AssertionError):  # not every kernel tells; the next heartbeat comes in half a second
+            wait_for(lambda: "pipe" in Path(f"/proc/{agent.process.pid}/wchan").read_text(), 2)
+        ask_to_end(agent)
+        agent.process.wait(20)
+        os.close(pipe)
 
 
 @pytest.mark.parametrize("end", END[:3])
