@@ -152,11 +152,11 @@ class Collector:
 
     def _judged(self, oid: Oid, stored: Stored, mark: Mark | None) -> Orphan:
         now = self._stock.now()
-        status: Status = "orphan" if now - stored.modified >= self._older_than_s else "young"
+        status: Status = "orphan" if _age_s(now, stored.modified) >= self._older_than_s else "young"
         if mark and not _is_marked(stored, mark):
             return self._orphan("changed", oid, stored.size, stored.modified, mark, "it was stored anew since")
         if mark:
-            status = "deletable" if now - mark.marked >= self._older_than_s else "waiting"
+            status = "deletable" if _age_s(now, mark.marked) >= self._older_than_s else "waiting"
         else:
             mark = Mark(oid, stored.size, stored.etag, stored.modified, self._run, int(now))
         return self._orphan(status, oid, stored.size, stored.modified, mark)
@@ -280,6 +280,11 @@ _APART: Final = "nobody can tell whose objects are whose: move one of them"
 def _is_marked(stored: Stored, mark: Mark) -> bool:
     """Whether it is the very object that was marked, not the same content stored again."""
     return (stored.etag.strip('"'), stored.modified) == (mark.etag.strip('"'), mark.modified)
+
+
+def _age_s(now: float, then: float) -> float:
+    # There are servers that look at the clock once a second only: what was just stored is of the future then.
+    return max(0.0, now - then)
 
 
 def all_below(stock: Stock, prefix: str) -> Iterator[Stored]:
