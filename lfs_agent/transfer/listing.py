@@ -28,6 +28,8 @@ _HEADING: Final = struct.Struct(">ddQ")
 """When a page was asked for (`Moment`), and how many objects are on it; none: no other page will follow."""
 _ENTRY: Final = struct.Struct(">32sQ")
 """Name and size of an object; their order is that of the bytes."""
+_TOO_LARGE: Final = 1 << 63
+"""Bytes; no object has as many, whatever a store says."""
 _NAME: Final = 32
 """Bytes of an entry."""
 
@@ -147,7 +149,8 @@ class Listing:
         found: list[ObjectStat] = []
         with suppress(AgentError):  # not allowed, or of no use: each object is asked for, and says what is wrong
             found, self._after = self._store.listed(self._prefix, self._after or self._first)
-        entries = sorted(_entry(oid, each.size) for each in found if (oid := oid_at(each.key, self._key)))
+        sane = (each for each in found if 0 <= each.size < _TOO_LARGE)
+        entries = sorted(_entry(oid, each.size) for each in sane if (oid := oid_at(each.key, self._key)))
         if self._after > self._last:
             self._after = ""
         if self._round is asked and self._after and _is_little(entries):

@@ -10,7 +10,7 @@ import pytest
 from lfs_agent.errors import AgentError, DeniedError, ObjectError, UnsupportedError
 from lfs_agent.layout import key_of
 from lfs_agent.pointer import Oid
-from lfs_agent.store import Store
+from lfs_agent.store import ObjectStat, Store
 from lfs_agent.transfer.listing import Listing
 from tests.contract.stores import DictStore, FlakyStore, content, oid_of
 
@@ -154,3 +154,23 @@ def test_where_nothing_can_be_written_nothing_is_listed(tmp_path: Path) -> None:
 
     assert store.calls == []
     assert known(listing) == []
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 64])
+def test_a_size_that_no_object_has_is_passed_over(path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = stocked()
+    listed = store.listed
+
+    def odd(prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        found, last = listed(prefix, after)
+        return [replace_size(each, size) if each.key == KEY(names(1)[0]) else each for each in found], last
+
+    monkeypatch.setattr(store, "listed", odd)
+    listing = worker(path, store)
+    skip(listing)
+
+    assert known(listing) == names(3)[1:]
+
+
+def replace_size(stat: ObjectStat, size: int) -> ObjectStat:
+    return ObjectStat(stat.key, size)
