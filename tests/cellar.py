@@ -13,6 +13,11 @@ from tests.servers import Server
 
 PATTERNS = ("*.safetensors", "*.bin", "*.pt")
 
+ASKED_TWICE = {"LFS_AGENT_FIRST_DEADLINE": "60", "LFS_AGENT_RETRIES": "1"}
+"""An environment in which a store that fails is given up by number, not by time."""
+NOBODY_THERE = {**ASKED_TWICE, "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}
+"""One in which no store can be reached."""
+
 
 def random_bytes(size: int, seed: int) -> bytes:
     """The same `size` bytes for the same seed, incompressible."""

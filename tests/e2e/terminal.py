@@ -1,4 +1,4 @@
-"""`on_terminal`: a command as somebody starts it who sits before a terminal of so many columns."""
+"""Commands as somebody starts them who sits before a terminal: `on_terminal` reads along, `typed_at` answers."""
 
 import fcntl
 import os
@@ -6,7 +6,7 @@ import pty
 import struct
 import subprocess
 import termios
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,29 @@ def on_terminal(
         piped = stream.read().decode() if stream else ""
     os.close(here)
     return Seen(process.returncode, terminal.replace("\r\n", "\n"), piped)
+
+
+def typed_at(
+    prompt: str, typed: str, home: Home, *argv: str, cwd: Path, meanwhile: Callable[[], object] = lambda: None
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command whose input is a terminal: once it has said `prompt` on stderr, `meanwhile()`, then `typed`."""
+    here, there = pty.openpty()
+    environ, pipe = {**home.environ, "TERM": "xterm-256color"}, subprocess.PIPE
+    with subprocess.Popen([*home.runs_as, *argv], cwd=cwd, env=environ, stdin=there, stdout=pipe, stderr=pipe) as run:
+        os.close(there)
+        try:
+            assert run.stderr
+            said = b""
+            while not said.endswith(prompt.encode()):
+                block = os.read(run.stderr.fileno(), 1 << 16)
+                assert block, said
+                said += block
+            meanwhile()
+            os.write(here, typed.encode())
+            stdout, more = run.communicate(timeout=120)
+        finally:
+            os.close(here)  # ends who still waits for an answer
+    return subprocess.CompletedProcess(argv, run.returncode, stdout.decode(), (said + more).decode())
 
 
 def _read_all(terminal: int) -> str:

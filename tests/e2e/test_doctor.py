@@ -14,7 +14,7 @@ import pytest
 
 import lfs_agent
 from lfs_agent.parts import MIB
-from tests.cellar import Cellar, random_bytes
+from tests.cellar import NOBODY_THERE, Cellar, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.machine import Home
 from tests.proxy import EXPIRED_TOKEN, NOT_IMPLEMENTED, Answer, FaultProxy, Faults, Rule
@@ -480,8 +480,7 @@ def test_a_region_that_each_request_is_redirected_to(clinic: Clinic, cellar: Cel
 
 
 def test_a_store_that_does_not_answer_could_not_be_asked(clinic: Clinic) -> None:
-    environ = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "LFS_AGENT_FIRST_DEADLINE": "1"}
-    clinic.one("bucket", "cannot be reached for", status=3, env=environ)
+    clinic.one("bucket", "cannot be reached for", status=3, env=NOBODY_THERE)
 
 
 def test_a_store_that_only_fails_could_not_be_asked(clinic: Clinic, cellar: Cellar) -> None:

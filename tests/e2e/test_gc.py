@@ -2,7 +2,6 @@
 
 import json
 import os
-import pty
 import shutil
 import subprocess
 import threading
@@ -21,14 +20,17 @@ from lfs_agent.ledger import Ledger
 from lfs_agent.log import Log
 from lfs_agent.pointer import Oid
 from lfs_agent.store.folder import FolderStock, FolderStore
-from tests.cellar import Cellar, random_bytes
+from tests.cellar import ASKED_TWICE, Cellar, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.e2e.dialogue import Agent, listed_by_a_worker, wait_for
+from tests.e2e.terminal import typed_at
 from tests.machine import Home
 from tests.proxy import Answer, FaultProxy, Faults, Key, Rule, Stall, StripHeaders
 from tests.servers import Server
 
 SIZE = 1000
+APPLY = ("lfs-agent", "gc", "--grace", "0s", "--apply")
+PROMPT = "to go on: "
 Done = subprocess.CompletedProcess[str]
 FIELDS = {
     "status": str,
@@ -167,21 +169,9 @@ def test_the_grace_period_counts_from_the_mark(cellar: Cellar) -> None:
 def test_on_a_terminal_the_number_has_to_be_typed(cellar: Cellar) -> None:
     orphans = marked(cellar, 1, 2)
     for typed, status, left in (("1\n", 2, 2), ("2\n", 0, 0)):
-        terminal, end = pty.openpty()
-        process = subprocess.Popen(
-            ["lfs-agent", "gc", "--grace", "0s", "--apply"],
-            cwd=cellar.work,
-            env=cellar.home.environ,
-            stdin=end,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        os.write(terminal, typed.encode())
-        _, said = process.communicate(timeout=120)
-        os.close(terminal)
-        os.close(end)
-        assert b"2 objects (2.0 KiB) of" in said
-        assert process.returncode == status, said
+        done = typed_at(PROMPT, typed, cellar.home, *APPLY, cwd=cellar.work)
+        assert "2 objects (2.0 KiB) of" in done.stderr
+        assert done.returncode == status, done
         assert len(cellar.keys()) == left
     assert len(orphans) == 2
 
@@ -313,30 +303,15 @@ def test_what_is_registered_while_gc_waits_for_a_yes_is_asked_too(cellar: Cellar
     gc(cellar, "--register")
     gc(cellar, "--forget", str(other.origin))
     gc(cellar, "--apply")
-    terminal, end = pty.openpty()
-    process = subprocess.Popen(
-        ["lfs-agent", "gc", "--grace", "0s", "--apply"],
-        cwd=cellar.work,
-        env=cellar.home.environ,
-        stdin=end,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr
-    said = b""
-    while b"to go on: " not in said:
-        block = os.read(process.stderr.fileno(), 1 << 16)
-        assert block, said
-        said += block
-    assert gc(other, "--register").returncode == 0
-    os.write(terminal, b"1\n")
-    told, _ = process.communicate(timeout=120)
-    os.close(terminal)
-    os.close(end)
 
-    assert process.returncode == 0, (said, told)
+    def register() -> None:
+        assert gc(other, "--register").returncode == 0
+
+    done = typed_at(PROMPT, "1\n", cellar.home, *APPLY, cwd=cellar.work, meanwhile=register)
+
+    assert done.returncode == 0, done
     assert cellar.keys() == [cellar.key(theirs)]
-    assert b"saved" in told
+    assert "saved" in done.stdout
 
 
 def test_a_push_registers_anew_what_somebody_has_taken_out(cellar: Cellar) -> None:
@@ -388,8 +363,7 @@ def test_a_list_that_breaks_off_stops_all(cellar: Cellar) -> None:
     )
     cut = Rule(Answer(200, body=body), method="GET", target="list-type=2.*repositories")
     with FaultProxy(cellar.server.endpoint, Faults((cut,))) as proxy:
-        env = {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "LFS_AGENT_FIRST_DEADLINE": "1", "LFS_AGENT_RETRIES": "1"}
-        refused = gc(cellar, env=env)
+        refused = gc(cellar, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint, **ASKED_TWICE})
 
     assert refused.returncode == 3, refused
     assert found(refused) == {}

@@ -208,7 +208,7 @@ def test_what_a_store_says_paints_no_terminal(home: Home, work: Path) -> None:
     home.git("add", "a.bin", cwd=work)
     home.git("commit", "-q", "-m", "Add a.bin", cwd=work)
     with Hostile(answer("403 No", error(PAINT[:60]))) as store:
-        home.environ["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{store.port}"
+        home.environ |= {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{store.port}", "LFS_AGENT_FIRST_DEADLINE": "60"}
         with Agent(home, work) as agent:
             agent.init("download", workers=1)
             agent.download(OID, len(CONTENT))

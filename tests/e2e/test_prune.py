@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.cellar import Cellar, findings, random_bytes, statuses
+from tests.cellar import NOBODY_THERE, Cellar, findings, random_bytes, statuses
 from tests.contract.stores import crc_of
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Stall
@@ -157,9 +157,8 @@ def test_parts_without_a_checksum_go_only_when_they_were_read(server: Server, ce
 
 def test_without_a_network_nothing_goes_and_the_cause_is_told_once(cellar: Cellar) -> None:
     oids = versions(cellar, *range(1000, 1010))
-    environ = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "LFS_AGENT_FIRST_DEADLINE": "1"}
 
-    done = prune(cellar, "--apply", "--deep", env=environ)
+    done = prune(cellar, "--apply", "--deep", env=NOBODY_THERE)
 
     assert done.returncode == 3
     assert done.stdout.count("cannot be reached") == 1

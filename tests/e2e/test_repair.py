@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.cellar import Cellar, findings, random_bytes, statuses
+from tests.cellar import NOBODY_THERE, Cellar, findings, random_bytes, statuses
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Stall, Throttle
 from tests.servers import Server
@@ -148,8 +148,7 @@ def test_what_nobody_here_has_is_listed_and_the_others_are_sent(cellar: Cellar) 
 
 def test_a_store_that_cannot_be_asked_is_told_once_and_nothing_is_sent(cellar: Cellar) -> None:
     oids = fill(cellar, {"one": SIZE, "two": SIZE, "three": SIZE})
-    environ = {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9", "LFS_AGENT_FIRST_DEADLINE": "1"}
-    done = agent(cellar, "push-missing", env=environ)
+    done = agent(cellar, "push-missing", env=NOBODY_THERE)
 
     assert done.returncode == 3
     assert done.stdout.count("cannot be reached") == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cellar import Cellar
+from tests.cellar import ASKED_TWICE, Cellar
 from tests.conftest import absent
 from tests.e2e.dialogue import processes_of, seen_by_spy, watch_agent
 from tests.machine import Home
@@ -199,7 +199,7 @@ def test_a_wrong_secret_and_a_proxy_s_password_are_not_told(loud: Cellar, tmp_pa
     loud.add("weights.bin", 10_000)
     loud.home.environ["AWS_SECRET_ACCESS_KEY"] = CANARY
     refused = loud.push(check=False)
-    loud.home.environ |= {"http_proxy": f"http://user:{CANARY}@127.0.0.1:1", "LFS_AGENT_FIRST_DEADLINE": "1"}
+    loud.home.environ |= {"http_proxy": f"http://user:{CANARY}@127.0.0.1:1", **ASKED_TWICE}
     unreachable = loud.push(check=False)
 
     for pushed in (refused, unreachable):
