@@ -39,7 +39,8 @@ def absent(reason: str) -> NoReturn:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file's tests stay on one worker, for each server that they run over; Ceph takes long to start: all on one.
 
-    By test ids: of pytest 9.2 xdist's own groups are unknown (pytest-xdist 3.8 sets a field that is gone).
+    By test ids, so a test over Ceph alone has it as a parameter: of pytest 9.2 xdist's own groups are unknown
+    (pytest-xdist 3.8 sets a field that is gone).
     """
     from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 

@@ -148,11 +148,12 @@ def test_a_checksum_that_is_promised_and_then_refused_costs_one_more_upload(
         assert counter.send(LARGE) == 7
 
 
+@pytest.mark.parametrize("kind", ["ceph"])
 @pytest.mark.parametrize("size,requests", [(SMALL, 2), (LARGE, 7)])
 def test_content_md5_is_sent_where_no_checksum_is_confirmed(
-    bucket_of: BucketOf, desk: Desk, tmp_path: Path, size: int, requests: int
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path, size: int, requests: int, kind: str
 ) -> None:
-    place = bucket_of("ceph")
+    place = bucket_of(kind)
     target = "partNumber" if size == LARGE else ""
 
     def demand(seen: Any) -> tuple[Any, ...]:
@@ -177,11 +178,12 @@ def test_what_no_way_helps_is_told_as_it_was_and_not_remembered(
     assert not path.exists()
 
 
+@pytest.mark.parametrize("kind", ["ceph"])
 @pytest.mark.parametrize("size", [SMALL, LARGE])
 def test_a_store_without_checksums_still_stores_no_broken_body(
-    bucket_of: BucketOf, desk: Desk, tmp_path: Path, size: int
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path, size: int, kind: str
 ) -> None:
-    place = bucket_of("ceph")
+    place = bucket_of(kind)
     with place.through(Rule(Flip("request-body"), "PUT", times=2)) as proxy:
         counter = Counter(place, proxy, tmp_path / "stores.json", desk)
         counter.send(size)
@@ -238,6 +240,7 @@ def test_a_part_without_an_etag_that_no_list_confirms_is_not_published(
     assert place.objects() == {}
 
 
+@pytest.mark.parametrize("kind", ["ceph"])
 @pytest.mark.parametrize(
     "answer",
     [
@@ -248,9 +251,11 @@ def test_a_part_without_an_etag_that_no_list_confirms_is_not_published(
         ),
     ],
 )
-def test_an_etag_that_is_no_md5_is_not_taken_for_one(bucket_of: BucketOf, desk: Desk, answer: Answer) -> None:
+def test_an_etag_that_is_no_md5_is_not_taken_for_one(
+    bucket_of: BucketOf, desk: Desk, answer: Answer, kind: str
+) -> None:
     """The store confirms no checksum either: a Content-MD5 went along, and is compared where that can be."""
-    place = bucket_of("ceph")
+    place = bucket_of(kind)
     with place.through(Rule(answer, "PUT")) as proxy:
         sent = desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(content(SMALL)))
         assert [seen.method for seen in proxy.requests] == ["HEAD", "PUT"]

@@ -180,10 +180,11 @@ def test_a_store_that_refuses_the_condition_is_not_asked_again(bucket_of: Bucket
     assert place.objects() == {KEY: WRONG}
 
 
+@pytest.mark.parametrize("kind", ["ceph"])
 def test_a_store_that_replaces_whole_objects_only_gets_them_whole_and_no_larger(
-    bucket_of: BucketOf, desk: Desk
+    bucket_of: BucketOf, desk: Desk, kind: str
 ) -> None:
-    place = bucket_of("ceph")
+    place = bucket_of(kind)
     data = content(12 * MIB)
     small = Limits(part_size=SMALL_PARTS.part_size, max_part=6 * MIB)
     with pytest.raises(UnsupportedError, match="12582912 bytes only as long as it is the one that was judged"):

@@ -139,6 +139,7 @@ osd pool default pg num = 8
 osd pool default pgp num = 8
 osd pool default pg autoscale mode = off
 mon allow pool size one = true
+paxos propose interval = 0.05
 mon max pg per osd = 2000
 osd crush chooseleaf type = 0
 mon data = {self.folder}/mon
