@@ -72,6 +72,8 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 """An access key with anything else would be quoted."""
 _DOTS: Final = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
 """Such a segment would be resolved."""
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
+"""In a header, what follows a line break would be another one."""
 _NO_NAME: Final = r"(?:\[.*\]|[0-9.]+)(?::[0-9]+)?"
 
 
@@ -125,7 +127,11 @@ class Lean:
         return keys is None or bool(_PLAIN_NAME.fullmatch(keys.access_key))
 
     def ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
-        """What boto3's call of that name answers. Raises Unanswered, Refusal, what that raises."""
+        """What boto3's call of that name answers.
+
+        Raises Unanswered, Refusal, what that raises; ValueError for what cannot be in a header, as an ETag in a list
+        may be.
+        """
         method, body = _METHODS[operation], parameters.pop("Body", None)
         key = parameters.pop("Key", "")
         path = f"/{quote(key, safe='/~')}" if key else ""
@@ -133,6 +139,8 @@ class Lean:
         metadata: Mapping[str, str] = parameters.pop("Metadata", {})
         headers = {_SENT[name]: str(value) for name, value in parameters.items() if name in _SENT}
         headers |= {f"{_METADATA}{name}": value for name, value in metadata.items()}
+        if broken := next((name for name, value in headers.items() if _CONTROL.search(value)), ""):
+            raise ValueError(f"a line break, or another control character, for {broken}")
         signed = {}
         if method == "POST":
             text = _listing(parameters["MultipartUpload"]["Parts"]) if "MultipartUpload" in parameters else b""

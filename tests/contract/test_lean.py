@@ -292,6 +292,21 @@ def test_a_key_with_a_line_break_is_told_and_in_no_request(
     assert listener.requests == []
 
 
+@pytest.mark.parametrize(
+    "behind", ["&#13;&#10;X-Amz-Acl: public-read", "&#10;X-Amz-Acl: public-read", "&#13;&#10;&#13;&#10;"]
+)
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_tag_with_a_line_break_is_told_and_in_no_request(listener: Listener, behind: str, lean: bool) -> None:
+    entry = f"<Contents><Key>{KEY}</Key><Size>1000</Size><ETag>a{behind}</ETag></Contents>"
+    listener.body = f"<ListBucketResult>{entry}<IsTruncated>false</IsTruncated></ListBucketResult>".encode()
+    store = store_at(f"http://127.0.0.1:{listener.port}", lean=lean)
+    (found,), _ = store.listed("")
+    for call in (lambda: read(store, KEY, 0, 10, found.etag), lambda: store.put(KEY, OID, BytesBody(DATA), found.etag)):
+        with pytest.raises(TransientError, match=r"no sane answer|Invalid header value"):
+            call()
+    assert [(method, path.partition("?")[0]) for method, path, _ in listener.requests] == [("GET", "/cellar")]
+
+
 @pytest.mark.parametrize("region", ["eu:west", "eu-west-3\r\nX-Amz-Acl: public-read", "eu-west-3\n", ""])
 def test_a_region_that_says_more_than_its_name_is_in_no_request(listener: Listener, region: str) -> None:
     with suppress(AgentError):
