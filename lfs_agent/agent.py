@@ -423,7 +423,8 @@ class Worker:
         return {"oid": request.oid, "size": request.size, **where}
 
     def _note_retry(self, what: str, reason: AgentError, wait_s: float) -> None:
-        self._logger().warning("retry", oid=self._oid, what=what, message=str(reason), wait_s=round(wait_s, 2))
+        of = {} if what == "list" else {"oid": self._oid}  # a list is asked for beside the objects, for all of them
+        self._logger().warning("retry", **of, what=what, message=str(reason), wait_s=round(wait_s, 2))
 
     def _logger(self) -> log.Log:
         if self._log is None:

@@ -28,6 +28,7 @@ from tests.e2e.dialogue import (
     watch_agent,
 )
 from tests.machine import Home
+from tests.proxy import SLOW_DOWN, FaultProxy, Faults, Rule
 from tests.servers import Server, Tls, Versitygw
 
 MIB = 1 << 20
@@ -216,7 +217,12 @@ def test_what_a_list_shows_is_not_asked_for_and_all_else_is(server: Server, cell
             agent.upload(oid, cellar.local_object(oid))
         return [agent.until_complete()[-1].get("error", {}).get("message", "") for _ in oids]
 
-    with Agent(cellar.home, cellar.work) as first, Agent(cellar.home, cellar.work) as second:
+    busy = Faults((Rule(SLOW_DOWN, "GET", "list-type=2", times=1),))
+    with (
+        FaultProxy(server.endpoint, busy) as proxy,
+        Agent(cellar.home, cellar.work, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint}) as first,
+        Agent(cellar.home, cellar.work) as second,
+    ):
         assert first.init("upload") == second.init("upload") == {}
         assert push(first, *present[:8]) == [""] * 8
         wait_for(lambda: listed_by_a_worker(cellar.work), 60)
@@ -232,6 +238,9 @@ def test_what_a_list_shows_is_not_asked_for_and_all_else_is(server: Server, cell
     (told,) = [record for record in map(json.loads, records) if record["failed"]]
     assert (told["skipped"], told["objects"], told["failed"]) == (20, 1, 1)
     assert told["unproven"] >= 12
+    record = cellar.work / ".git" / "lfs" / "lfs-agent" / "sessions" / f"{told['session']}.jsonl"
+    (again,) = [line for line in map(json.loads, record.read_text().splitlines()) if line["event"] == "retry"]
+    assert (again["what"], "oid" in again) == ("list", False)
 
 
 def test_a_key_with_another_size_is_not_present_and_not_replaced(cellar: Cellar, any_server: Server) -> None:
