@@ -27,7 +27,7 @@ from lfs_agent.errors import (
 from lfs_agent.lease import lease
 from lfs_agent.modes import Modes
 from lfs_agent.pointer import Oid, parse_oid
-from lfs_agent.session import name_user
+from lfs_agent.session import Moment, name_user
 from lfs_agent.store import ObjectStat, Stock, Store, Stored
 
 RESERVED: Final = ".lfs-agent"
@@ -119,12 +119,16 @@ class Ledger:
         """Where a repository is registered."""
         return f"{self.repositories}{hashlib.sha256(url.encode(errors='surrogateescape')).hexdigest()}.json"
 
-    def register(self, url: str) -> bool:
-        """Says that the repository is here; False where it was said already."""
+    def register(self, url: str, *, again: bool = False) -> bool:
+        """Says that the repository is here; False where it was said already.
+
+        `again`: it was, by this clone: mostly it is enough to look.
+        """
+        key = self.repository_key(url)
+        if again and self._read(key):
+            return False
         try:
-            return (
-                self._first(self.repository_key(url), _dump(Registration(url, _now(), name_user())._asdict())) is None
-            )
+            return self._first(key, _dump(Registration(url, _now(), name_user())._asdict())) is None
         except ConflictError:  # something is there, and who may not read need not
             return False
 
@@ -300,7 +304,7 @@ class Keeper:
         self._stop = stop
         self._on_saved = on_saved
         self._reading = threading.Lock()  # of the three below: one thread reads the marks for all
-        self._read_at = -math.inf
+        self._read_at: Moment | None = None
         self._any_gc = False
         """Whether there has ever been one at this store: the list of marks stays, even when nothing is marked."""
         self._marks: dict[bytes, tuple[str, int]] = {}
@@ -309,11 +313,11 @@ class Keeper:
     def read(self) -> None:
         """Reads the marks, unless that was done a moment ago."""
         with self._reading:
-            if time.monotonic() - self._read_at >= _MARKS_FOR_S:
+            if not self._read_at or not self._read_at.is_within(_MARKS_FOR_S):
                 found = self._ledger.marks()
                 self._any_gc = bool(found.etag)
                 self._marks = {bytes.fromhex(mark.oid): (mark.run, mark.modified) for mark in found.marks}
-                self._read_at = time.monotonic()
+                self._read_at = Moment.now()
 
     def marked(self, oid: Oid) -> bool:
         """Whether a gc has marked the object."""
@@ -330,7 +334,8 @@ class Keeper:
         """
         if (mark := self._mark(oid)) is None:
             # A gc may have deleted it, and taken the mark away, before the marks were read.
-            return not self._any_gc or seen_at > self._read_at or self._ledger.is_there(self._key(oid))
+            assert self._read_at, "they were just read"
+            return not self._any_gc or seen_at > self._read_at.monotonic or self._ledger.is_there(self._key(oid))
         run, modified = mark
         stock: list[Stock] = []
 
@@ -376,49 +381,86 @@ class Registrar:
 
     def __init__(self, ledger: Ledger, urls: Sequence[str], memory: Path, place: str, modes: Modes) -> None:
         self._ledger = ledger
-        self._urls = urls
-        self._memory = memory
         self._place = place
+        self._memories: Final = {
+            url: memory / hashlib.sha256(f"{place}\n{url}".encode(errors="surrogateescape")).hexdigest()[:32]
+            for url in urls
+        }
         self._modes = modes
-        self._looked_at = -math.inf
+        self._looked: Moment | None = None
+        self._beside: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        """What has ended that thread."""
+
+    def begin(self, stop: threading.Event) -> None:
+        """Lets a thread do what `register` would, which waits for it: beside what is done until then.
+
+        For one thread, as is `register` where this is used.
+        """
+        if self._beside and self._beside.is_alive():  # it was begun beside an object that has failed
+            return
+        self._beside = self._failure = None
+        if not self._has_looked() and not all(map(_is_fresh, self._memories.values())):
+            self._beside = threading.Thread(target=self._try, args=(stop,), daemon=True)
+            self._beside.start()
+
+    def _try(self, stop: threading.Event) -> None:
+        try:
+            self._register(stop)
+        except BaseException as error:
+            self._failure = error
 
     def register(self, stop: threading.Event) -> None:
         """Nothing, where that was done a moment ago.
 
         Raises ObjectError where it can't be said: then nothing may count as stored.
         """
-        if time.monotonic() - self._looked_at < _LOOK_EVERY_S:
+        if self._beside:
+            self._beside.join()
+            self._beside = None
+            if self._failure:
+                raise self._failure
+        self._register(stop)  # what it was done beside may have taken an hour
+
+    def _has_looked(self) -> bool:
+        return self._looked is not None and self._looked.is_within(_LOOK_EVERY_S)
+
+    def _register(self, stop: threading.Event) -> None:
+        if self._has_looked():
             return
-        for url in self._urls:
-            name = hashlib.sha256(f"{self._place}\n{url}".encode(errors="surrogateescape")).hexdigest()[:32]
-            file = self._memory / name
+        for url, file in self._memories.items():
             with ExitStack() as stack:
-                if self._is_fresh(file):
+                if _is_fresh(file):
                     continue
                 with suppress(DiskError):  # without a memory it is said again
                     stack.enter_context(lease(file, stop, self._modes))
-                if not self._is_fresh(file):  # else another worker was faster
-                    self._say(url)
+                if not _is_fresh(file):  # else another worker was faster
+                    self._say(url, again=_said_s(file) < math.inf)
                     with suppress(OSError):
                         file.write_text(f"{self._place}\n{url}\n", errors="surrogateescape")
-        self._looked_at = time.monotonic()
+        self._looked = Moment.now()
 
-    def _say(self, url: str) -> None:
+    def _say(self, url: str, *, again: bool) -> None:
         try:
-            self._ledger.register(url)
+            self._ledger.register(url, again=again)
         except ObjectError as error:
             raise ObjectError(
                 f"this repository could not be registered beside its objects ({error}); unregistered, it could lose "
                 "them when another repository that shares the store cleans up (lfs-agent gc)"
             ) from error
 
-    @staticmethod
-    def _is_fresh(file: Path) -> bool:
-        try:
-            found = file.stat()
-        except OSError:
-            return False
-        return found.st_size > 0 and abs(time.time() - found.st_mtime) < _REGISTERED_FOR_S
+
+def _is_fresh(memory: Path) -> bool:
+    return _said_s(memory) < _REGISTERED_FOR_S
+
+
+def _said_s(memory: Path) -> float:
+    """How long ago that was said; endless where it never was."""
+    try:
+        found = memory.stat()
+    except OSError:
+        return math.inf
+    return abs(time.time() - found.st_mtime) if found.st_size else math.inf
 
 
 _ADDRESS: Final = re.compile(r"[A-Za-z0-9]+::")

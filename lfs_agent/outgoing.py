@@ -40,6 +40,7 @@ class Outgoing:
     def send(self, oid: Oid, path: Path, meter: Meter, folders: Folders, limits: Limits, streams: int) -> Sent:
         """Brings the object to the store, and says whose it is. Raises as `upload`."""
         key = self._key(oid)
+        self._registrar.begin(self._stop)  # far away it would be a second round trip
         for asking in (self._asking, None):  # what was seen and is gone is asked for
             seen_at = time.monotonic()
             sent = upload(

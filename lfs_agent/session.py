@@ -48,13 +48,16 @@ def name_command() -> str:
 
 def name_user() -> str:
     """Who does it, as the system knows them: `user@host`."""
-    import getpass  # 5 ms with socket, which most workers do not pay
-    import socket
+    import getpass
 
     try:
         name = getpass.getuser()
     except (OSError, KeyError, ImportError):  # a user without a name, in a container
         name = str(os.geteuid()) if hasattr(os, "geteuid") else ""
+    if hasattr(os, "uname"):
+        return f"{name}@{os.uname().nodename}"
+    import socket  # 2 ms
+
     return f"{name}@{socket.gethostname()}"
 
 

@@ -419,6 +419,7 @@ def test_a_refusal_is_not_asked_again(cellar: Cellar, any_server: Server) -> Non
     assert len(puts) == 1
     assert f"s3://{cellar.bucket}/{cellar.key(oid)}: 403 AccessDenied" in pushed.stderr
     assert "s3:PutObject is needed" in pushed.stderr
+    assert "could not be registered" not in pushed.stderr  # that was refused, too
 
 
 def test_one_refused_object_does_not_stop_the_others(cellar: Cellar, any_server: Server) -> None:
@@ -436,7 +437,7 @@ def test_one_refused_object_does_not_stop_the_others(cellar: Cellar, any_server:
 def test_a_server_that_wants_to_be_left_alone_is(cellar: Cellar, any_server: Server) -> None:
     oid = cellar.add("weights.bin", 10_000)
     busy = Answer(503, "SlowDown", headers=(("Retry-After", "2"),))
-    with through(cellar, any_server, Rule(busy, method="PUT", times=1)) as proxy:
+    with through(cellar, any_server, Rule(busy, method="PUT", target=oid, times=1)) as proxy:
         use(cellar, proxy)
         cellar.push()
         first, second = about(proxy, oid, "PUT")
@@ -465,7 +466,7 @@ def test_there_is_an_end_to_asking_again(cellar: Cellar, any_server: Server) -> 
 @pytest.mark.parametrize("size, puts", [(300_000, 2), (12 * MIB, 4)])
 def test_a_part_that_arrives_corrupted_is_sent_again(cellar: Cellar, any_server: Server, size: int, puts: int) -> None:
     oid = cellar.add("weights.bin", size)
-    with through(cellar, any_server, Rule(Flip("request-body"), method="PUT", times=1)) as proxy:
+    with through(cellar, any_server, Rule(Flip("request-body"), method="PUT", target=oid, times=1)) as proxy:
         use(cellar, proxy)
         cellar.push()
         sent = about(proxy, oid, "PUT")
@@ -491,7 +492,7 @@ def test_a_download_that_arrives_damaged_is_mended(
     assert sha256((clone / "weights.bin").read_bytes()).hexdigest() == oid
 
 
-PUT, COMPLETE = ("PUT", "", 300_000), ("POST", r"\?uploadId=", 12 * MIB)
+PUT, COMPLETE = ("PUT", r"/[0-9a-f]{64}$", 300_000), ("POST", r"\?uploadId=", 12 * MIB)
 LAST_ANSWERS = {
     "lost answer": Reset("answer-head"),
     "500 after success": Answer(500, "InternalError", forward=True),

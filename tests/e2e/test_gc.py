@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -16,13 +17,14 @@ import pytest
 
 from lfs_agent.collector import Collector
 from lfs_agent.layout import key_of
-from lfs_agent.ledger import Ledger
+from lfs_agent.ledger import Keeper, Ledger, Mark, Registrar
 from lfs_agent.log import Log
+from lfs_agent.modes import UMASK
 from lfs_agent.pointer import Oid
 from lfs_agent.store.folder import FolderStock, FolderStore
 from tests.cellar import ASKED_TWICE, Cellar, random_bytes
 from tests.e2e.conftest import with_ages
-from tests.e2e.dialogue import Agent, listed_by_a_worker, wait_for
+from tests.e2e.dialogue import Agent, keep_local, listed_by_a_worker, wait_for
 from tests.e2e.terminal import typed_at
 from tests.machine import Home
 from tests.proxy import Answer, FaultProxy, Faults, Key, Rule, Stall, StripHeaders
@@ -314,16 +316,59 @@ def test_what_is_registered_while_gc_waits_for_a_yes_is_asked_too(cellar: Cellar
     assert "saved" in done.stdout
 
 
-def test_a_push_registers_anew_what_somebody_has_taken_out(cellar: Cellar) -> None:
+def test_a_later_push_asks_for_its_registration_and_makes_it_anew_where_somebody_has_taken_it_out(
+    cellar: Cellar,
+) -> None:
     cellar.add("first.bin", SIZE, seed=1)
     cellar.push()
     (entry,) = ledger(cellar, "repositories/")
-    cellar.server.client().delete_object(Bucket=cellar.bucket, Key=entry)
-    for memory in (cellar.work / ".git" / "lfs-agent" / "registered").iterdir():
+    for seed, there, asked in ((2, True, ["GetObject"]), (3, False, ["GetObject", "PutObject"])):
+        if not there:
+            cellar.server.client().delete_object(Bucket=cellar.bucket, Key=entry)
+        for memory in (cellar.work / ".git" / "lfs-agent" / "registered").iterdir():
+            os.utime(memory, (time.time() - 3600,) * 2)
+        cellar.add(f"{seed}.bin", SIZE, seed)
+        mark = cellar.server.mark()
+        cellar.push()
+        assert [each.operation for each in cellar.server.requests(mark, ledger=True) if each.key == entry] == asked
+        assert ledger(cellar, "repositories/") == [entry]
+
+
+@pytest.mark.parametrize("held, other", [("/[0-9a-f]{64}$", ".lfs-agent/"), (".lfs-agent/", "/[0-9a-f]{64}$")])
+def test_an_object_and_the_registration_go_beside_each_other(cellar: Cellar, held: str, other: str) -> None:
+    """And nothing is stored before both are there."""
+    local = keep_local(cellar.work, oid := cellar.write("a.bin", SIZE), (cellar.work / "a.bin").read_bytes())
+    with (
+        FaultProxy(cellar.server.endpoint, Faults((Rule(Stall("answer-head", 1.5), "PUT", held),))) as proxy,
+        Agent(cellar.home, cellar.work, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint}) as agent,
+    ):
+        agent.init("upload")
+        agent.upload(oid, local)
+        assert "error" not in agent.until_complete()[-1]
+        told = agent.heard[-1][0]
+        at = {
+            what: next(seen.at for seen in proxy.all_requests if seen.method == "PUT" and re.search(what, seen.path))
+            for what in (held, other)
+        }
+
+    assert at[other] < at[held] + 1.5 <= told
+
+
+def test_what_a_transfer_has_outlived_is_registered_anew_before_its_success(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lfs_agent.ledger._LOOK_EVERY_S", 0.0)
+    ledger, stop = Ledger(FolderStore(tmp_path / "store"), ""), threading.Event()
+    (tmp_path / "store").mkdir()
+    registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", "here", UMASK)
+    entry = tmp_path / "store" / ledger.repository_key("https://git.example/a")
+    registrar.begin(stop)
+    wait_for(lambda: any(path.stat().st_size for path in (tmp_path / "memory").glob("*")), 30)
+    entry.unlink()
+    for memory in (tmp_path / "memory").iterdir():
         os.utime(memory, (time.time() - 3600,) * 2)
-    cellar.add("second.bin", SIZE, seed=2)
-    cellar.push()
-    assert ledger(cellar, "repositories/") == [entry]
+    registrar.register(stop)
+    assert entry.exists()
 
 
 def test_a_ref_that_was_away_while_its_repository_was_read_is_read_again(cellar: Cellar, tmp_path: Path) -> None:
@@ -630,6 +675,18 @@ def test_a_deletion_that_a_login_has_held_back_is_not_sent(tmp_path: Path, monke
     (orphan,) = collector.survey(lambda oid: False).orphans
     (left,) = collector.collect([orphan], Log(None, None, None), threading.Event(), threads=1)
     assert (left.status, (tmp_path / oid).read_bytes()) == ("failed", b"kept")
+
+
+def test_marks_are_read_anew_after_a_machine_has_slept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its monotonic clock stood still meanwhile, and a gc elsewhere did not."""
+    oid, now = Oid("ab" * 32), time.time()
+    ledger = Ledger(FolderStore(tmp_path), "")
+    keeper = Keeper(ledger, key_of("", "flat"), lambda: FolderStock(FolderStore(tmp_path)), threading.Event())
+    assert not keeper.marked(oid)
+    ledger.replace_marks([Mark(oid, SIZE, "etag", int(now), "0" * 16, int(now))], ledger.marks())
+    assert not keeper.marked(oid)
+    monkeypatch.setattr("time.time", lambda: now + 3600)
+    assert keeper.marked(oid)
 
 
 def test_two_at_once_delete_each_object_once(cellar: Cellar, tmp_path: Path) -> None:
