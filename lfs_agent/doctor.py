@@ -4,6 +4,7 @@ import importlib.util
 import os
 import re
 import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -112,7 +113,7 @@ def examine(patient: Patient) -> Iterator[Line]:
     yield from (found := looked_at(access, patient))
     if _broken(found):
         return
-    for check in (unfinished, writing, abilities):
+    for check in (libcurl, unfinished, writing, abilities):
         yield from looked_at(check, patient)
 
 
@@ -524,6 +525,19 @@ def _clock(skew_s: float | None) -> Line:
         text = f"this machine's clock is {told}; at {REFUSED_SKEW_S} s S3 refuses every request"
         return Line("clock", "warning", text, "timedatectl set-ntp true")
     return Line("clock", "problem", f"this machine's clock is wrong: {told}", "timedatectl set-ntp true")
+
+
+def libcurl(patient: Patient) -> Iterator[Line]:
+    """Whether objects can go by libcurl; boto3's client does the same, more slowly."""
+    if not isinstance(patient.cellar().target, S3Target):
+        return
+    from lfs_agent.store.s3 import why_no_libcurl
+
+    if why := why_no_libcurl():
+        text = f"objects go by boto3 alone, which takes more time and memory: {why}"
+        yield Line("libcurl", "warning", text, f"{shlex.quote(sys.executable)} -m pip install --upgrade pycurl")
+    else:
+        yield Line("libcurl", "ok", "signs and sends what is moved")
 
 
 def unfinished(patient: Patient) -> Iterator[Line]:

@@ -120,6 +120,15 @@ def obeys_conditions(endpoint: str, abilities: Path) -> bool:
     return not endpoint or (known.put_confirmed and known.conditional_put and not host.endswith("googleapis.com"))
 
 
+def why_no_libcurl() -> str:
+    """Why nothing goes by libcurl on this machine; "" where it may."""
+    try:
+        import lfs_agent.store.s3curl  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
 def _file(named: str) -> str:
     return str(Path(named).expanduser()) if named else ""
 
@@ -260,6 +269,8 @@ class S3Store:
 
     def _new_lean(self) -> "Lean | None":
         to = self._connection
+        if why_no_libcurl():
+            return None
         from lfs_agent.store.s3curl import Http
         from lfs_agent.store.s3lean import Lean, base_of
 

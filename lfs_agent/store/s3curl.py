@@ -28,7 +28,12 @@ _NOTHING: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b
 """The SHA-256 of no bytes."""
 
 
+_OLDEST: Final = 0x080C01
+"""Of libcurl: that of the oldest pycurl that we ask for. Before 8.5 some requests were signed wrongly."""
+
+
 def _import_pycurl() -> Any:
+    """Raises ImportError for one that cannot sign, too."""
     # Without what it brings along for asyncio, which would load dataclasses, inspect and ast for 15 ms.
     unused = ModuleType("pycurl.async_multi")
     vars(unused)["AsyncCurlMulti"] = None
@@ -38,6 +43,12 @@ def _import_pycurl() -> Any:
     finally:
         if is_new:
             del sys.modules[unused.__name__]
+    if min(pycurl.version_info()[2], pycurl.COMPILE_LIBCURL_VERSION_NUM) < _OLDEST:
+        raise ImportError(f"libcurl {pycurl.version_info()[1]} is too old")
+    try:
+        pycurl.Curl().setopt(pycurl.AWS_SIGV4, "aws:amz")
+    except pycurl.error as error:
+        raise ImportError("libcurl was built without signatures for AWS") from error
     return pycurl
 
 

@@ -6,13 +6,15 @@ import http.server
 import os
 import re
 import socket
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import count, product
 from typing import Any, Self
 
+import pycurl
 import pytest
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -421,6 +423,34 @@ def test_what_only_the_client_knows_is_left_to_it(monkeypatch: pytest.MonkeyPatc
 
     assert not resolved(environ).lean
     assert resolved(KEYS).lean
+
+
+def not_there(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(sys.modules, "pycurl", None)
+
+
+def too_old(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pycurl, "version_info", lambda: (6, "7.88.1", 0x075801))
+
+
+def built_against_an_old_one(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pycurl, "COMPILE_LIBCURL_VERSION_NUM", 0x075801)
+
+
+def without_signatures(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(pycurl, "AWS_SIGV4", pycurl.SSLENGINE)  # which refuses a name like this one, too
+
+
+@pytest.mark.parametrize("broken", [not_there, too_old, built_against_an_old_one, without_signatures])
+def test_where_libcurl_cannot_sign_all_goes_through_the_client(
+    listener: Listener, monkeypatch: pytest.MonkeyPatch, broken: Callable[[pytest.MonkeyPatch], None]
+) -> None:
+    for module in ("lfs_agent.store.s3curl", "lfs_agent.store.s3lean"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
+    broken(monkeypatch)
+    endpoint = f"http://127.0.0.1:{listener.port}"
+    assert ask(store_at(endpoint)) == ask(store_at(endpoint, lean=False))
+    assert not any(map(is_lean, listener.requests))
 
 
 def resolved(environ: dict[str, str]) -> Connection:

@@ -508,6 +508,19 @@ def test_a_clock_that_the_store_refuses(clinic: Clinic, cellar: Cellar) -> None:
         clinic.one("clock", "this machine's clock is wrong", env=through(proxy))
 
 
+def test_a_libcurl_that_cannot_be_loaded_makes_it_slower_and_no_more(
+    clinic: Clinic, cellar: Cellar, tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "pycurl.py").write_text('raise ImportError("libcurl.so.4: cannot open shared object file")')
+    env = {"PYTHONPATH": str(tmp_path / "broken")}
+    mend = clinic.one("libcurl", "libcurl.so.4: cannot open shared object file", status=0, env=env)
+    assert mend.endswith(" -m pip install --upgrade pycurl")
+    oid = cellar.add("weights.bin", 20_000)
+    clinic.home.run("lfs-agent", "push-missing", cwd=clinic.work, env=env)
+    assert cellar.keys() == [cellar.key(oid)]
+
+
 def test_uploads_that_nobody_finished(clinic: Clinic, cellar: Cellar) -> None:
     server = with_ages(cellar.server)
     client = server.client()
