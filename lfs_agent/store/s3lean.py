@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus, urlsplit
@@ -214,7 +215,11 @@ def _refused(answer: Answer, operation: str) -> Exception:
 
     told = {"headers": answer.headers, "status_code": answer.status, "body": answer.content, "context": {}}
     parser: Any = RestXMLParser()
-    return ClientError(parser.parse(told, None), operation)
+    with _parsing:
+        return ClientError(parser.parse(told, None), operation)
+
+
+_parsing: Final = threading.Lock()  # of errors: some grow in memory, a hundredfold, before they are found to be none
 
 
 _FIELD: Final = rb"<(?P<name>[A-Za-z]+)>([ -%'-;=?-~]*)</(?P=name)>\s*"
