@@ -33,8 +33,8 @@ check: venv ## the inner loop, under a minute: format, ruff, mypy, import contra
 	@$(BIN)/pytest -q $(PARALLEL) lfs_agent tests/unit
 
 .PHONY: test
-test: setup check ## sets up everything, then check and all tests
-	@$(BIN)/pytest -q $(PARALLEL) $(ARGS)
+test: setup check ## sets up everything, then check and all other tests
+	@$(BIN)/pytest -q $(PARALLEL) tests --ignore=tests/unit $(ARGS)
 
 .PHONY: demo
 demo: venv ## a cellar of real model files goes to S3 and comes back, through git alone

@@ -27,14 +27,18 @@ def newest_git_lfs() -> Path:
     return folder
 
 
+def need_git_lfs() -> None:
+    if program("git-lfs") is None:
+        absent("git-lfs is not installed: run `tests/install/install.sh git-lfs`")
+
+
 HomeOf = Callable[[str], Home]
 
 
 @pytest.fixture
 def home_of(request: pytest.FixtureRequest, tmp_path: Path) -> HomeOf:
     """Makes a user on a fresh isolated machine, of this name, with the test's git-lfs."""
-    if program("git-lfs") is None:
-        absent("git-lfs is not installed: run `tests/install/install.sh git-lfs`")
+    need_git_lfs()
     git_lfs = request.getfixturevalue("git_lfs") if "git_lfs" in request.fixturenames else None
     return lambda name: Home(tmp_path / name, git_lfs=git_lfs)
 
@@ -51,11 +55,20 @@ def second_home(home_of: HomeOf) -> Home:
     return home_of("otto")
 
 
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The git config of a user for whom `lfs-agent install` has run: the same for everybody."""
+    need_git_lfs()
+    home = Home(tmp_path_factory.mktemp("installed"))
+    home.install()
+    return (home.folder / ".gitconfig").read_text()
+
+
 @pytest.fixture
-def cellar(home: Home, this_server: Server, bucket: str, tmp_path: Path) -> Cellar:
+def cellar(home: Home, installed: str, this_server: Server, bucket: str, tmp_path: Path) -> Cellar:
     """A cellar in `bucket`, by `home`: agent installed, server in the environment, first commit pushed."""
     home.environ.update(this_server.environ())
-    home.install()
+    (home.folder / ".gitconfig").write_text(installed)
     cellar = Cellar(home, this_server, bucket, "cellar", tmp_path / "origin.git", tmp_path / "work")
     cellar.build()
     return cellar
