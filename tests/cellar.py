@@ -113,6 +113,11 @@ class Cellar:
         """What the bucket has."""
         return self.server.client().get_object(Bucket=self.bucket, Key=self.key(oid))["Body"].read()
 
+    def recorded(self) -> list[dict[str, Any]]:
+        """The events of all sessions here, in order."""
+        sessions = sorted((self.work / ".git" / "lfs" / "lfs-agent" / "sessions").glob("*.jsonl"))
+        return [json.loads(line) for session in sessions for line in session.read_text().splitlines()]
+
     def local_object(self, oid: str, work: Path | None = None) -> Path:
         """Where git-lfs keeps an object locally, in this or another work tree."""
         return (work or self.work) / ".git" / "lfs" / "objects" / oid[:2] / oid[2:4] / oid

@@ -215,7 +215,9 @@ def no_store(cellar: Cellar, _: Any) -> None:
     cellar.git("config", "lfs.url", "s3::Not_A_Bucket/cellar")
 
 
-CANNOT_WORK: list[tuple[Callable[[Cellar, list[Any]], None], str]] = [
+Setup = Callable[[Cellar, list[Any]], None]
+Done = subprocess.CompletedProcess[str]
+CANNOT_WORK: list[tuple[Setup, str]] = [
     (no_bucket, "404 NoSuchBucket"),
     (no_bucket, "create the bucket at "),
     (no_credentials, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"),
@@ -246,20 +248,26 @@ CANNOT_WORK: list[tuple[Callable[[Cellar, list[Any]], None], str]] = [
 ]
 
 
+def in_trouble(cellar: Cellar, setup: Setup, do: Callable[[], Done]) -> tuple[Done, float]:
+    """What came of something while that is the trouble, and after how many seconds."""
+    cleanup: list[Any] = []
+    setup(cellar, cleanup)
+    try:
+        started = time.monotonic()
+        return do(), time.monotonic() - started
+    finally:
+        for held in cleanup:
+            held.__exit__()
+
+
 @pytest.mark.parametrize("setup, says", CANNOT_WORK)
 def test_a_push_that_cannot_work_says_so_once_and_soon(
-    cellar: Cellar, any_server: Server, setup: Callable[[Cellar, list[Any]], None], says: str
+    cellar: Cellar, any_server: Server, setup: Setup, says: str
 ) -> None:
     for number in range(3):
         cellar.write(f"{number}.bin", 10_000, number)
     cellar.commit("Fill the cellar")
-    cleanup: list[Any] = []
-    setup(cellar, cleanup)
-    started = time.monotonic()
-    pushed = cellar.push(check=False)
-    seconds = time.monotonic() - started
-    for held in cleanup:
-        held.__exit__()
+    pushed, seconds = in_trouble(cellar, setup, lambda: cellar.push(check=False))
 
     assert pushed.returncode != 0
     assert seconds < 15  # under 10 where nothing else runs
@@ -279,22 +287,15 @@ def test_a_push_that_cannot_work_says_so_once_and_soon(
         (refused_port, " cannot be reached "),
     ],
 )
-def test_a_clone_that_cannot_work_says_so_soon(
-    cellar: Cellar, tmp_path: Path, setup: Callable[[Cellar, list[Any]], None], says: str
-) -> None:
+def test_a_clone_that_cannot_work_says_so_soon(cellar: Cellar, tmp_path: Path, setup: Setup, says: str) -> None:
     """git-lfs asks a second time for what failed in a checkout, by other workers: that costs no second deadline."""
     for number in range(3):
         cellar.write(f"{number}.bin", 10_000, number)
     cellar.commit("Fill the cellar")
     cellar.push()
     cellar.home.environ["LFS_AGENT_FIRST_DEADLINE"] = "6"
-    cleanup: list[Any] = []
-    setup(cellar, cleanup)
-    started = time.monotonic()
-    cloned = cellar.home.git("clone", cellar.origin, tmp_path / "clone", check=False)
-    seconds = time.monotonic() - started
-    for held in cleanup:
-        held.__exit__()
+    clone = ("clone", cellar.origin, tmp_path / "clone")
+    cloned, seconds = in_trouble(cellar, setup, lambda: cellar.home.git(*clone, check=False))
 
     assert cloned.returncode != 0
     assert seconds < 12  # a second deadline would make it more
@@ -303,21 +304,13 @@ def test_a_clone_that_cannot_work_says_so_soon(
 
 
 @pytest.mark.parametrize("setup", [no_credentials, refused_port, silent_port, no_bucket])
-def test_many_objects_fail_as_fast_as_one(
-    cellar: Cellar, any_server: Server, setup: Callable[[Cellar, list[Any]], None]
-) -> None:
+def test_many_objects_fail_as_fast_as_one(cellar: Cellar, any_server: Server, setup: Setup) -> None:
     count = 400
     cellar.home.environ["LFS_AGENT_FIRST_DEADLINE"] = "3"
     for number in range(count):
         cellar.write(f"{number}.bin", 1_000 + number, number)
     cellar.commit("Fill the cellar")
-    cleanup: list[Any] = []
-    setup(cellar, cleanup)
-    started = time.monotonic()
-    pushed = cellar.push(check=False)
-    seconds = time.monotonic() - started
-    for held in cleanup:
-        held.__exit__()
+    pushed, seconds = in_trouble(cellar, setup, lambda: cellar.push(check=False))
 
     assert pushed.returncode != 0
     assert seconds < 30

@@ -1,6 +1,5 @@
 """Proxies and certificates as the AWS tools and git have them; the profile that a cellar recommends."""
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -40,9 +39,7 @@ def test_a_recommended_profile_that_is_not_here_is_ignored_with_a_line_in_the_re
     cellar.push("origin", "main")
 
     assert cellar.keys() == [cellar.key(oid)]
-    (record,) = (cellar.work / ".git/lfs/lfs-agent/sessions").glob("*.jsonl")
-    events = [json.loads(line) for line in record.read_text().splitlines()]
-    assert [event["profile"] for event in events if event["event"] == "profile passed over"] == ["vineyard"]
+    assert [event["profile"] for event in cellar.recorded() if event["event"] == "profile passed over"] == ["vineyard"]
 
 
 # Certificates

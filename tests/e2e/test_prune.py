@@ -1,6 +1,5 @@
 """`lfs-agent prune`: a local object goes only after its copy in the store was proven, now (V11)."""
 
-import json
 import shutil
 import subprocess
 import time
@@ -43,9 +42,7 @@ def here(cellar: Cellar) -> set[str]:
 
 def pruned_lines(cellar: Cellar) -> list[str]:
     """The oids that the records say went."""
-    sessions = (cellar.work / ".git" / "lfs" / "lfs-agent" / "sessions").glob("*.jsonl")
-    events = [json.loads(line) for session in sessions for line in session.read_text().splitlines()]
-    return sorted(event["oid"] for event in events if event["event"] == "pruned")
+    return sorted(event["oid"] for event in cellar.recorded() if event["event"] == "pruned")
 
 
 def versions(cellar: Cellar, *sizes: int, path: str = "model.pt") -> list[str]:

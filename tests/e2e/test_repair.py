@@ -1,6 +1,5 @@
 """`lfs-agent push-missing` and `lfs-agent repair`: what the store lost or damaged comes back, proven (V9, V12)."""
 
-import json
 import shutil
 import subprocess
 import threading
@@ -46,9 +45,7 @@ def writes(cellar: Cellar, since: int) -> Counter[str]:
 
 def record(cellar: Cellar, operation: str) -> list[dict[str, Any]]:
     """The events of all sessions of a command."""
-    sessions = sorted((cellar.work / ".git" / "lfs" / "lfs-agent" / "sessions").glob("*.jsonl"))
-    events = [json.loads(line) for session in sessions for line in session.read_text().splitlines()]
-    return [event for event in events if event["operation"] == operation]
+    return [event for event in cellar.recorded() if event["operation"] == operation]
 
 
 def fill(cellar: Cellar, sizes: dict[str, int]) -> dict[str, str]:

@@ -12,11 +12,11 @@ from tests.storm.plan import KINDS, case_of
 from tests.storm.ways import ROOT
 
 SEEDS = range(300)
-_BATCH = 10
+_BATCH = 30
 
 
 def batches() -> Iterator[object]:
-    """The seeds by server and way, ten at a time."""
+    """The seeds by server and way, thirty at a time: at each end some wait for the slowest."""
     groups: dict[tuple[str, str], list[int]] = {}
     for seed in SEEDS:
         case = case_of(seed)
