@@ -34,6 +34,7 @@ from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
 from lfs_agent.transfer.meter import Meter
+from lfs_agent.zygote import Zygote
 
 if TYPE_CHECKING:
     from lfs_agent.outgoing import Outgoing
@@ -53,11 +54,11 @@ _NOT_TRIED: Final = "not tried: the whole session was stopped by the cause that 
 Write = Callable[[bytes], None]
 
 
-def run(first: bytes, second: bytes, requests: BinaryIO, answers: int, started: float) -> int:
+def run(first: bytes, second: bytes, requests: io.FileIO, answers: int, started: float) -> int:
     """Serves git-lfs until it says terminate, goes away, or a signal comes; the exit status.
 
     The line `first` was read already; where `second` was, too, `first` has been answered. `started`: when this
-    process was, as time.time().
+    process was, as time.time(). It may come back in processes that are forked, each with the end of its own.
     """
     stop, over = threading.Event(), threading.Event()
 
@@ -72,12 +73,20 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int, started: 
         except OSError:  # git-lfs is gone
             stop.set()
 
-    for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(name, leave)
-    lines = Lines(requests, second)
+    _on_signals(leave)
     worker = greeted(first, write, stop, started, init_answered=bool(second))
     if worker is None:
         return 0
+    zygote, asked = None, None
+    if second and worker.prepare():
+        with suppress(OSError):  # then each of the others loads everything itself
+            zygote = Zygote(first, requests.fileno(), answers)
+            asked = zygote.start()
+    if asked:  # another process goes on here, as another worker
+        _on_signals(leave)
+        second = asked.request
+        worker.begin(asked.started)
+    lines = Lines(io.BufferedReader(requests), second)
 
     def converse() -> None:
         try:
@@ -90,13 +99,23 @@ def run(first: bytes, second: bytes, requests: BinaryIO, answers: int, started: 
     # In a thread of its own: this one sees to signals, and to what git-lfs hears while a transfer goes on.
     threading.Thread(target=converse, daemon=True).start()
     while not over.wait(_TICK_S) and not stop.is_set():
-        if lines.broke_off():  # git-lfs is killed sooner than it says terminate
+        if lines.broke_off() or (asked and asked.is_left):  # git-lfs is killed sooner than it says terminate
             stop.set()
         worker.tick()
     worker.leave()
     over.wait(_GRACE_S if worker.is_busy else 0)  # a blocked thread can't be ended; what must survive is in files
     worker.end()
-    return 130 if stop.is_set() else 0
+    status = 130 if stop.is_set() else 0
+    if asked:
+        asked.tell(status)
+    elif zygote:
+        zygote.end()
+    return status
+
+
+def _on_signals(leave: Callable[..., None]) -> None:
+    for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(name, leave)
 
 
 class Lines:
@@ -191,6 +210,7 @@ class Worker:
         self._shared: SessionFiles | None = None
         self._breaker: Breaker | None = None
         self._started = started
+        self._connected = False
         self._cause_met = False
         self._oid = ""
         self._ready: Ready | None = None
@@ -202,6 +222,21 @@ class Worker:
         self._moving: Meter | None = None
         self._told, self._told_at = 0, 0.0
         self._ended = False
+
+    def prepare(self) -> bool:
+        """Loads and reads what objects need, short of credentials; whether others of the session can begin with it.
+
+        What goes wrong is told with the first object.
+        """
+        with suppress(Exception):
+            self._open()
+        return self._ready is not None and self._init.concurrent_transfers > 1
+
+    def begin(self, started: float) -> None:
+        """Is another worker, in a process that was forked after `prepare`; `started`: when git-lfs started that."""
+        self._started = started
+        self._counts = Counts()
+        self._note_start()
 
     def serve(self, lines: Lines) -> None:
         """The conversation, until there is nothing more to say."""
@@ -287,8 +322,8 @@ class Worker:
         self._logger().warning("not understood", message=str(error))
 
     def _moved(self, request: Upload | Download) -> bytes:
-        is_first = self._ready is None
-        ready = self._prepare()
+        is_first = not self._connected
+        ready = self._connect()
         meter = Meter(request.size, self._halt)
         self._told, self._told_at = 0, time.monotonic()
         self._moving = meter
@@ -307,18 +342,20 @@ class Worker:
                 ready.cellar.remember_push()
         return done + protocol.uploaded(request.oid)
 
-    def _prepare(self) -> Ready:
-        """The store, made on the first object."""
+    def _connect(self) -> Ready:
+        """The store, with credentials from the first object on."""
         self._logger()
         if stopped := self._stopped_by():
             raise stopped
-        if self._ready is None:
+        if not self._connected:
             try:
-                self._ready = self._opened()
+                ready = self._open()
+                ready.store.connect()
             except UsageError as error:
                 raise SessionError(str(error)) from error
-            gc.freeze()  # what is loaded stays: the first collection need not look through it for 20 ms
+            self._connected = True
             gc.enable()  # the light door turned it off
+        assert self._ready
         return self._ready
 
     def _stopped_by(self) -> SessionError | None:
@@ -335,21 +372,26 @@ class Worker:
         self._cause_met = True
         return SessionError(met.message if met.message and met.at < self._started else _NOT_TRIED)
 
-    def _opened(self) -> Ready:
+    def _open(self) -> Ready:
+        """The store, made once."""
+        if self._ready:
+            return self._ready
+        self._logger()
         handover = Handover(self._shared.aws, self._halt) if self._shared else None
         cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ, handover=handover)
         store, patience = cellar.open(stop=self._halt, notice=self._note_retry, shared=self._shared)
+        store.load()
         self._log = self._open_log(cellar)
+        self._note_start()
         if profile := cellar.profile_passed_over:
             self._log.info("profile passed over", profile=profile, source=".mlcellar.toml")
-        store.connect()
         if self._init.operation == "upload":
             from lfs_agent.outgoing import Outgoing  # 4 ms that a download does not pay
 
             listing = self._shared.listing if self._shared else None
             self._outgoing = Outgoing(cellar, store, listing, self._halt, self._note_saved)
         settings = cellar.settings
-        return Ready(
+        self._ready = Ready(
             cellar,
             Folders(self._repo.storage, self._repo.modes),
             Limits(part_size=settings.part_size),
@@ -357,6 +399,8 @@ class Worker:
             store,
             patience,
         )
+        gc.freeze()  # what is loaded stays: the first collection need not look through it for 20 ms
+        return self._ready
 
     def _note_saved(self, oid: Oid) -> None:
         self._logger().info("saved", oid=oid)
@@ -449,8 +493,11 @@ class Worker:
         opened = log.Log(record, level, settings.log_file, store=str(cellar.target), **bound)
         sweep(cellar.state_dir, session)
         sweep_stale(Folders(self._repo.storage, self._repo.modes).incomplete)
-        opened.info("started", version=__version__, pid=os.getpid(), workers=self._init.concurrent_transfers)
         return opened
+
+    def _note_start(self) -> None:
+        workers = self._init.concurrent_transfers
+        self._logger().info("started", version=__version__, pid=os.getpid(), workers=workers)
 
 
 def _spelled(path: Path) -> str:

@@ -209,14 +209,15 @@ def program(patient: Patient) -> Iterator[Line]:
     path, args = (patient.config.get(f"{SECTION}.{name}") for name in ("path", "args"))
     if not path or not args:
         return
-    worker = _worker_of(args.value)
-    for file in (Path(path.value), worker):
-        if not file.is_file():
+    files = [path.value, *_files_in(args.value)]
+    for file in files:
+        if not Path(file).is_file():
             text = f"git-lfs would start {file}, which is gone ({where(path)})"
             yield Line("program", "problem", text, "lfs-agent install")
             return
-    if not os.access(path.value, os.X_OK):
-        yield Line("program", "problem", f"{path.value} may not be run", "lfs-agent install")
+    interpreter, worker = files[-2], Path(files[-1])
+    if not os.access(interpreter, os.X_OK):
+        yield Line("program", "problem", f"{interpreter} may not be run", "lfs-agent install")
         return
     version = _version_beside(worker)
     if version != __version__:
@@ -226,16 +227,17 @@ def program(patient: Patient) -> Iterator[Line]:
     here = args.value == registration()[f"{SECTION}.args"]
     if here and not Path(importlib.util.cache_from_source(str(worker.with_name("protocol.py")))).exists():
         text = f"{worker.parent} is not compiled: each of eight workers does that anew"
-        yield Line("program", "ok", text, f"{shlex.quote(path.value)} -m compileall {shlex.quote(str(worker.parent))}")
+        yield Line("program", "ok", text, f"{shlex.quote(interpreter)} -m compileall {shlex.quote(str(worker.parent))}")
         return
     yield Line("program", "ok", f"version {version} in {worker.parent}")
 
 
-def _worker_of(args: str) -> Path:
+def _files_in(args: str) -> list[str]:
+    """What is started: a door, an interpreter and a worker, or the worker alone."""
     try:
-        return Path(shlex.split(args)[-1])
-    except (IndexError, ValueError):
-        return Path(args)
+        return [word for word in shlex.split(args) if not word.startswith("-")] or [args]
+    except ValueError:
+        return [args]
 
 
 def _version_beside(worker: Path) -> str:

@@ -23,6 +23,9 @@ class PacedStore:
     def identity(self, key: str) -> str:
         return self._store.identity(key)
 
+    def load(self) -> None:
+        self._store.load()
+
     def connect(self) -> None:
         self._store.connect()
 

@@ -25,20 +25,27 @@ FILTER: Final[Mapping[str, str]] = {
 
 GET_GIT_LFS: Final = "apt install git-lfs (Debian, Ubuntu), brew install git-lfs (macOS), or see https://git-lfs.com"
 
+_SHELL: Final = "/bin/sh"
 _AGENT_KEY: Final = re.compile(r"lfs\.(s3::|dir::).*\.standalonetransferagent")
 _ORIGIN: Final = "git config, file:"
 
 
 def registration() -> dict[str, str]:
-    """The keys that make git-lfs start this agent.
+    """The keys that make git-lfs start this agent: by a shell where /proc tells when that was, else by Python itself.
 
     The interpreter is named as it was started, by an absolute path: a graphical client has no PATH, and behind the
     link of a virtual environment is an interpreter without our packages.
     """
+    interpreter = os.path.abspath(sys.executable)  # noqa: PTH100 - no link is followed
     worker = Path(lfs_agent.__file__).absolute().with_name("worker.py")
+    path, *args = (
+        (_SHELL, str(worker.with_name("door.sh")), interpreter, str(worker))
+        if os.access(_SHELL, os.X_OK) and Path("/proc/self/stat").exists()
+        else (interpreter, "-I", "-S", str(worker))
+    )
     return {
-        f"{SECTION}.path": os.path.abspath(sys.executable),  # noqa: PTH100 - no link is followed
-        f"{SECTION}.args": f"-I -S {shlex.quote(str(worker))}",
+        f"{SECTION}.path": path,
+        f"{SECTION}.args": shlex.join(args),
         f"{SECTION}.concurrent": "true",
         **dict.fromkeys(SCHEME_KEYS, NAME),
     }

@@ -274,6 +274,9 @@ class RetryingStore:
     def identity(self, key: str) -> str:
         return self._store.identity(key)
 
+    def load(self) -> None:
+        self._store.load()
+
     def connect(self) -> None:
         self._store.connect()
 

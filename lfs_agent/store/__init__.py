@@ -96,6 +96,9 @@ class Store(Protocol):
     def identity(self, key: str) -> str:
         """The key with all that decides which object it is: whose store, and as whom it is used."""
 
+    def load(self) -> None:
+        """Loads the modules that requests need, for all processes that are forked after that."""
+
     def connect(self) -> None:
         """Makes ready what the first request needs (credentials, mostly), without a request to the store."""
 

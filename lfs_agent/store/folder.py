@@ -56,6 +56,9 @@ class FolderStore:
     def identity(self, key: str) -> str:
         return self.address(key)
 
+    def load(self) -> None:
+        pass  # all is there
+
     def connect(self) -> None:
         if not self._root.is_dir():
             raise BucketError(f"there is no folder {self._root}: mount it, or create it")

@@ -211,6 +211,9 @@ class S3Store:
         lasting = login.access_key if not login.token else ""
         return account or lasting or self._connection.profile
 
+    def load(self) -> None:
+        self._without_client()
+
     def connect(self) -> None:
         if not self._settings.public:
             self._log_in()

@@ -1,12 +1,17 @@
 /* meter LOG COMMAND…: runs COMMAND in this place of the pipe, then appends "user_s system_s peak_pss_kib" to LOG.
  *
- * PSS: memory that several processes share counts as its share. It is looked at when the process has grown, a hundred
+ * All that comes of the command counts, and is waited for: who outlives its parent becomes a child of the meter.
+ *
+ * PSS: memory that several processes share counts as its share. It is looked at when they have grown, a hundred
  * times a second at most; -1 where the system does not say it. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/select.h>
 #include <sys/wait.h>
@@ -28,11 +33,11 @@ static double seconds(struct timeval time) {
     return time.tv_sec + time.tv_usec / 1e6;
 }
 
-/* A file of the child in /proc, as a string; empty where there is none. */
-static const char *told(const char *name) {
+/* A file of a process in /proc, as a string; empty where there is none. */
+static const char *told(long process, const char *name) {
     static char text[4096];
     char path[64];
-    snprintf(path, sizeof path, "/proc/%d/%s", (int)child, name);
+    snprintf(path, sizeof path, "/proc/%ld/%s", process, name);
     int file = open(path, O_RDONLY);
     ssize_t length = file < 0 ? 0 : read(file, text, sizeof text - 1);
     if (file >= 0) close(file);
@@ -40,13 +45,33 @@ static const char *told(const char *name) {
     return text;
 }
 
+static long pages_of(long process) {
+    long pages = 0;
+    return sscanf(told(process, "statm"), "%*d %ld", &pages) == 1 ? pages : 0;
+}
+
+static long pss_of(long process) {
+    long pss = 0;
+    const char *line = strstr(told(process, "smaps_rollup"), "\nPss:");
+    return line && sscanf(line, " Pss: %ld", &pss) == 1 ? pss : 0;
+}
+
+/* A measure of all that descend from a process, added up. */
+static long below(long process, long (*measure)(long)) {
+    char name[48], children[4096], *next;
+    snprintf(name, sizeof name, "task/%ld/children", process);
+    strcpy(children, told(process, name));
+    long sum = 0, one;
+    for (char *at = children; (one = strtol(at, &next, 10)) > 0; at = next) sum += measure(one) + below(one, measure);
+    return sum;
+}
+
 static long peak_pss(long peak) {
     static long seen;
-    long pages = 0, pss;
-    if (sscanf(told("statm"), "%*d %ld", &pages) != 1 || pages < seen + GROWN_PAGES) return peak;
+    long pages = below(getpid(), pages_of), pss;
+    if (pages < seen + GROWN_PAGES) return peak;
     seen = pages;
-    const char *line = strstr(told("smaps_rollup"), "\nPss:");
-    return line && sscanf(line, " Pss: %ld", &pss) == 1 && pss > peak ? pss : peak;
+    return (pss = below(getpid(), pss_of)) > peak ? pss : peak;
 }
 
 int main(int count, char **words) {
@@ -55,6 +80,7 @@ int main(int count, char **words) {
     sigemptyset(&none);
     sigemptyset(&ended);
     sigaddset(&ended, SIGCHLD);
+    prctl(PR_SET_CHILD_SUBREAPER, 1);
     child = fork();
     if (child == 0) {
         execvp(words[2], words + 2);
@@ -68,17 +94,25 @@ int main(int count, char **words) {
     close(0);
     close(1);
 
-    int status;
+    int status, ended_with = 0;
     long peak = -1;
+    double user = 0, system = 0;
     struct rusage used;
     struct timespec step = {0, 10 * 1000 * 1000};
-    while (wait4(child, &status, WNOHANG, &used) == 0) {
-        peak = peak_pss(peak);
-        pselect(0, NULL, NULL, NULL, &step, &none);
+    pid_t one;
+    while ((one = wait4(-1, &status, WNOHANG, &used)) >= 0 || errno == EINTR) {
+        if (one > 0) {
+            if (one == child) ended_with = status;
+            user += seconds(used.ru_utime);
+            system += seconds(used.ru_stime);
+        } else {
+            peak = peak_pss(peak);
+            pselect(0, NULL, NULL, NULL, &step, &none);
+        }
     }
     char line[128];
-    int length = snprintf(line, sizeof line, "%.4f %.4f %ld\n", seconds(used.ru_utime), seconds(used.ru_stime), peak);
+    int length = snprintf(line, sizeof line, "%.4f %.4f %ld\n", user, system, peak);
     int log = open(words[1], O_WRONLY | O_APPEND | O_CREAT, 0644);
     if (write(log, line, length) != length) return 1;
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+    return WIFEXITED(ended_with) ? WEXITSTATUS(ended_with) : 128 + WTERMSIG(ended_with);
 }

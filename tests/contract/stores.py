@@ -111,6 +111,9 @@ class DictStore:
     def identity(self, key: str) -> str:
         return self.address(key)
 
+    def load(self) -> None:
+        pass
+
     def connect(self) -> None:
         if self.missing:
             raise BucketError("there is no dict")
@@ -229,6 +232,9 @@ class FlakyStore:
 
     def identity(self, key: str) -> str:
         return self._store.identity(key)
+
+    def load(self) -> None:
+        self._store.load()
 
     def connect(self) -> None:
         self._store.connect()

@@ -35,8 +35,9 @@ class Agent:
         env: Mapping[str, str] = {},
         spy: Path | None = None,
         options: Sequence[str] = (),
+        command: Sequence[str] = (),
     ) -> None:
-        """`spy`: where to keep what it does (see spy.py), with `options` of the spy."""
+        """`spy`: where to keep what it does (see spy.py), with `options` of the spy. `command`: to start it by."""
         words = [str(SPY), str(spy), str(WORKER), *options] if spy else [str(WORKER)]
         self.stderr_file = home.folder / f"stderr-{time.monotonic_ns()}"
         self.heard: list[tuple[float, bytes]] = []
@@ -44,7 +45,7 @@ class Agent:
         self._deaf = threading.Event()
         with self.stderr_file.open("wb") as stderr:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", *words],
+                command or [sys.executable, "-I", "-S", *words],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

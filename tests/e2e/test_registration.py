@@ -69,10 +69,12 @@ def get(home: Home, key: str, *where: str | Path) -> str:
 def test_git_lfs_is_told_of_two_schemes_and_an_absolute_path(home: Home) -> None:
     said = home.install().stdout
 
-    registered = Path(get(home, "lfs.customtransfer.lfs-agent.path"))
-    assert registered.parent == INTERPRETER.parent
-    assert registered.samefile(INTERPRETER)  # an environment has several names for its interpreter
-    assert get(home, "lfs.customtransfer.lfs-agent.args") == f"-I -S {shlex.quote(str(WORKER))}"
+    registered = [get(home, f"lfs.customtransfer.lfs-agent.{name}") for name in ("path", "args")]
+    door, interpreter, worker = map(Path, shlex.split(registered[1]))
+    assert registered[0] == "/bin/sh"
+    assert (door, worker) == (WORKER.with_name("door.sh"), WORKER)
+    assert interpreter.parent == INTERPRETER.parent
+    assert interpreter.samefile(INTERPRETER)  # an environment has several names for its interpreter
     assert get(home, "lfs.customtransfer.lfs-agent.concurrent") == "true"
     assert get(home, "lfs.s3::.standalonetransferagent") == "lfs-agent"
     assert get(home, "lfs.dir::.standalonetransferagent") == "lfs-agent"

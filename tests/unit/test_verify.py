@@ -45,6 +45,9 @@ class DictStore:
     def identity(self, key: str) -> str:
         return self.address(key)
 
+    def load(self) -> None:
+        pass
+
     def connect(self) -> None:
         self._fail("")
 

@@ -1,0 +1,22 @@
+#!/bin/sh
+# The light door: `door.sh INTERPRETER WORKER`. git-lfs starts it eight times for one object, one after another, and waits
+# for each answer to `init`: a shell has given that sooner than an interpreter, which is started for an object only.
+IFS= read -r init || exit 0
+if ! [ -x "$1" ]; then
+    printf '{"error":{"code":32,"message":"%s"}}\n' \
+        'the Python that lfs-agent was installed with is gone: install lfs-agent again, then run lfs-agent install'
+    exit 1
+fi
+said="$init
+"
+case $init in
+    '{"event":"init","operation":"upload",'*'}' | '{"event":"init","operation":"download",'*'}')
+        printf '{}\n'
+        IFS= read -r request || exit 0
+        case $request in
+            *'"event":"terminate"'*) exit 0 ;;
+        esac
+        said="$said$request
+" ;;
+esac
+LFS_AGENT_SAID=$said exec "$1" -I -S "$2"

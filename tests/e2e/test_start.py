@@ -1,0 +1,279 @@
+"""How eight workers start: a shell answers for each, one of them loads, and the others are forked from that."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from lfs_agent.worker import meeting_point
+from tests.cellar import random_bytes
+from tests.e2e.dialogue import (
+    WORKER,
+    Agent,
+    keep_local,
+    new_repository,
+    seen_by_spy,
+    wait_for,
+    watch_agent,
+)
+from tests.machine import Home
+from tests.servers import Server
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker loads everything itself")
+
+DOOR = WORKER.with_name("door.sh")
+INIT = b'{"event":"init","operation":"upload","remote":"origin","concurrent":true,"concurrenttransfers":8}\n'
+BY_DOOR = ("/bin/sh", str(DOOR), sys.executable, str(WORKER))
+
+
+@pytest.fixture
+def work(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> Path:
+    """A repository over `bucket`; `home` knows the server."""
+    home.environ.update(any_server.environ())
+    return new_repository(home, tmp_path / "work", f"s3::{bucket}/cellar")
+
+
+def new_object(work: Path, seed: int) -> tuple[str, Path]:
+    """Oid and file of a local object."""
+    content = random_bytes(20_000, seed)
+    oid = sha256(content).hexdigest()
+    return oid, keep_local(work, oid, content)
+
+
+def push(agent: Agent, work: Path, seed: int) -> str:
+    """Lets a worker upload an object; its oid."""
+    oid, path = new_object(work, seed)
+    agent.upload(oid, path)
+    assert agent.until_complete()[-1] == {"event": "complete", "oid": oid}
+    return oid
+
+
+def workers_in(work: Path) -> list[int]:
+    """The processes that have begun to move objects, in order."""
+    found = []
+    for record in (work / ".git" / "lfs" / "lfs-agent" / "sessions").glob("*.jsonl"):
+        lines = map(json.loads, record.read_text().splitlines())
+        found += [line["pid"] for line in lines if line["event"] == "started"]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+# The shell
+
+
+@pytest.fixture
+def recorder(tmp_path: Path) -> Path:
+    """In the place of the interpreter: keeps how it was started, and what it can still read."""
+    program = tmp_path / "interpreter"
+    program.write_text(
+        f'#!/bin/sh\nprintf "%s|" "$@" >{tmp_path}/words\nprintf %s "$LFS_AGENT_SAID" >{tmp_path}/said\n'
+        f"cat >{tmp_path}/rest\n"
+    )
+    program.chmod(0o755)
+    return program
+
+
+REQUEST = (
+    b'{"event":"upload","oid":"ab","size":1,"path":"/tmp/\xc3\x81\x81 \\\\ \\"q\\" $HOME `x` %s\\n","action":null}\n'
+)
+
+
+@pytest.mark.parametrize(
+    "written, answer, said",
+    [
+        (b"", b"", None),
+        (INIT + b'{"event":"terminate"}\n', b"{}\n", None),
+        (INIT, b"{}\n", None),
+        (INIT[:-5], b"", None),
+        (INIT + REQUEST + b"more\n", b"{}\n", INIT + REQUEST),
+        (b'{"operation":"upload","event":"init"}\nmore\n', b"", b'{"operation":"upload","event":"init"}\n'),
+        (INIT[:-1] + b"\r\nmore\n", b"", INIT[:-1] + b"\r\n"),
+        (b"nonsense\nmore\n", b"", b"nonsense\n"),
+    ],
+    ids=["nothing", "no object", "hung up", "half a line", "an object", "odd order", "CR LF", "nonsense"],
+)
+def test_the_shell_answers_and_hands_all_on_as_it_was(
+    recorder: Path, tmp_path: Path, written: bytes, answer: bytes, said: bytes | None
+) -> None:
+    done = subprocess.run(["/bin/sh", DOOR, recorder, WORKER], input=written, capture_output=True, check=False)
+
+    assert (done.stdout, done.stderr, done.returncode) == (answer, b"", 0)
+    assert (tmp_path / "said").exists() == (said is not None)
+    if said is not None:
+        assert (tmp_path / "said").read_bytes() == said
+        assert (tmp_path / "words").read_text() == f"-I|-S|{WORKER}|"
+        assert (tmp_path / "rest").read_bytes() == b"more\n"
+
+
+def test_an_interpreter_that_is_gone_is_told_by_git_lfs(home: Home, tmp_path: Path) -> None:
+    with Agent(home, tmp_path, command=("/bin/sh", str(DOOR), "/gone/python", str(WORKER))) as agent:
+        answer = agent.init("upload")
+
+        assert "the Python that lfs-agent was installed with is gone" in answer["error"]["message"]
+        assert agent.process.wait(10) == 1
+
+
+def test_what_the_shell_has_read_is_in_no_child_s_environment(home: Home, work: Path, tmp_path: Path) -> None:
+    program = tmp_path / "bin" / "git"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nenv >>{tmp_path}/environ\nPATH=${{PATH#*:}} exec git "$@"\n')
+    program.chmod(0o755)
+    path = {"PATH": f"{program.parent}:{home.environ['PATH']}"}
+    with Agent(home, work, command=BY_DOOR, env=path) as agent:
+        agent.init("upload")
+        push(agent, work, 1)
+        agent.end()
+
+    assert "HOME=" in (tmp_path / "environ").read_text()
+    assert "LFS_AGENT_SAID" not in (tmp_path / "environ").read_text()
+
+
+# The other workers
+
+
+def test_one_worker_of_a_push_loads_and_the_others_are_forked(
+    home: Home, work: Path, any_server: Server, bucket: str, tmp_path: Path
+) -> None:
+    home.install()
+    watch_agent(home, tmp_path / "spy")
+    home.git("lfs", "track", "*.bin", cwd=work)
+    for number in range(60):
+        (work / f"{number}.bin").write_bytes(random_bytes(50_000, number))
+    home.git("add", ".", cwd=work)
+    home.git("commit", "-qm", "sixty", cwd=work)
+    home.git("init", "-q", "--bare", tmp_path / "origin.git")
+    home.git("remote", "add", "origin", tmp_path / "origin.git", cwd=work)
+
+    home.git("push", "-q", "origin", "HEAD:main", cwd=work)
+
+    loaded = {note["pid"] for note in seen_by_spy(tmp_path / "spy", "import") if note["module"] == "pycurl"}
+    assert len(loaded) == 1
+    assert len(set(workers_in(work))) > 1
+    assert len(any_server.keys(bucket)) == 60
+
+
+@pytest.fixture
+def agents() -> Iterator[ExitStack]:
+    """Holds workers; they are of one session, since one process starts them all."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def two_workers(
+    home: Home, work: Path, agents: ExitStack, command: Sequence[str] = BY_DOOR
+) -> tuple[Agent, Agent, int]:
+    """The first, the second, and the process that was forked for that."""
+    first, second = (agents.enter_context(Agent(home, work, command=command)) for _ in range(2))
+    for agent in (first, second):
+        agent.init("upload")
+    push(first, work, 1)
+    push(second, work, 2)
+    *_, forked = workers_in(work)
+    assert forked not in (first.process.pid, second.process.pid)
+    return first, second, forked
+
+
+def test_a_forked_worker_outlives_the_one_that_loaded(home: Home, work: Path, agents: ExitStack) -> None:
+    first, second, forked = two_workers(home, work, agents)
+
+    assert first.end() == 0
+    push(second, work, 3)
+    assert is_alive(forked)
+    assert second.end() == 0
+    assert not is_alive(forked)
+    assert first.left_over() == []
+
+
+def test_where_the_first_worker_was_killed_the_others_go_on(home: Home, work: Path, agents: ExitStack) -> None:
+    first, second, _ = two_workers(home, work, agents)
+
+    first.process.kill()
+    first.process.wait()
+    push(second, work, 3)
+    third = agents.enter_context(Agent(home, work, command=BY_DOOR))
+    third.init("upload")
+    push(third, work, 4)
+
+    assert (second.end(), third.end()) == (0, 0)
+    wait_for(lambda: first.left_over() == [], 5)  # with it went what forks
+
+
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_worker_ends_with_the_process_that_git_lfs_knows(
+    home: Home, work: Path, agents: ExitStack, by: signal.Signals
+) -> None:
+    _, second, forked = two_workers(home, work, agents)
+
+    second.process.send_signal(by)
+    second.process.wait(10)
+
+    wait_for(lambda: not is_alive(forked), 5)
+
+
+def test_a_forked_worker_that_is_killed_is_no_success(home: Home, work: Path, agents: ExitStack) -> None:
+    _, second, forked = two_workers(home, work, agents)
+
+    os.kill(forked, signal.SIGKILL)
+
+    assert second.process.wait(10) == 1
+
+
+def test_nobody_is_forked_into_another_repository(
+    home: Home, work: Path, any_server: Server, bucket: str, agents: ExitStack, tmp_path: Path
+) -> None:
+    """One process may start workers in several folders, or with several environments."""
+    other = new_repository(home, tmp_path / "other", f"s3::{bucket}/other")
+    first, second, third = (
+        agents.enter_context(Agent(home, folder, env=env))  # without a shell, which would name the folder to them
+        for folder, env in ((work, {}), (other, {}), (work, {"LFS_AGENT_LAYOUT": "flat"}))
+    )
+    for agent in (first, second, third):
+        agent.init("upload")
+
+    oids = [push(agent, folder, seed) for seed, (agent, folder) in enumerate([(first, work), (second, other)])]
+    flat = push(third, work, 7)
+
+    keys = any_server.keys(bucket)
+    assert [f"{place}/{oid[:2]}/{oid[2:4]}/{oid}" in keys for place, oid in zip(("cellar", "other"), oids)] == [
+        True
+    ] * 2
+    assert f"cellar/{flat}" in keys
+
+
+def test_another_user_gets_no_worker(home: Home, work: Path, agents: ExitStack) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can be several users")
+    first, _, _ = two_workers(home, work, agents, command=())
+    place = meeting_point(os.getpid())
+    asks = (
+        "import os, socket, sys\n"
+        "os.setuid(65534)\n"
+        "link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
+        "link.connect(bytes.fromhex(sys.argv[1]))\n"
+        "socket.send_fds(link, [bytes.fromhex(sys.argv[2])], [0, 1, 2])\n"
+        "try: print(link.recv(1))\n"
+        "except ConnectionResetError: print(b'')\n"
+    )
+    told = b"0.0\n" + INIT + REQUEST
+
+    done = subprocess.run(
+        [sys.executable, "-c", asks, place.hex(), told.hex()], cwd=work, env=dict(home.environ), capture_output=True,
+        check=False, text=True,
+    )  # fmt: skip
+
+    assert done.stdout == "b''\n", done.stderr
+    assert len(workers_in(work)) == 2
+    push(first, work, 3)
