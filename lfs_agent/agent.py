@@ -228,8 +228,10 @@ class Worker:
 
         What goes wrong is told with the first object.
         """
-        with suppress(Exception):
-            self._open()
+        self._logger()
+        if not (self._breaker and self._breaker.tripped):
+            with suppress(Exception):
+                self._open()
         return self._ready is not None and self._init.concurrent_transfers > 1
 
     def begin(self, started: float) -> None:

@@ -110,7 +110,9 @@ def _forked(first: bytes, second: bytes, requests: int, answers: int, started: f
             return None
     except OSError:
         return None
-    return int.from_bytes(link.recv(1) or b"\1")  # nothing: it was killed
+    status = link.recv(1) or b"\1"  # nothing: it was killed
+    link.recv(1)  # until it is gone
+    return int.from_bytes(status)
 
 
 def peer(credentials: bytes) -> tuple[int, int]:
