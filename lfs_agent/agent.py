@@ -34,7 +34,7 @@ from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.zygote import Zygote
+from lfs_agent.zygote import Asked, Zygote
 
 if TYPE_CHECKING:
     from lfs_agent.outgoing import Outgoing
@@ -60,7 +60,7 @@ def run(first: bytes, second: bytes, requests: io.FileIO, answers: int, started:
     The line `first` was read already; where `second` was, too, `first` has been answered. `started`: when this
     process was, as time.time(). It may come back in processes that are forked, each with the end of its own.
     """
-    stop, over = threading.Event(), threading.Event()
+    stop = threading.Event()
 
     def leave(*_: object) -> None:
         stop.set()
@@ -77,18 +77,27 @@ def run(first: bytes, second: bytes, requests: io.FileIO, answers: int, started:
     worker = greeted(first, write, stop, started, init_answered=bool(second))
     if worker is None:
         return 0
-    zygote, asked = None, None
-    if second and worker.prepare():
-        with suppress(OSError):  # then each of the others loads everything itself
-            zygote = Zygote(first, requests.fileno(), answers)
-            asked = zygote.start()
+    zygote = Zygote(first, requests.fileno(), answers)
+    asked = zygote.start() if second and worker.prepare() and not stop.is_set() else None
     if asked:  # another process goes on here, as another worker
         _on_signals(leave)
         second = asked.request
         worker.begin(asked.started)
-    lines = Lines(io.BufferedReader(requests), second)
+    _converse(worker, Lines(io.BufferedReader(requests), second), stop, asked)
+    worker.end()
+    status = 130 if stop.is_set() else 0
+    if asked:
+        asked.tell(status)
+    else:
+        zygote.end()
+    return status
 
-    def converse() -> None:
+
+def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: Asked | None) -> None:
+    """The conversation, in a thread of its own: this one sees to signals, and to what git-lfs hears meanwhile."""
+    over = threading.Event()
+
+    def serve() -> None:
         try:
             worker.serve(lines)
         except BaseException:  # a fault of ours: git-lfs hears the end of us, and does not wait for an answer
@@ -96,21 +105,13 @@ def run(first: bytes, second: bytes, requests: io.FileIO, answers: int, started:
             raise
         over.set()
 
-    # In a thread of its own: this one sees to signals, and to what git-lfs hears while a transfer goes on.
-    threading.Thread(target=converse, daemon=True).start()
+    threading.Thread(target=serve, daemon=True).start()
     while not over.wait(_TICK_S) and not stop.is_set():
         if lines.broke_off() or (asked and asked.is_left):  # git-lfs is killed sooner than it says terminate
             stop.set()
         worker.tick()
     worker.leave()
     over.wait(_GRACE_S if worker.is_busy else 0)  # a blocked thread can't be ended; what must survive is in files
-    worker.end()
-    status = 130 if stop.is_set() else 0
-    if asked:
-        asked.tell(status)
-    elif zygote:
-        zygote.end()
-    return status
 
 
 def _on_signals(leave: Callable[..., None]) -> None:

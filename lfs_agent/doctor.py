@@ -216,8 +216,8 @@ def program(patient: Patient) -> Iterator[Line]:
             yield Line("program", "problem", text, "lfs-agent install")
             return
     interpreter, worker = files[-2], Path(files[-1])
-    if not os.access(interpreter, os.X_OK):
-        yield Line("program", "problem", f"{interpreter} may not be run", "lfs-agent install")
+    if locked := [program for program in (path.value, interpreter) if not os.access(program, os.X_OK)]:
+        yield Line("program", "problem", f"{locked[0]} may not be run", "lfs-agent install")
         return
     version = _version_beside(worker)
     if version != __version__:

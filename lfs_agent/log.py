@@ -27,6 +27,8 @@ _URL_PASSWORD: Final = (
 )
 """A password may hold a slash; what begins with a port does not."""
 
+_LINE: Final = json.JSONEncoder(default=str)
+
 _secrets: set[str] = set()
 _secrets_lock = threading.Lock()  # secrets come from transfer threads while others log
 
@@ -161,7 +163,7 @@ class Log:
         if self._record and level != "debug":
             line = {"at": datetime.now(UTC).isoformat(), "level": level, "event": event, **self._bound, **fields}
             must = level != "info" or event in ("started", "ended")
-            text = redact(json.dumps(line, default=str))
+            text = redact(_LINE.encode(line))
             if self._audit and event in AUDITED:
                 self._audit.write(text)
             self._record.write(text, must=must)

@@ -38,7 +38,7 @@ def main() -> int:
         if not (heard := _lines(said) if said else _greeted(requests, answers)):
             return 0
         first, second = heard
-        started = _shell_started() if said else started
+        started = _shell_started(started) if said else started
         status = _forked(first, second, requests.fileno(), answers, started) if second else None
         return converse(first, second, requests, answers, started) if status is None else status
     except (KeyboardInterrupt, BrokenPipeError):
@@ -61,10 +61,13 @@ def _greeted(requests: FileIO, answers: int) -> tuple[bytes, bytes] | None:
     return (first, second) if second and b'"event":"terminate"' not in second else None
 
 
-def _shell_started() -> float:
+def _shell_started(now: float) -> float:
     """When this process was, as time.time(); the interpreter came later. Not before that, whatever is rounded."""
-    ticks = int(_process(os.getpid())[3]) + 1
-    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    try:
+        ticks = int(_process(os.getpid())[3]) + 1
+    except OSError:  # the system has lost its /proc since the installation
+        return now
+    return now - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def meeting_point(parent: int) -> bytes:

@@ -52,7 +52,6 @@ class Zygote:
 
     def __init__(self, init: bytes, requests: int, answers: int) -> None:
         self._init = init
-        self._surroundings = _surroundings(os.getpid())
         self._requests = requests
         self._answers = answers
         self._pid = self._life = -1
@@ -60,28 +59,37 @@ class Zygote:
     def start(self) -> Asked | None:
         """None in the process that calls it; in each worker that is forked, what that has to do.
 
-        Called by a process with one thread, no connections and no leases. Raises OSError where nobody can meet, or
-        there is one already.
+        Called by a process with one thread, no connections and no leases. Where nobody can meet, or somebody is
+        there already, nothing is started, and each worker loads everything itself.
         """
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            listener.bind(meeting_point(os.getppid()))
-            listener.listen(_WAITING)
-            life, self._life = os.pipe()
-            self._pid = os.fork()
-            if self._pid:
-                os.close(life)
-                return None
+        if not (address := meeting_point(os.getppid())):
+            return None
+        with suppress(OSError):
+            self._surroundings = _surroundings(os.getpid())
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
-                os.close(self._life)
-                asked = self._serve(listener, life)
-                os.close(life)
-                asked.link.send(TAKEN_OVER)
-            except BaseException:  # whoever asks loads everything itself then
-                os._exit(1)
-            return asked
-        finally:
-            listener.close()
+                listener.bind(address)
+                listener.listen(_WAITING)
+                return self._split(listener)
+            finally:
+                listener.close()
+        return None
+
+    def _split(self, listener: socket.socket) -> Asked | None:
+        life, mine = os.pipe()
+        self._pid = os.fork()
+        if self._pid:
+            self._life = mine
+            os.close(life)
+            return None
+        try:
+            os.close(mine)
+            asked = self._serve(listener, life)
+            os.close(life)
+            asked.link.send(TAKEN_OVER)
+        except BaseException:  # whoever asks loads everything itself then
+            os._exit(1)
+        return asked
 
     def end(self) -> None:
         """No worker is forked any more; those that were go on."""

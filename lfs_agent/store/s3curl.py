@@ -260,8 +260,8 @@ class _Line:
     def headers(self) -> dict[str, str]:
         """Of the answer; what comes twice, in one."""
         found: dict[str, str] = {}
-        for line in self._head:
-            name, _, value = line.decode("latin-1").partition(":")
+        for line in b"".join(self._head).decode("latin-1").split("\n")[:-1]:
+            name, _, value = line.partition(":")
             name, value = name.strip().lower(), value.strip()
             found[name] = f"{found[name]}, {value}" if name in found else value
         return found

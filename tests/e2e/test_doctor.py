@@ -223,9 +223,11 @@ def test_a_registered_program_that_is_gone(machine: Clinic, key: str, value: str
     machine.mend(machine.one("program", f"would start {shlex.split(value)[-1]}, which is gone"))
 
 
-def test_a_registered_interpreter_that_may_not_be_run(machine: Clinic, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key, value", [("path", "{}"), ("args", "/bin/sh '{}' worker.py")])
+def test_a_registered_interpreter_that_may_not_be_run(machine: Clinic, tmp_path: Path, key: str, value: str) -> None:
     (tmp_path / "python").touch(0o644)
-    machine.home.git("config", "--global", "lfs.customtransfer.lfs-agent.path", tmp_path / "python")
+    (machine.work / "worker.py").touch()
+    machine.home.git("config", "--global", f"lfs.customtransfer.lfs-agent.{key}", value.format(tmp_path / "python"))
     machine.mend(machine.one("program", "may not be run"))
 
 

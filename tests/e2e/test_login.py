@@ -117,7 +117,10 @@ def test_the_files_of_aws_are_read_by_one_worker_and_by_another_only_once_their_
     botocore: list[bool] = []
     with FaultProxy(any_server.endpoint, lambda _: (refusals.pop(),) if refusals else ()) as proxy:
         cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
-        with Agent(cellar.home, cellar.work) as one, Agent(cellar.home, cellar.work, spy=tmp_path / "spy") as two:
+        with (
+            Agent(cellar.home, cellar.work) as one,
+            Agent(cellar.home, cellar.work, spy=tmp_path / "spy", env={"NOT": "forked"}) as two,
+        ):
             for number, agent in enumerate((one, two, two)):
                 if number < 2:
                     agent.init("upload")
