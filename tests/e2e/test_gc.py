@@ -27,7 +27,7 @@ from tests.e2e.conftest import with_ages
 from tests.e2e.dialogue import Agent, keep_local, listed_by_a_worker, wait_for
 from tests.e2e.terminal import typed_at
 from tests.machine import Home
-from tests.proxy import Answer, FaultProxy, Faults, Key, Rule, Stall, StripHeaders
+from tests.proxy import ACCESS_DENIED, Answer, FaultProxy, Faults, Key, Rule, Stall, StripHeaders
 from tests.servers import Server
 
 SIZE = 1000
@@ -352,6 +352,27 @@ def test_an_object_and_the_registration_go_beside_each_other(cellar: Cellar, hel
         }
 
     assert at[other] < at[held] + 1.5 <= told
+
+
+@pytest.mark.parametrize("ending", ["the object is refused", "a signal"])
+def test_a_registration_that_hangs_holds_up_no_other_end_and_is_no_success(cellar: Cellar, ending: str) -> None:
+    local = keep_local(cellar.work, oid := cellar.write("a.bin", SIZE), (cellar.work / "a.bin").read_bytes())
+    refused = (Rule(ACCESS_DENIED, "PUT", oid),) if ending == "the object is refused" else ()
+    hangs = Faults((*refused, Rule(Stall("answer-head", 60), "PUT", ".lfs-agent/")))
+    with (
+        FaultProxy(cellar.server.endpoint, hangs) as proxy,
+        Agent(cellar.home, cellar.work, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint}) as agent,
+    ):
+        agent.init("upload")
+        agent.upload(oid, local)
+        if refused:
+            assert "AccessDenied" in agent.until_complete(30)[-1]["error"]["message"]
+            assert agent.end() == 0
+        else:
+            wait_for(lambda: cellar.keys() == [cellar.key(oid)], 30)
+            agent.process.terminate()
+            assert agent.process.wait(10) == 130
+            assert not [line for _, line in agent.heard if b'"complete"' in line and b'"error"' not in line]
 
 
 def test_what_a_transfer_has_outlived_is_registered_anew_before_its_success(
