@@ -1,9 +1,9 @@
 """Runs the agent's door with eyes on it: `python -I -S spy.py LOG WORKER [noise] [names]`.
 
-A line of JSON goes to LOG for every import, every file opened for writing, every rename, program and connection,
-with the process's number; a connection of libcurl's has no such line. `noise`: the first import of pycurl prints, warns
-and writes to descriptor 1, as libraries do. `names`: *.s3.test is 127.0.0.1, for a server whose buckets are host names;
-noted too.
+A line of JSON goes to LOG for every import, every file opened for writing, every rename, program and connection
+by IP, with the process's number; a connection of libcurl's has no such line. `noise`: the first import of pycurl
+prints, warns and writes to descriptor 1, as libraries do. `names`: *.s3.test is 127.0.0.1, for a server whose buckets
+are host names; noted too.
 """
 
 import builtins
@@ -40,7 +40,7 @@ def main() -> None:
                 note("rename", source=str(source), target=str(target), inode=os.lstat(source).st_ino)
             case "subprocess.Popen", (_, arguments, *_):
                 note("run", argv=[str(word) for word in arguments])
-            case "socket.connect", (_, address):
+            case "socket.connect", (_, tuple() as address):  # no other kind: workers meet by that
                 note("connect", address=str(address))
 
     if "names" in options:
