@@ -30,7 +30,7 @@ from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import KIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Handover
-from lfs_agent.store import Body, ObjectStat, Replacing, SentPart, StoredPart, Write
+from lfs_agent.store import Body, Chunk, ObjectStat, Replacing, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
 from lfs_agent.store.aws import Aws
 from lfs_agent.store.login import Keys, Login
@@ -629,20 +629,18 @@ class S3Store:
                     raise LookupError("no ETag")  # a page of somebody else's
             if first != start:
                 raise TransientError(f"{self.address(key)}: the store sent bytes from {first}, not from {start}")
-            position, block = start, _FIRST_BLOCK
-            buffer = memoryview(bytearray(min(self._block, stop - start)))
-            while position < stop and (length := self._read(body, key, buffer[: min(block, stop - position)])):
+            position, block, take = start, _FIRST_BLOCK, _taker(body, min(self._block, stop - start))
+            while position < stop and (chunk := self._took(take, key, min(block, stop - position))):
                 block = min(self._block, 2 * block)  # where silence breaks it off, most of what came is kept
-                write(position, buffer[:length])
-                position += length
+                write(position, chunk)
+                position += len(chunk)
         if position < min(stop, size):
             raise TransientError(f"{self.address(key)}: the store broke off at byte {position}")
         return found
 
-    def _read(self, body: Any, key: str, buffer: memoryview) -> int:
+    def _took(self, take: Callable[[int], Chunk], key: str, size: int) -> Chunk:
         try:
-            length: int = body.readinto(buffer)
-            return length
+            return take(size)
         except Exception as error:
             if not is_from_client(error):
                 raise
@@ -857,6 +855,14 @@ def _is_other_md5(answer: Mapping[str, Any], md5: str) -> bool:
     etag = answer.get("ETag", "").strip('"').lower()
     kms = "kms" in answer.get("ServerSideEncryption", "")
     return bool(re.fullmatch(r"[0-9a-f]{32}", etag)) and not kms and etag != base64.b64decode(md5).hex()
+
+
+def _taker(body: Any, most: int) -> Callable[[int], Chunk]:
+    """Gives the next bytes of an answer's content, at most so many, which hold until it is called again."""
+    if take := getattr(body, "take", None):
+        return cast(Callable[[int], Chunk], take)
+    buffer = memoryview(bytearray(most))  # boto3's has none
+    return lambda size: buffer[: body.readinto(buffer[:size])]
 
 
 def _range(got: Mapping[str, Any]) -> tuple[int, int]:

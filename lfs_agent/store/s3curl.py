@@ -1,5 +1,6 @@
 """`Curl`: requests that libcurl signs, sends and reads; what goes wrong is told in its words."""
 
+import io
 import os
 import re
 import sys
@@ -21,7 +22,6 @@ _RECEIVED: Final = 64 * KIB
 """Read at once; libcurl takes up to ten times as much before we have a look."""
 _SENT: Final = MIB
 """More than a body gives at once: so no block has to be cut."""
-_NO_ROOM: Final = memoryview(bytearray())
 _NAP_S: Final = 0.005
 _BLANK: Final = (b"\r\n", b"\n")
 _NOTHING: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -84,28 +84,31 @@ class Incoming:
         self._idle = idle
         self._failure: Exception | None = None
 
-    def readinto(self, buffer: memoryview) -> int:
-        """Fills the buffer with the next bytes; how many there were: fewer at the end, and where it breaks off."""
+    def take(self, size: int) -> memoryview:
+        """The next bytes, at most so many: fewer where that is what has come, none at the end.
+
+        They hold until the next call.
+        """
         line = self._line
         if line is None:
-            return 0
-        line.receive(buffer)
+            return memoryview(b"")
         try:
-            while self._failure is None and line.filled < len(buffer) and not line.is_over:
-                line.go_on()
+            if not line.fresh:  # else more and more would be left over
+                while self._failure is None and line.fresh < size and not line.is_over:
+                    line.go_on()
         except Exception as failure:  # told when all that came before it is handed over
             self._failure = failure
-        if self._failure and buffer and not line.filled:
+        if self._failure and size and not line.fresh:
             raise self._failure
-        return line.received()
+        return line.take(size)
 
     def read(self, size: int | None = None) -> bytes:
         """The next bytes: so many, or all that are left, as smart-open reads them."""
-        content, buffer = bytearray(), memoryview(bytearray(_RECEIVED))
+        content = bytearray()
         wanted = sys.maxsize if size is None or size < 0 else size
         try:
-            while length := self.readinto(buffer[: wanted - len(content)]):
-                content += buffer[:length]
+            while chunk := self.take(min(_RECEIVED, wanted - len(content))):
+                content += chunk
         except Unanswered as failure:
             from botocore.exceptions import HTTPClientError  # after which it asks for the rest
 
@@ -114,9 +117,9 @@ class Incoming:
 
     def read_bounded(self) -> bytes:
         """All of it, where that is no longer than an answer may be which is no object's content."""
-        content, buffer = bytearray(), memoryview(bytearray(_RECEIVED))
-        while length := self.readinto(buffer):
-            content += buffer[:length]
+        content = bytearray()
+        while chunk := self.take(_RECEIVED):
+            content += chunk
             if is_too_long(content):
                 raise Unanswered("broken", "an answer that is too long")
         return bytes(content)
@@ -196,13 +199,12 @@ class _Line:
         self._lines.clear()
         self._head: list[bytes] = []
         """Those of the answer that are headers."""
-        self._buffer = _NO_ROOM
-        self.filled = 0
-        """Bytes of the buffer that have come."""
-        self._spilt: list[bytes] = []
-        """What came, and found no room."""
-        self._came = 0
-        """Bytes of content altogether."""
+        self._content = io.BytesIO()
+        """What has come of the content: libcurl calls nothing of Python's for it, either."""
+        self._start = 0
+        """Of what was not taken yet."""
+        self._taken = memoryview(b"")
+        """What was taken last; nothing more can come before that is let go."""
         self.status = 0
         self.is_answered = False
         """Whether status and headers are there."""
@@ -220,6 +222,7 @@ class _Line:
             if keys.token:
                 headers.append(f"x-amz-security-token: {keys.token}")
         handle.setopt(pycurl.URL, request.url)
+        handle.setopt(pycurl.WRITEFUNCTION, self._content.write)
         # Of its own it would send these two.
         handle.setopt(pycurl.HTTPHEADER, [line.encode() for line in (*headers, "Accept:", "Expect:")])
         if request.body is not None:
@@ -243,7 +246,6 @@ class _Line:
             # On a connection that was kept it would be sent again where no answer comes: who publishes has to look.
             handle.setopt(pycurl.FRESH_CONNECT, 1)
         handle.setopt(pycurl.HEADERFUNCTION, self._lines.append)
-        handle.setopt(pycurl.WRITEFUNCTION, self._take_content)
         handle.setopt(pycurl.READFUNCTION, self._give)
         handle.setopt(pycurl.SEEKFUNCTION, self._rewind)
         return handle
@@ -266,25 +268,17 @@ class _Line:
             found[name] = f"{found[name]}, {value}" if name in found else value
         return found
 
-    def receive(self, buffer: memoryview) -> None:
-        """Lets what has come since the last time, and what comes next, fill the buffer."""
-        spilt, self._spilt = self._spilt, []
-        self._buffer, self.filled = buffer, 0
-        for block in spilt:
-            self._fill(block)
+    @property
+    def fresh(self) -> int:
+        """Bytes of content that have come and were not taken."""
+        return self._content.tell() - self._start
 
-    def received(self) -> int:
-        """How many bytes the buffer has got; no more come there."""
-        self._buffer = _NO_ROOM
-        return self.filled
-
-    def _fill(self, block: bytes) -> None:
-        room = len(self._buffer) - self.filled
-        if len(block) > room:
-            self._spilt.append(block[room:])
-            block = block[:room]
-        self._buffer[self.filled : self.filled + len(block)] = block
-        self.filled += len(block)
+    def take(self, size: int) -> memoryview:
+        """Some of them, at most so many; they hold until more comes."""
+        self._taken.release()
+        start, self._start = self._start, min(self._start + size, self._content.tell())
+        self._taken = self._content.getbuffer()[start : self._start]
+        return self._taken
 
     def end(self) -> None:
         """Lets go of the request; hangs up where it is not over."""
@@ -295,7 +289,10 @@ class _Line:
 
     def go_on(self) -> None:
         """Sends and reads until something has come, or all has. Raises Unanswered, and what the body does."""
-        before = self._came, self.is_answered
+        if not self.fresh:
+            self._taken.release()
+            self._start = self._content.seek(0)
+        before = self.fresh, self.is_answered
         while True:
             if self._broken:
                 raise self._failure(*self._broken)
@@ -309,7 +306,7 @@ class _Line:
                     self._broken = (code, words)
                 self.is_over = not self._broken
                 self.is_answered |= self.is_over
-            if self.is_over or (self._came, self.is_answered) != before:
+            if self.is_over or (self.fresh, self.is_answered) != before:
                 return
             if running:
                 self._wait()
@@ -334,15 +331,6 @@ class _Line:
             raise self._failure(pycurl.E_OPERATION_TIMEDOUT, f"nothing has come for {self._timeout_s:g} s")
 
     # What libcurl calls; what they raise would be printed, and lost.
-
-    def _take_content(self, block: bytes) -> int | None:
-        try:
-            self._fill(block)
-            self._came += len(block)
-            return None
-        except BaseException as error:
-            self._raised = error
-            return -1
 
     def _give(self, size: int) -> bytes | int:
         try:

@@ -345,8 +345,10 @@ def test_what_came_before_a_silence_is_not_asked_for_again(bucket_of: BucketOf) 
 def test_a_disk_that_is_full_breaks_off_a_read_from_s3(bucket_of: BucketOf) -> None:
     place = bucket_of("versitygw")
     place.replace(KEY, DATA)
+    held = []
 
     def write(offset: int, chunk: Chunk) -> None:
+        held.append(memoryview(chunk))  # as the frames do that the error has come through
         raise OSError(28, "No space left on device")
 
     with place.through() as proxy:
@@ -356,3 +358,4 @@ def test_a_disk_that_is_full_breaks_off_a_read_from_s3(bucket_of: BucketOf) -> N
             store.fetch(KEY, 0, 1000, write)
 
         assert [seen.method for seen in proxy.requests] == ["HEAD", "GET"]
+        assert read(store, KEY, 0, 1000)[1] == DATA
