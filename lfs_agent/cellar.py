@@ -116,7 +116,7 @@ class Cellar:
         from lfs_agent.ledger import Registrar
 
         memory = self.repo.common_dir / "lfs-agent" / "registered"
-        return Registrar(ledger, self.repositories, memory, store.identity(ledger.root), self.repo.modes)
+        return Registrar(ledger, self.repositories, memory, lambda: store.identity(ledger.root), self.repo.modes)
 
     def keeper(
         self, ledger: "Ledger", stop: threading.Event, on_saved: Callable[[Oid], None] = lambda oid: None

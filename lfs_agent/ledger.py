@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple
@@ -376,21 +377,31 @@ def age_of(stock: Stock, key: str) -> float | None:
 class Registrar:
     """Registers the repositories that a clone pushes to, before a push has succeeded.
 
-    `memory`: a folder of the clone for what has been said; `place`: which store, with all that decides that.
+    `memory`: a folder of the clone for what has been said; `place`: which store, with all that decides that, which
+    is known when there are credentials.
     """
 
-    def __init__(self, ledger: Ledger, urls: Sequence[str], memory: Path, place: str, modes: Modes) -> None:
+    def __init__(
+        self, ledger: Ledger, urls: Sequence[str], memory: Path, place: Callable[[], str], modes: Modes
+    ) -> None:
         self._ledger = ledger
-        self._place = place
-        self._memories: Final = {
-            url: memory / hashlib.sha256(f"{place}\n{url}".encode(errors="surrogateescape")).hexdigest()[:32]
-            for url in urls
-        }
+        self._urls = urls
+        self._memory = memory
+        self._of = place
         self._modes = modes
         self._looked: Moment | None = None
         self._beside: threading.Thread | None = None
         self._failure: BaseException | None = None
         """What has ended that thread."""
+
+    @cached_property
+    def _place(self) -> str:
+        return self._of()
+
+    @cached_property
+    def _memories(self) -> dict[str, Path]:
+        names = {url: f"{self._place}\n{url}".encode(errors="surrogateescape") for url in self._urls}
+        return {url: self._memory / hashlib.sha256(name).hexdigest()[:32] for url, name in names.items()}
 
     def begin(self, stop: threading.Event) -> None:
         """Lets a thread do what `register` would, which waits for it: beside what is done until then.

@@ -381,7 +381,7 @@ def test_what_a_transfer_has_outlived_is_registered_anew_before_its_success(
     monkeypatch.setattr("lfs_agent.ledger._LOOK_EVERY_S", 0.0)
     ledger, stop = Ledger(FolderStore(tmp_path / "store"), ""), threading.Event()
     (tmp_path / "store").mkdir()
-    registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", "here", UMASK)
+    registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", lambda: "here", UMASK)
     entry = tmp_path / "store" / ledger.repository_key("https://git.example/a")
     registrar.begin(stop)
     wait_for(lambda: any(path.stat().st_size for path in (tmp_path / "memory").glob("*")), 30)
