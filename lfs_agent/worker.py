@@ -101,10 +101,13 @@ def _forked(first: bytes, second: bytes, requests: int, answers: int, started: f
         return None
     import _socket as socket  # of the module around it 8 ms
 
-    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        link.setblocking(False)  # anybody may listen there, and let us queue for ever
         link.connect(address)
-        if peer(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[1] != os.geteuid():
+        link.setblocking(True)
+        pid, user = peer(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if user != os.geteuid() or meeting_point(_process(pid)[1]) != address:  # no other worker of the session
             return None
         streams = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (requests, answers, 2))
         told = b"%r\n" % started + first + second
@@ -119,7 +122,7 @@ def _forked(first: bytes, second: bytes, requests: int, answers: int, started: f
 
 
 def peer(credentials: bytes) -> tuple[int, int]:
-    """Process and user at the other end, as SO_PEERCRED tells them."""
+    """Process and user at the other end, as SO_PEERCRED tells them; 0 for a process that is out of sight."""
     return int.from_bytes(credentials[:4], sys.byteorder), int.from_bytes(credentials[4:8], sys.byteorder)
 
 

@@ -4,6 +4,7 @@ import _socket as socket  # of the module around it 8 ms
 import os
 import select
 import signal
+import time
 from array import array
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,9 @@ _FDS: Final = 3 * 4
 _WAITING: Final = 64
 _ASKS_FOR_S: Final = 1.0
 """Who asks has written it all at once."""
+_ENDS_FOR_S: Final = 1.0
+"""Most that the first worker waits for the others, which git-lfs tells to end at the same time."""
+_POLL_S: Final = 0.002
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
 Streams = tuple[int, int, int]
@@ -45,7 +49,7 @@ class Asked(NamedTuple):
 
 
 class Zygote:
-    """A child of the first worker, for as long as that lives. `init`: what git-lfs says to all workers.
+    """A child of the first worker, which forks for as long as that lives. `init`: what git-lfs says to all workers.
 
     `requests`, `answers`: the descriptors of the conversation, in each worker that is forked, too.
     """
@@ -92,16 +96,19 @@ class Zygote:
         return asked
 
     def end(self) -> None:
-        """No worker is forked any more; those that were go on."""
+        """No worker is forked any more; those that were go on, and mostly end now, too."""
         if self._pid > 0:
-            with suppress(OSError):
-                os.kill(self._pid, signal.SIGKILL)
-                os.waitpid(self._pid, 0)
+            os.close(self._life)
+            until = time.monotonic() + _ENDS_FOR_S
+            with suppress(ChildProcessError):  # started where ended children are ignored
+                while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < until:
+                    time.sleep(_POLL_S)
 
     def _serve(self, listener: socket.socket, life: int) -> Asked:
         """Comes back in forked workers only."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nothing is left of those that were forked and are gone
         null = os.open(os.devnull, os.O_RDWR)
         self._take((null, null, null))  # git-lfs waits until nobody holds those of the first worker
         ends = select.poll()
@@ -109,36 +116,39 @@ class Zygote:
         ends.register(listener.fileno(), select.POLLIN)
         while True:
             if any(fd == life for fd, _ in ends.poll()):
+                listener.close()
+                with suppress(ChildProcessError):  # process 1 of a container may wait for nobody
+                    os.wait()
                 os._exit(0)
             fd, _ = listener._accept()  # type: ignore[attr-defined] # the rest of it is in the module around it
             link = socket.socket(fileno=fd)
-            try:
-                asked, streams = self._heard(link)
+            asked, streams, pid = None, list[int](), -1
+            with suppress(OSError, ValueError):  # who asks hears nothing, and loads everything itself
+                asked = self._heard(link, streams)
                 pid = os.fork()
-            except (OSError, ValueError):  # who asks hears nothing, and loads everything itself
-                link.close()
-                continue
-            if pid == 0:
-                self._take(streams)
+            if asked and pid == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                self._take((streams[0], streams[1], streams[2]))
                 return asked
             for fd in (*streams, link.detach()):
                 os.close(fd)
 
-    def _heard(self, link: socket.socket) -> tuple[Asked, Streams]:
-        """What somebody asks for. Raises ValueError where that is nothing of ours, OSError."""
+    def _heard(self, link: socket.socket, streams: list[int]) -> Asked:
+        """What somebody asks for, whose descriptors become `streams`.
+
+        Raises ValueError where that is nothing of ours, OSError; what is in `streams` then is to be closed, too.
+        """
         pid, user = peer(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if user != os.geteuid() or _surroundings(pid) != self._surroundings:
             raise ValueError("none of our session")
         link.settimeout(_ASKS_FOR_S)
         told, ancillary, _, _ = link.recvmsg(_LONGEST, socket.CMSG_LEN(_FDS), socket.MSG_CMSG_CLOEXEC)
         link.settimeout(None)
-        fds = array("i", b"".join(data for _, _, data in ancillary)).tolist()
+        streams += array("i", b"".join(data for _, _, data in ancillary))
         started, init, request = told.split(b"\n", 2)
-        if len(fds) != 3 or init + b"\n" != self._init or not request.endswith(b"\n"):
-            for fd in fds:
-                os.close(fd)
+        if len(streams) != 3 or init + b"\n" != self._init or not request.endswith(b"\n"):
             raise ValueError("none of our conversation")
-        return Asked(request, float(started), link), (fds[0], fds[1], fds[2])
+        return Asked(request, float(started), link)
 
     def _take(self, streams: Streams) -> None:
         """Makes the descriptors those of the conversation, and closes them."""

@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -250,29 +251,137 @@ def test_nobody_is_forked_into_another_repository(
     assert f"cellar/{flat}" in keys
 
 
-def test_another_user_gets_no_worker(home: Home, work: Path, agents: ExitStack) -> None:
-    if os.geteuid() != 0:
+ASKS = """
+import os, socket, sys
+place, told, user = sys.argv[1:]
+os.setuid(int(user))
+link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+link.connect(bytes.fromhex(place))
+try:
+    socket.send_fds(link, [bytes.fromhex(told)], [0, 1, 2])
+    print(link.recv(1))
+except OSError:  # hung up
+    print(b"")
+"""
+
+
+@pytest.mark.parametrize(
+    "user, told", [(65534, b"0.0\n" + INIT + REQUEST), (os.geteuid(), b"nonsense")], ids=["another user", "nonsense"]
+)
+def test_who_is_none_of_the_session_gets_no_worker(
+    home: Home, work: Path, agents: ExitStack, user: int, told: bytes
+) -> None:
+    """And nothing of theirs is kept open: whoever reads it would wait for an end that does not come."""
+    if os.geteuid() not in (0, user):
         pytest.skip("only root can be several users")
     first, _, _ = two_workers(home, work, agents, command=())
-    place = meeting_point(os.getpid())
-    asks = (
-        "import os, socket, sys\n"
-        "os.setuid(65534)\n"
-        "link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)\n"
-        "link.connect(bytes.fromhex(sys.argv[1]))\n"
-        "try:\n"
-        "    socket.send_fds(link, [bytes.fromhex(sys.argv[2])], [0, 1, 2])\n"
-        "    print(link.recv(1))\n"
-        "except OSError:  # hung up\n"
-        "    print(b'')\n"
-    )
-    told = b"0.0\n" + INIT + REQUEST
+    words = [sys.executable, "-c", ASKS, meeting_point(os.getpid()).hex(), told.hex(), str(user)]
 
     done = subprocess.run(
-        [sys.executable, "-c", asks, place.hex(), told.hex()], cwd=work, env=dict(home.environ), capture_output=True,
-        check=False, text=True,
-    )  # fmt: skip
+        words, cwd=work, env=dict(home.environ), capture_output=True, check=False, text=True, timeout=30
+    )
 
     assert done.stdout == "b''\n", done.stderr
     assert len(workers_in(work)) == 2
     push(first, work, 3)
+
+
+def test_who_is_forked_is_waited_for(home: Home, work: Path, agents: ExitStack) -> None:
+    """Where process 1 waits for nobody, as in many containers, they would be there for ever."""
+    first, second, forked = two_workers(home, work, agents)
+    third = agents.enter_context(Agent(home, work, command=BY_DOOR))
+    third.init("upload")
+    push(third, work, 3)
+    *_, last = workers_in(work)
+
+    assert second.end() == 0
+    wait_for(lambda: not Path(f"/proc/{forked}").exists(), 5)
+
+    third.say(event="terminate")
+    assert first.end() == 0
+    wait_for(lambda: not Path(f"/proc/{last}").exists(), 5)
+
+
+# Where nothing can be forked
+
+
+def listening_at(place: bytes) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(place)
+    listener.listen(0)
+    return listener
+
+
+def test_a_worker_does_not_queue_where_nobody_answers(home: Home, work: Path, agents: ExitStack) -> None:
+    """Anybody may listen there, and let everybody wait."""
+    place = meeting_point(os.getpid())
+    agents.enter_context(listening_at(place))
+    with suppress(BlockingIOError):
+        while True:
+            waiting = agents.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            waiting.setblocking(False)
+            waiting.connect(place)
+    agent = agents.enter_context(Agent(home, work, command=BY_DOOR))
+    agent.init("upload")
+
+    push(agent, work, 1)
+
+
+LISTENS = """
+import socket, sys
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(bytes.fromhex(sys.argv[1]))
+listener.listen()
+print("listening", flush=True)
+link, _ = listener.accept()
+link.recvmsg(1 << 16, 64)
+link.send(b"+")
+"""
+
+
+def test_nothing_is_handed_to_who_was_not_started_by_git_lfs(home: Home, work: Path, agents: ExitStack) -> None:
+    """Containers of a pod share abstract sockets, and root is root in each."""
+    words = ["timeout", "60", sys.executable, "-c", LISTENS, meeting_point(os.getpid()).hex()]
+    other = agents.enter_context(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+    assert other.stdout
+    assert other.stdout.readline() == b"listening\n"
+    agent = agents.enter_context(Agent(home, work, command=BY_DOOR))
+    agent.init("upload")
+
+    push(agent, work, 1)
+
+
+NO_SOCKETS = """
+import _socket, runpy, sys
+class Refused(_socket.socket):
+    def __init__(self, *words, **named):
+        raise OSError(93, "Protocol not supported")
+_socket.socket = Refused
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+def test_where_there_are_no_such_sockets_each_worker_loads_everything(
+    home: Home, work: Path, agents: ExitStack
+) -> None:
+    """In WSL 1 there are none."""
+    command = (sys.executable, "-I", "-S", "-c", NO_SOCKETS, str(WORKER))
+    for seed in (1, 2):
+        agent = agents.enter_context(Agent(home, work, command=command))
+        agent.init("upload")
+        push(agent, work, seed)
+
+    assert len(workers_in(work)) == 2
+
+
+def test_what_is_remembered_of_a_registration_is_the_account_s(home: Home, work: Path) -> None:
+    """Of the same name there may be another bucket, where nobody has said whose the objects are."""
+    accounts = ["111111111111", "222222222222"]
+    for seed, account in enumerate(accounts):
+        with Agent(home, work, command=BY_DOOR, env={"AWS_ACCOUNT_ID": account}) as agent:
+            agent.init("upload")
+            push(agent, work, seed)
+            agent.end()
+
+    memories = (work / ".git" / "lfs-agent" / "registered").iterdir()
+    assert sorted(memory.read_text().split()[1] for memory in memories) == accounts
