@@ -3,7 +3,7 @@
 MAKEFLAGS += --no-print-directory
 BIN := .venv/bin
 INSTALL := tests/install/install.sh
-# As many workers as cores, each with servers of its own.
+# Half as many workers again as there are cores, each with servers of its own.
 PARALLEL ?= -n auto --maxprocesses 8 --dist loadgroup
 ARGS ?=
 

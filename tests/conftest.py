@@ -36,6 +36,12 @@ def absent(reason: str) -> NoReturn:
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Three workers for two cores: a third of a test's time is waiting, for deadlines, pauses and quiet in a log."""
+    return (os.cpu_count() or 2) * 3 // 2
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """A file's tests stay on one worker, for each server that they run over; Ceph takes long to start: all on one.
 

@@ -29,7 +29,8 @@ def test_requests_go_through_the_users_proxy(cellar: Cellar, way: str) -> None:
         assert other.requests == []
 
     assert cellar.keys() == [cellar.key(oid)]
-    assert asked == ([] if way == "NO_PROXY" else ["HEAD", "PUT"])
+    # The registration beside it may have shown already that the store obeys conditions: then nobody asks first.
+    assert asked in ([[]] if way == "NO_PROXY" else [["HEAD", "PUT"], ["PUT"]])
 
 
 def test_a_recommended_profile_that_is_not_here_is_ignored_with_a_line_in_the_record(cellar: Cellar) -> None:
