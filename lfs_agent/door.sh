@@ -11,7 +11,7 @@ said="$init
 "
 case $init in
     '{"event":"init","operation":"upload",'*'}' | '{"event":"init","operation":"download",'*'}')
-        printf '{}\n'
+        printf '{}\n' || exit 1
         IFS= read -r request || exit 0
         case $request in
             *'"event":"terminate"'*) exit 0 ;;

@@ -119,6 +119,16 @@ def test_the_shell_answers_and_hands_all_on_as_it_was(
         assert (tmp_path / "rest").read_bytes() == b"more\n"
 
 
+def test_a_shell_that_cannot_answer_ends(recorder: Path, tmp_path: Path) -> None:
+    """git-lfs would wait for the answer, and we for an object; there are shells whose printf is a program."""
+    words = ["/bin/sh", "-c", 'exec "$@" >&-', "sh", "/bin/sh", str(DOOR), str(recorder), str(WORKER)]
+
+    done = subprocess.run(words, input=INIT + REQUEST, capture_output=True, check=False)
+
+    assert done.returncode == 1
+    assert not (tmp_path / "said").exists()
+
+
 def test_an_interpreter_that_is_gone_is_told_by_git_lfs(home: Home, tmp_path: Path) -> None:
     with Agent(home, tmp_path, command=("/bin/sh", str(DOOR), "/gone/python", str(WORKER))) as agent:
         answer = agent.init("upload")
@@ -266,12 +276,13 @@ except OSError:  # hung up
 
 
 @pytest.mark.parametrize(
-    "user, told", [(65534, b"0.0\n" + INIT + REQUEST), (os.geteuid(), b"nonsense")], ids=["another user", "nonsense"]
+    "user, told", [(65534, b"0.0\n" + INIT + REQUEST), (None, b"nonsense")], ids=["another user", "nonsense"]
 )
 def test_who_is_none_of_the_session_gets_no_worker(
-    home: Home, work: Path, agents: ExitStack, user: int, told: bytes
+    home: Home, work: Path, agents: ExitStack, user: int | None, told: bytes
 ) -> None:
     """And nothing of theirs is kept open: whoever reads it would wait for an end that does not come."""
+    user = user or os.geteuid()
     if os.geteuid() not in (0, user):
         pytest.skip("only root can be several users")
     first, _, _ = two_workers(home, work, agents, command=())
