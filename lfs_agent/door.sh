@@ -1,7 +1,7 @@
 #!/bin/sh
 # The light door: `door.sh INTERPRETER WORKER`. git-lfs starts it eight times for one object, one after another, and waits
 # for each answer to `init`: a shell has given that sooner than an interpreter, which is started for an object only.
-IFS= read -r init || exit 0
+IFS= TMOUT= read -r init || exit 0  # bash would wait no longer than $TMOUT
 if ! [ -x "$1" ]; then
     printf '{"error":{"code":32,"message":"%s"}}\n' \
         'the Python that lfs-agent was installed with is gone: install lfs-agent again, then run lfs-agent install'
@@ -12,7 +12,7 @@ said="$init
 case $init in
     '{"event":"init","operation":"upload",'*'}' | '{"event":"init","operation":"download",'*'}')
         printf '{}\n' || exit 1
-        IFS= read -r request || exit 0
+        IFS= TMOUT= read -r request || exit 0
         case $request in
             *'"event":"terminate"'*) exit 0 ;;
         esac

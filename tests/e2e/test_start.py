@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from hashlib import sha256
@@ -117,6 +119,23 @@ def test_the_shell_answers_and_hands_all_on_as_it_was(
         assert (tmp_path / "said").read_bytes() == said
         assert (tmp_path / "words").read_text() == f"-I|-S|{WORKER}|"
         assert (tmp_path / "rest").read_bytes() == b"more\n"
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash, whose read gives up after $TMOUT seconds")
+def test_a_shell_waits_for_an_object_as_long_as_it_takes(recorder: Path, tmp_path: Path) -> None:
+    words = ["bash", "--posix", DOOR, recorder, WORKER]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TMOUT": "0.05"}
+    ) as shell:
+        assert shell.stdin
+        assert shell.stdout
+        shell.stdin.write(INIT)
+        shell.stdin.flush()
+        assert shell.stdout.readline() == b"{}\n"
+        time.sleep(0.3)
+        shell.communicate(REQUEST)
+
+    assert (tmp_path / "said").read_bytes() == INIT + REQUEST
 
 
 def test_a_shell_that_cannot_answer_ends(recorder: Path, tmp_path: Path) -> None:
