@@ -123,7 +123,7 @@ def test_the_shell_answers_and_hands_all_on_as_it_was(
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash, whose read gives up after $TMOUT seconds")
 def test_a_shell_waits_for_an_object_as_long_as_it_takes(recorder: Path, tmp_path: Path) -> None:
-    words = ["bash", "--posix", DOOR, recorder, WORKER]
+    words = ["bash", "--posix", str(DOOR), str(recorder), str(WORKER)]
     with subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "TMOUT": "0.05"}
     ) as shell:
