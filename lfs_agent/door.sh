@@ -7,6 +7,7 @@ if ! [ -x "$1" ]; then
         'the Python that lfs-agent was installed with is gone: install lfs-agent again, then run lfs-agent install'
     exit 1
 fi
+set -- "$1" -I -S "$2"
 said="$init
 "
 case $init in
@@ -17,6 +18,7 @@ case $init in
             *'"event":"terminate"'*) exit 0 ;;
         esac
         said="$said$request
-" ;;
+"
+        [ -x /usr/bin/perl ] && set -- /usr/bin/perl "${4%/*}/door.pl" "$@" ;;
 esac
-LFS_AGENT_SAID=$said exec "$1" -I -S "$2"
+LFS_AGENT_SAID=$said exec "$@"

@@ -11,8 +11,6 @@ from io import FileIO
 
 SAID = b"LFS_AGENT_SAID"
 """The variable in which door.sh leaves what git-lfs has said: what is not answered yet, or `init` and a request."""
-_SHELLS = (b"sh", b"dash", b"bash", b"zsh", b"busybox")
-TAKEN_OVER = b"+"
 
 
 def take_streams() -> tuple[FileIO, int]:
@@ -26,7 +24,7 @@ def take_streams() -> tuple[FileIO, int]:
         os.dup2(null, 1)
         os.dup2(null, 2)
     os.close(null)
-    return FileIO(requests), answers  # nothing is read beyond a line: another process may go on
+    return FileIO(requests), answers
 
 
 def main() -> int:
@@ -37,15 +35,13 @@ def main() -> int:
         requests, answers = take_streams()
         if not (heard := _lines(said) if said else _greeted(requests, answers)):
             return 0
-        first, second = heard
-        started = _shell_started(started) if said else started
-        status = _forked(first, second, requests.fileno(), answers, started) if second else None
-        return converse(first, second, requests, answers, started) if status is None else status
+        return converse(*heard, requests, answers, started_at(os.getpid(), started) if said else started)
     except (KeyboardInterrupt, BrokenPipeError):
         return 130
 
 
 def _lines(said: bytes) -> tuple[bytes, bytes]:
+    """As `_greeted`."""
     first, end, second = said.partition(b"\n")
     return first + end, second
 
@@ -61,69 +57,14 @@ def _greeted(requests: FileIO, answers: int) -> tuple[bytes, bytes] | None:
     return (first, second) if second and b'"event":"terminate"' not in second else None
 
 
-def _shell_started(now: float) -> float:
-    """When this process was, as time.time(); the interpreter came later. Not before that, whatever is rounded."""
+def started_at(pid: int, now: float) -> float:
+    """When a process was, as time.time(), whatever program it has become. Not before that, whatever is rounded."""
     try:
-        ticks = int(_process(os.getpid())[3]) + 1
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            ticks = int(file.read().rpartition(b") ")[2].split()[19]) + 1
     except OSError:  # the system has lost its /proc since the installation
         return now
     return now - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
-
-
-def meeting_point(parent: int) -> bytes:
-    """The abstract socket of the git-lfs process that started a worker, maybe by a shell; b"" where there is none.
-
-    Its name is told by nobody, but not secret either: who meets there looks at who the other one is.
-    """
-    if sys.platform != "linux":
-        return b""
-    try:
-        pid, parent, name, started = _process(parent)
-        while name in _SHELLS:
-            pid, parent, name, started = _process(parent)
-        world = os.stat("/proc/self/ns/pid").st_ino
-    except (OSError, ValueError, IndexError):
-        return b""
-    return b"\0lfs-agent/%d/%d/%d/%s" % (os.geteuid(), world, pid, started)
-
-
-def _process(pid: int) -> tuple[int, int, bytes, bytes]:
-    """A process, its parent, its name, and when it was started, in ticks."""
-    with open(f"/proc/{pid}/stat", "rb") as file:
-        before, _, after = file.read().rpartition(b") ")
-    fields = after.split()
-    return pid, int(fields[1]), before.partition(b"(")[2], fields[19]
-
-
-def _forked(first: bytes, second: bytes, requests: int, answers: int, started: float) -> int | None:
-    """The exit status of a worker that a loaded process of the session forks in our place; None where none does."""
-    if not (address := meeting_point(os.getppid())):
-        return None
-    import _socket as socket  # of the module around it 8 ms
-
-    try:
-        link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        link.setblocking(False)  # anybody may listen there, and let us queue for ever
-        link.connect(address)
-        link.setblocking(True)
-        pid, user = peer(link.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if user != os.geteuid() or meeting_point(_process(pid)[1]) != address:  # no other worker of the session
-            return None
-        streams = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (requests, answers, 2))
-        told = b"%r\n" % started + first + second
-        link.sendmsg([told], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
-        if link.recv(1) != TAKEN_OVER:
-            return None
-    except OSError:
-        return None
-    status = link.recv(1) or b"\1"  # nothing: it was killed
-    link.recv(1)  # until it is gone
-    return int.from_bytes(status)
-
-
-def peer(credentials: bytes) -> tuple[int, int]:
-    """Process and user at the other end, as SO_PEERCRED tells them; 0 for a process that is out of sight."""
-    return int.from_bytes(credentials[:4], sys.byteorder), int.from_bytes(credentials[4:8], sys.byteorder)
 
 
 def converse(first: bytes, second: bytes, requests: FileIO, answers: int, started: float) -> int:

@@ -8,28 +8,31 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from lfs_agent.worker import meeting_point
+from lfs_agent.zygote import meeting_point, surroundings_of
 from tests.cellar import random_bytes
 from tests.e2e.dialogue import (
+    SPY,
     WORKER,
     Agent,
     keep_local,
     new_repository,
     seen_by_spy,
     wait_for,
-    watch_agent,
 )
 from tests.machine import Home
 from tests.servers import Server
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere each worker loads everything itself")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or not os.access("/usr/bin/perl", os.X_OK),
+    reason="without Linux and Perl each worker loads everything itself",
+)
 
 DOOR = WORKER.with_name("door.sh")
 INIT = b'{"event":"init","operation":"upload","remote":"origin","concurrent":true,"concurrenttransfers":8}\n'
@@ -148,6 +151,16 @@ def test_a_shell_that_cannot_answer_ends(recorder: Path, tmp_path: Path) -> None
     assert not (tmp_path / "said").exists()
 
 
+def test_without_perl_each_worker_loads_by_itself(recorder: Path, tmp_path: Path) -> None:
+    door = tmp_path / "door.sh"
+    door.write_text(DOOR.read_text().replace("/usr/bin/perl", "/gone/perl"))
+
+    subprocess.run(["/bin/sh", door, recorder, WORKER], input=INIT + REQUEST, capture_output=True, check=True)
+
+    assert (tmp_path / "said").read_bytes() == INIT + REQUEST
+    assert (tmp_path / "words").read_text() == f"-I|-S|{WORKER}|"
+
+
 def test_an_interpreter_that_is_gone_is_told_by_git_lfs(home: Home, tmp_path: Path) -> None:
     with Agent(home, tmp_path, command=("/bin/sh", str(DOOR), "/gone/python", str(WORKER))) as agent:
         answer = agent.init("upload")
@@ -178,7 +191,10 @@ def test_one_worker_of_a_push_loads_and_the_others_are_forked(
     home: Home, work: Path, any_server: Server, bucket: str, tmp_path: Path
 ) -> None:
     home.install()
-    watch_agent(home, tmp_path / "spy")
+    spied = tmp_path / "interpreter"
+    spied.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {SPY} {tmp_path}/spy "$3"\n')
+    spied.chmod(0o755)
+    home.git("config", "--global", "lfs.customtransfer.lfs-agent.args", f"{DOOR} {spied} {WORKER}")
     home.git("lfs", "track", "*.bin", cwd=work)
     for number in range(60):
         (work / f"{number}.bin").write_bytes(random_bytes(50_000, number))
@@ -202,11 +218,9 @@ def agents() -> Iterator[ExitStack]:
         yield stack
 
 
-def two_workers(
-    home: Home, work: Path, agents: ExitStack, command: Sequence[str] = BY_DOOR
-) -> tuple[Agent, Agent, int]:
+def two_workers(home: Home, work: Path, agents: ExitStack) -> tuple[Agent, Agent, int]:
     """The first, the second, and the process that was forked for that."""
-    first, second = (agents.enter_context(Agent(home, work, command=command)) for _ in range(2))
+    first, second = (agents.enter_context(Agent(home, work, command=BY_DOOR)) for _ in range(2))
     for agent in (first, second):
         agent.init("upload")
     push(first, work, 1)
@@ -266,7 +280,7 @@ def test_nobody_is_forked_into_another_repository(
     """One process may start workers in several folders, or with several environments."""
     other = new_repository(home, tmp_path / "other", f"s3::{bucket}/other")
     first, second, third = (
-        agents.enter_context(Agent(home, folder, env=env))  # without a shell, which would name the folder to them
+        agents.enter_context(Agent(home, folder, command=BY_DOOR, env=env))
         for folder, env in ((work, {}), (other, {}), (work, {"LFS_AGENT_LAYOUT": "flat"}))
     )
     for agent in (first, second, third):
@@ -282,38 +296,67 @@ def test_nobody_is_forked_into_another_repository(
 
 ASKS = """
 import os, socket, sys
-place, told, user = sys.argv[1:]
-os.setuid(int(user))
+place, user = sys.argv[1:]
+told = sys.stdin.buffer.read()
+answer, null = os.dup(1), os.open(os.devnull, os.O_RDWR)
+for fd in (0, 1, 2):
+    os.dup2(null, fd)
+os.setresuid(int(user), int(user), 0)
 link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 link.connect(bytes.fromhex(place))
 try:
-    socket.send_fds(link, [bytes.fromhex(told)], [0, 1, 2])
-    print(link.recv(1))
+    link.send(told)
+    os.write(answer, link.recv(1) or b"-")
 except OSError:  # hung up
-    print(b"")
+    os.write(answer, b"-")
 """
 
 
 @pytest.mark.parametrize(
-    "user, told", [(65534, b"0.0\n" + INIT + REQUEST), (None, b"nonsense")], ids=["another user", "nonsense"]
+    "user, told, answer",
+    [
+        (None, INIT + REQUEST, "+"),
+        (65534, INIT + REQUEST, "-"),
+        (None, INIT.replace(b"upload", b"download") + REQUEST, "-"),
+        (None, INIT + REQUEST[:-1], "-"),
+        (None, INIT + b"x" * 70_000 + b"\n", "-"),
+        (None, b"", "-"),
+    ],
+    ids=["one of ours", "another user", "another init", "half a line", "too long", "nothing"],
 )
 def test_who_is_none_of_the_session_gets_no_worker(
-    home: Home, work: Path, agents: ExitStack, user: int | None, told: bytes
+    home: Home, work: Path, agents: ExitStack, user: int | None, told: bytes, answer: str
 ) -> None:
-    """And nothing of theirs is kept open: whoever reads it would wait for an end that does not come."""
+    """Each asks in the same folder, with the same environment."""
     user = user or os.geteuid()
     if os.geteuid() not in (0, user):
         pytest.skip("only root can be several users")
-    first, _, _ = two_workers(home, work, agents, command=())
-    words = [sys.executable, "-c", ASKS, meeting_point(os.getpid()).hex(), told.hex(), str(user)]
+    first, second, _ = two_workers(home, work, agents)
+    entries = Path(f"/proc/{second.process.pid}/environ").read_text().rstrip("\0").split("\0")
+    environ = dict(entry.split("=", 1) for entry in entries)
+    words = [sys.executable, "-c", ASKS, meeting_point(os.getpid()).hex(), str(user)]
 
-    done = subprocess.run(
-        words, cwd=work, env=dict(home.environ), capture_output=True, check=False, text=True, timeout=30
-    )
+    done = subprocess.run(words, cwd=work, env=environ, input=told, capture_output=True, check=False, timeout=30)
 
-    assert done.stdout == "b''\n", done.stderr
-    assert len(workers_in(work)) == 2
+    assert done.stdout.decode() == answer, done.stderr
     push(first, work, 3)
+
+
+def test_surroundings_are_the_folder_and_the_environment(tmp_path: Path) -> None:
+    def surroundings(folder: Path, **environ: str) -> object:
+        with subprocess.Popen(["sleep", "100"], cwd=folder, env=environ) as process:
+            wait_for(lambda: b"sleep" in Path(f"/proc/{process.pid}/cmdline").read_bytes(), 10)
+            found = surroundings_of(process.pid)
+            process.kill()
+        return found
+
+    other = tmp_path / "other"
+    other.mkdir()
+    usual = surroundings(tmp_path, A="1", LFS_AGENT_SAID="x")
+    assert surroundings(tmp_path, A="1", LFS_AGENT_SAID="y") == usual
+    assert surroundings(other, A="1") != usual
+    assert surroundings(tmp_path, A="2") != usual
+    assert surroundings(tmp_path, A="1", B="1") != usual
 
 
 def test_who_is_forked_is_waited_for(home: Home, work: Path, agents: ExitStack) -> None:
@@ -379,29 +422,6 @@ def test_nothing_is_handed_to_who_was_not_started_by_git_lfs(home: Home, work: P
     agent.init("upload")
 
     push(agent, work, 1)
-
-
-NO_SOCKETS = """
-import _socket, runpy, sys
-class Refused(_socket.socket):
-    def __init__(self, *words, **named):
-        raise OSError(93, "Protocol not supported")
-_socket.socket = Refused
-runpy.run_path(sys.argv[1], run_name="__main__")
-"""
-
-
-def test_where_there_are_no_such_sockets_each_worker_loads_everything(
-    home: Home, work: Path, agents: ExitStack
-) -> None:
-    """In WSL 1 there are none."""
-    command = (sys.executable, "-I", "-S", "-c", NO_SOCKETS, str(WORKER))
-    for seed in (1, 2):
-        agent = agents.enter_context(Agent(home, work, command=command))
-        agent.init("upload")
-        push(agent, work, seed)
-
-    assert len(workers_in(work)) == 2
 
 
 def test_what_is_remembered_of_a_registration_is_the_account_s(home: Home, work: Path) -> None:
