@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -130,11 +131,12 @@ def test_an_installed_wheel_pushes_and_clones(
     environment = install(clean, wheel, index)
     clean.environ.update(any_server.environ())
     clean.install()
-    program = clean.git("config", "--global", "lfs.customtransfer.lfs-agent.path").stdout.strip()
     arguments = clean.git("config", "--global", "lfs.customtransfer.lfs-agent.args").stdout.strip()
+    door, interpreter, worker = map(Path, shlex.split(arguments))
 
-    assert Path(program).parent == environment / "bin"
-    assert str(environment / "lib") in arguments
+    assert interpreter.parent == environment / "bin"
+    assert (environment / "lib") in door.parents
+    assert worker.parent == door.parent
     assert str(ROOT) not in arguments
 
     cellar = Cellar(clean, any_server, bucket, "models", tmp_path / "origin.git", tmp_path / "work")
