@@ -209,14 +209,14 @@ def program(patient: Patient) -> Iterator[Line]:
     path, args = (patient.config.get(f"{SECTION}.{name}") for name in ("path", "args"))
     if not path or not args:
         return
-    files = [path.value, *_files_in(args.value)]
+    files = [file for file in (path.value, *_files_in(args.value)) if file != "exec"]
     for file in files:
         if not Path(file).is_file():
             text = f"git-lfs would start {file}, which is gone ({where(path)})"
             yield Line("program", "problem", text, "lfs-agent install")
             return
-    interpreter, worker = files[-2], Path(files[-1])
-    if locked := [program for program in (path.value, interpreter) if not os.access(program, os.X_OK)]:
+    interpreter, worker = files[-2:][0], Path(files[-1])
+    if locked := [program for program in (files[0], interpreter) if not os.access(program, os.X_OK)]:
         yield Line("program", "problem", f"{locked[0]} may not be run", "lfs-agent install")
         return
     version = _version_beside(worker)

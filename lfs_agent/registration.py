@@ -39,7 +39,8 @@ def registration() -> dict[str, str]:
     interpreter = os.path.abspath(sys.executable)  # noqa: PTH100 - no link is followed
     worker = Path(lfs_agent.__file__).absolute().with_name("worker.py")
     path, *args = (
-        (_SHELL, str(worker.with_name("door.sh")), interpreter, str(worker))
+        # In the place of the shell that git-lfs starts, and that would wait for ours.
+        ("exec", _SHELL, str(worker.with_name("door.sh")), interpreter, str(worker))
         if os.access(_SHELL, os.X_OK) and Path("/proc/self/stat").exists()
         else (interpreter, "-I", "-S", str(worker))
     )

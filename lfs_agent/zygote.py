@@ -113,7 +113,7 @@ class Zygote:
         """Comes back in forked workers only."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that nothing is left of those that were forked and are gone
+        signal.signal(signal.SIGCHLD, _reap)
         # git-lfs waits until nobody holds those of the first worker.
         self._take(*(os.open(os.devnull, os.O_RDWR) for _ in range(3)))
         ends = select.poll()
@@ -122,8 +122,10 @@ class Zygote:
         while True:
             if any(fd == life for fd, _ in ends.poll()):
                 listener.close()
-                with suppress(ChildProcessError):  # process 1 of a container may wait for nobody
-                    os.wait()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                with suppress(ChildProcessError):  # none is left: process 1 of a container may wait for nobody
+                    while True:
+                        os.wait()
                 os._exit(0)
             fd, _ = listener._accept()  # type: ignore[attr-defined] # the rest of it is in the module around it
             link = socket.socket(fileno=fd)
@@ -157,6 +159,13 @@ class Zygote:
         os.dup2(errors, 2)
         for fd in (requests, answers, errors):
             os.close(fd)
+
+
+def _reap(*_: object) -> None:
+    """Lets nothing be left of those that were forked, and are gone."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def meeting_point(parent: int) -> bytes:

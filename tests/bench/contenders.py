@@ -82,7 +82,7 @@ def program_of(contender: Contender) -> str | None:
 def _lfs_agent(_: str, place: Place) -> Registration:
     keys = registration()
     return Registration(
-        (keys[f"{SECTION}.path"], *shlex.split(keys[f"{SECTION}.args"])),
+        tuple(word for word in (keys[f"{SECTION}.path"], *shlex.split(keys[f"{SECTION}.args"])) if word != "exec"),
         str(place.origin),
         {"lfs.s3::.standalonetransferagent": "contender"},
         {".lfsconfig": {"lfs.url": f"s3::{place.bucket}/{place.prefix}"}},

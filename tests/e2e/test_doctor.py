@@ -4,6 +4,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from email.utils import formatdate
@@ -242,6 +243,7 @@ def copied_package(to: Path, *, version: str) -> Path:
 
 def test_a_registered_program_of_another_version(machine: Clinic, tmp_path: Path) -> None:
     worker = copied_package(tmp_path / "old", version="0.0.1")
+    machine.home.git("config", "--global", "lfs.customtransfer.lfs-agent.path", sys.executable)
     machine.home.git("config", "--global", "lfs.customtransfer.lfs-agent.args", f"-I -S {worker}")
     machine.mend(machine.one("program", f"starts version 0.0.1 in {worker.parent}", status=0))
 

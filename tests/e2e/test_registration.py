@@ -70,8 +70,8 @@ def test_git_lfs_is_told_of_two_schemes_and_an_absolute_path(home: Home) -> None
     said = home.install().stdout
 
     registered = [get(home, f"lfs.customtransfer.lfs-agent.{name}") for name in ("path", "args")]
-    door, interpreter, worker = map(Path, shlex.split(registered[1]))
-    assert registered[0] == "/bin/sh"
+    shell, door, interpreter, worker = map(Path, shlex.split(registered[1]))
+    assert (registered[0], shell) == ("exec", Path("/bin/sh"))
     assert (door, worker) == (WORKER.with_name("door.sh"), WORKER)
     assert interpreter.parent == INTERPRETER.parent
     assert interpreter.samefile(INTERPRETER)  # an environment has several names for its interpreter

@@ -194,7 +194,7 @@ def test_one_worker_of_a_push_loads_and_the_others_are_forked(
     spied = tmp_path / "interpreter"
     spied.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {SPY} {tmp_path}/spy "$3"\n')
     spied.chmod(0o755)
-    home.git("config", "--global", "lfs.customtransfer.lfs-agent.args", f"{DOOR} {spied} {WORKER}")
+    home.git("config", "--global", "lfs.customtransfer.lfs-agent.args", f"/bin/sh {DOOR} {spied} {WORKER}")
     home.git("lfs", "track", "*.bin", cwd=work)
     for number in range(60):
         (work / f"{number}.bin").write_bytes(random_bytes(50_000, number))

@@ -132,7 +132,7 @@ def test_an_installed_wheel_pushes_and_clones(
     clean.environ.update(any_server.environ())
     clean.install()
     arguments = clean.git("config", "--global", "lfs.customtransfer.lfs-agent.args").stdout.strip()
-    door, interpreter, worker = map(Path, shlex.split(arguments))
+    _, door, interpreter, worker = map(Path, shlex.split(arguments))
 
     assert interpreter.parent == environment / "bin"
     assert (environment / "lib") in door.parents
