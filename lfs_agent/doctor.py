@@ -224,7 +224,12 @@ def program(patient: Patient) -> Iterator[Line]:
         text = f"git-lfs starts version {version or 'unknown'} in {worker.parent}, and this is {__version__}"
         yield Line("program", "warning", text, "lfs-agent install")
         return
-    here = args.value == registration()[f"{SECTION}.args"]
+    now = registration()[f"{SECTION}.args"]
+    if files[-1] == _files_in(now)[-1] and len(files) < len(_files_in(now)):
+        text = f"{worker.parent} was registered by an earlier version: its workers could start sooner"
+        yield Line("program", "warning", text, "lfs-agent install")
+        return
+    here = args.value == now
     if here and not Path(importlib.util.cache_from_source(str(worker.with_name("protocol.py")))).exists():
         text = f"{worker.parent} is not compiled: each of eight workers does that anew"
         yield Line("program", "ok", text, f"{shlex.quote(interpreter)} -m compileall {shlex.quote(str(worker.parent))}")

@@ -248,6 +248,14 @@ def test_a_registered_program_of_another_version(machine: Clinic, tmp_path: Path
     machine.mend(machine.one("program", f"starts version 0.0.1 in {worker.parent}", status=0))
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is registered as ever")
+def test_a_registration_of_an_earlier_version_is_noticed(machine: Clinic) -> None:
+    worker = Path(lfs_agent.__file__).with_name("worker.py")
+    machine.home.git("config", "--global", "lfs.customtransfer.lfs-agent.path", sys.executable)
+    machine.home.git("config", "--global", "lfs.customtransfer.lfs-agent.args", f"-I -S {worker}")
+    machine.mend(machine.one("program", "its workers could start sooner", status=0))
+
+
 def test_a_program_that_is_not_compiled_is_a_hint(machine: Clinic, tmp_path: Path) -> None:
     worker = copied_package(tmp_path / "lib" / "lfs_agent", version=lfs_agent.__version__)
     interpreter = Path(machine.home.environ["PATH"].split(os.pathsep)[0]) / "python"
