@@ -238,7 +238,7 @@ def program(patient: Patient) -> Iterator[Line]:
 
 
 def _files_in(args: str) -> list[str]:
-    """What is started: a door, an interpreter and a worker, or the worker alone."""
+    """What is started: a shell, its script, an interpreter and a worker, or the worker alone; options apart."""
     try:
         return [word for word in shlex.split(args) if not word.startswith("-")] or [args]
     except ValueError:

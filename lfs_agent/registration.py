@@ -31,7 +31,7 @@ _ORIGIN: Final = "git config, file:"
 
 
 def registration() -> dict[str, str]:
-    """The keys that make git-lfs start this agent: by a shell where /proc tells when that was, else by Python itself.
+    """The keys that make git-lfs start this agent: on Linux by a shell, else by Python itself.
 
     The interpreter is named as it was started, by an absolute path: a graphical client has no PATH, and behind the
     link of a virtual environment is an interpreter without our packages.
@@ -41,7 +41,7 @@ def registration() -> dict[str, str]:
     path, *args = (
         # In the place of the shell that git-lfs starts, and that would wait for ours.
         ("exec", _SHELL, str(worker.with_name("door.sh")), interpreter, str(worker))
-        if os.access(_SHELL, os.X_OK) and Path("/proc/self/stat").exists()
+        if sys.platform == "linux" and os.access(_SHELL, os.X_OK)
         else (interpreter, "-I", "-S", str(worker))
     )
     return {

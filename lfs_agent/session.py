@@ -28,16 +28,22 @@ _FARTHEST_S: Final = 600.0
 """Nobody gives away so much ahead: it was another session, before this machine was started."""
 _SLOT_POLL_S: Final = 0.01
 
-_SHELLS: Final = frozenset({"sh", "dash", "bash", "zsh", "busybox"})
+SHELLS: Final = frozenset({"sh", "dash", "bash", "zsh", "busybox"})
+"""By which git-lfs may start a worker."""
 
 
 def name_session() -> str:
     """`<UTC start>-<pid>` of the git-lfs process that started this worker: the same in all of its workers."""
     pid = os.getppid()
-    if (found := _process(pid)) and found[0] in _SHELLS:  # git-lfs starts us through sh -c
-        pid = found[1]
-        found = _process(pid)
-    started = found[2] if found else _started(pid)
+    try:
+        name, parent, ticks = process_of(pid)
+        if name in SHELLS:
+            pid = parent
+            _, _, ticks = process_of(pid)
+        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
+        started = int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration):
+        started = _started(pid)
     return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-{pid}"
 
 
@@ -61,16 +67,11 @@ def name_user() -> str:
     return f"{name}@{socket.gethostname()}"
 
 
-def _process(pid: int) -> tuple[str, int, float] | None:
-    """Name, parent and start (seconds since the epoch) of a process, where /proc tells."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        boot = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime "))
-    except (OSError, StopIteration):
-        return None
-    name = stat[stat.index("(") + 1 : stat.rindex(")")]
-    fields = stat[stat.rindex(")") + 2 :].split()
-    return name, int(fields[1]), int(boot.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+def process_of(pid: int) -> tuple[str, int, int]:
+    """Name, parent, and start in ticks since the machine was started. Raises OSError, also where there is no /proc."""
+    before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
+    fields = after.split()
+    return before.partition("(")[2], int(fields[1]), int(fields[19])
 
 
 def _started(pid: int) -> float:

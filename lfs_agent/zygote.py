@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from lfs_agent.session import SHELLS, process_of
 from lfs_agent.worker import SAID, started_at
 
 _LONGEST: Final = 1 << 16
@@ -22,7 +23,6 @@ _TAKEN_OVER: Final = b"+"
 _ENDS_FOR_S: Final = 1.0
 """Most that the first worker waits for the others, which git-lfs tells to end at the same time."""
 _POLL_S: Final = 0.002
-_SHELLS: Final = frozenset({"sh", "dash", "bash", "zsh", "busybox"})
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
 
@@ -173,17 +173,10 @@ def meeting_point(parent: int) -> bytes:
 
     Its name is no secret, and anybody may have taken it: who meets there looks at who the other one is.
     """
-    pid, (name, parent, started) = parent, _process(parent)
-    while name in _SHELLS:
-        pid, (name, parent, started) = parent, _process(parent)
+    pid, (name, parent, started) = parent, process_of(parent)
+    while name in SHELLS:
+        pid, (name, parent, started) = parent, process_of(parent)
     return f"\0lfs-agent/{os.geteuid()}/{Path('/proc/self/ns/pid').stat().st_ino}/{pid}/{started}".encode()
-
-
-def _process(pid: int) -> tuple[str, int, str]:
-    """Name, parent, and start in ticks of a process. Raises OSError."""
-    before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")
-    fields = after.split()
-    return before.partition("(")[2], int(fields[1]), fields[19]
 
 
 def surroundings_of(pid: int) -> tuple[tuple[int, int], set[bytes]]:
