@@ -225,7 +225,10 @@ class Git:
             return self._run(["restore", "--source=HEAD", ":/"], self.down, environ, killer)
         if not self.down.exists():
             self._home.git("clone", "-q", self._origin, self.down, env={"GIT_LFS_SKIP_SMUDGE": "1"})
-        return self._run(["lfs", "pull"], self.down, environ, killer)
+        ended = self._run(["lfs", "pull"], self.down, environ, killer)
+        if ended.well:  # no pull writes over the half of a file that a killed git-lfs was writing; all objects are here
+            self._home.git("restore", ".", cwd=self.down, check=False)
+        return ended
 
     def _run(self, words: Sequence[str], cwd: Path, environ: Mapping[str, str], killer: Killer) -> Ended:
         said_in = self._home.folder / f"said-{time.monotonic_ns()}"
