@@ -421,17 +421,15 @@ class Worker:
                 hold=self._handed_over,
             )
         assert self._outgoing is not None, "git-lfs asks for one direction"
-        path = self._local(request)
-        return self._outgoing.send(request.oid, path, meter, ready.folders, ready.limits, ready.streams)
+        return self._outgoing.send(request.oid, self._local(request), meter, ready.folders, ready.limits, ready.streams)
 
-    def _local(self, request: Upload) -> Path:
+    def _local(self, request: Upload) -> str:
         """The file to send; git-lfs can't spell a path that is not UTF-8, but it is where it always is."""
-        path = Path(request.path)
-        if "\ufffd" in request.path and not path.exists():
-            path = self._repo.storage / "objects" / sharded(request.oid)
-        if not path.is_absolute():
+        if "\ufffd" in request.path and not os.path.exists(request.path):
+            return str(self._repo.storage / "objects" / sharded(request.oid))
+        if not os.path.isabs(request.path):
             raise LocalError(f"git-lfs named a file that is not absolute: {request.path[:200]!r}")
-        return path
+        return request.path
 
     def _count(self, request: Upload | Download, result: "Sent | Path", meter: Meter, seconds: float) -> None:
         how, proven = ("downloaded", True) if isinstance(result, Path) else (result.how, result.proven)

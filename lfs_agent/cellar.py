@@ -99,9 +99,10 @@ class Cellar:
         """Below which its keys are; "" for all of the store."""
         return self.target.prefix if isinstance(self.target, S3Target) else ""
 
-    def key(self, oid: Oid) -> str:
-        """Where the object lies in the store."""
-        return key_of(self.prefix, self.settings.layout)(oid)
+    @cached_property
+    def key(self) -> Callable[[Oid], str]:
+        """Where an object lies in the store."""
+        return key_of(self.prefix, self.settings.layout)
 
     @property
     def repositories(self) -> list[str]:

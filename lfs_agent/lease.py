@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -52,7 +53,7 @@ class Held(NamedTuple):
 
 
 @contextmanager
-def lease(path: Path, stop: threading.Event, modes: Modes = UMASK) -> Iterator[Held]:
+def lease(path: str | PathLike[str], stop: threading.Event, modes: Modes = UMASK) -> Iterator[Held]:
     """The file at `path`, made where it is missing, held by nobody else until the end of the block.
 
     The kernel lets go of it when the process ends, however it ends. Waits for another holder.
@@ -76,7 +77,7 @@ def lease(path: Path, stop: threading.Event, modes: Modes = UMASK) -> Iterator[H
             os.close(fd)
 
 
-def take(path: Path) -> int | None:
+def take(path: str | PathLike[str]) -> int | None:
     """The open file at `path`, held, as by `lease`, where nobody else holds it; else None. Raises OSError."""
     fd = os.open(path, os.O_RDWR)
     if _try_lock(fd):
@@ -103,11 +104,11 @@ def _taken(path: Path, stack: ExitStack) -> bool:
     return _try_lock(fd)
 
 
-def _open(path: Path, modes: Modes) -> int:
+def _open(path: str | PathLike[str], modes: Modes) -> int:
     try:
         return modes.open(path, os.O_RDWR)
     except OSError as error:
-        raise disk_error(error, path.parent) from error
+        raise disk_error(error, Path(path).parent) from error
 
 
 def disk_error(error: OSError, folder: Path) -> DiskError:
@@ -122,7 +123,7 @@ def disk_error(error: OSError, folder: Path) -> DiskError:
     return DiskError(f"cannot write in {folder}: {error.strerror}; the LFS storage must be writable")
 
 
-def _is_at(fd: int, path: Path) -> bool:
+def _is_at(fd: int, path: str | PathLike[str]) -> bool:
     try:
         at = os.stat(path)
     except FileNotFoundError:

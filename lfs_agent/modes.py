@@ -3,6 +3,7 @@
 import os
 import stat
 from contextlib import suppress
+from os import PathLike
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -27,12 +28,12 @@ class Modes(NamedTuple):
             with suppress(PermissionError):  # another user was faster
                 folder.chmod(folder.stat().st_mode & stat.S_ISGID | self.folder)
 
-    def open(self, path: Path, flags: int) -> int:
+    def open(self, path: str | PathLike[str], flags: int) -> int:
         """An open file, made where it is missing, in a folder of the kind. Raises OSError."""
         try:
             fd = os.open(path, flags | os.O_CREAT, 0o666)
         except FileNotFoundError:
-            self.make(path.parent)
+            self.make(Path(path).parent)
             fd = os.open(path, flags | os.O_CREAT, 0o666)
         self.set(fd)
         return fd

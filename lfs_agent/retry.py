@@ -3,8 +3,7 @@
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
@@ -51,9 +50,8 @@ class Lanes:
         self._under_way = 0
         self._rounds = 0
 
-    @contextmanager
-    def one(self, stop: threading.Event) -> Iterator[None]:
-        """A lane for one request. Raises StoppedError while waiting for it."""
+    def take(self, call: Callable[[], T], stop: threading.Event) -> T:
+        """What `call` gives: one request, in a lane of its own. Raises StoppedError while waiting for it."""
         with self._change:
             while self._under_way + 1 > self._width:
                 if stop.is_set():
@@ -61,18 +59,22 @@ class Lanes:
                 self._change.wait(_POLL_S)
             self._under_way += 1
             rounds = self._rounds
+        wider, busy_in = 0.0, None
         try:
-            with self._slots.one(stop) if self._slots else nullcontext():
-                yield
+            if self._slots is None:
+                result = call()
+            else:
+                with self._slots.one(stop):
+                    result = call()
+            wider = 1 / self._width
+            return result
         except TransientError as error:
-            self._leave(busy_in=rounds if error.busy else None)
+            busy_in = rounds if error.busy else None
             raise
-        except BaseException:
-            self._leave()
-            raise
-        self._leave(wider=1 / self._width)
+        finally:
+            self._leave(wider, busy_in)
 
-    def _leave(self, *, wider: float = 0.0, busy_in: int | None = None) -> None:
+    def _leave(self, wider: float, busy_in: int | None) -> None:
         with self._change:
             if busy_in == self._rounds:
                 self._rounds += 1
@@ -133,8 +135,7 @@ class Patience:
         if self._stop.is_set():
             raise StoppedError("stopped")
         try:
-            with self._lanes.one(self._stop):
-                result = self._once(call)
+            result = self._lanes.take(lambda: self._once(call), self._stop)
         except TransientError as error:
             return self._again(what, call, error)
         self._budget.earn()
@@ -215,9 +216,13 @@ class Patience:
             if failed:
                 raise failed.pop()
             queuing = time.monotonic()
-            with self._lanes.one(self._stop):
+
+            def in_turn() -> T:
+                nonlocal queued_s
                 queued_s += time.monotonic() - queuing
                 return self._once(call)
+
+            return self._lanes.take(in_turn, self._stop)
 
         def reason(state: RetryCallState) -> TransientError:
             error = state.outcome.exception() if state.outcome else None

@@ -171,6 +171,7 @@ class Breaker:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._name = str(path)
 
     def trip(self, message: str) -> bool:
         """Tells the others, in a sentence without secrets; whether we are the first to say so."""
@@ -188,9 +189,7 @@ class Breaker:
     @property
     def tripped(self) -> bool:
         """Whether anybody has met a cause."""
-        with suppress(OSError):  # nobody may look into the folder any more
-            return self._path.exists()
-        return False
+        return os.access(self._name, os.F_OK)  # asked with each object: a Path takes three times as long
 
     def met(self) -> Cause | None:
         """What a worker told; None where nobody did."""

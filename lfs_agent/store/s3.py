@@ -860,7 +860,7 @@ def _is_other_md5(answer: Mapping[str, Any], md5: str) -> bool:
 def _taker(body: Any, most: int) -> Callable[[int], Chunk]:
     """Gives the next bytes of an answer's content, at most so many, which hold until it is called again."""
     if take := getattr(body, "take", None):
-        return cast(Callable[[int], Chunk], take)
+        return cast("Callable[[int], Chunk]", take)
     buffer = memoryview(bytearray(most))  # boto3's has none
     return lambda size: buffer[: body.readinto(buffer[:size])]
 

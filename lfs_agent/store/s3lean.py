@@ -140,7 +140,8 @@ class Lean:
         metadata: Mapping[str, str] = parameters.pop("Metadata", {})
         headers = {_SENT[name]: str(value) for name, value in parameters.items() if name in _SENT}
         headers |= {f"{_METADATA}{name}": value for name, value in metadata.items()}
-        if broken := next((name for name, value in headers.items() if _CONTROL.search(value)), ""):
+        if _CONTROL.search("".join(headers.values())):
+            broken = next(name for name, value in headers.items() if _CONTROL.search(value))
             raise ValueError(f"a line break, or another control character, for {broken}")
         signed = {}
         if method == "POST":

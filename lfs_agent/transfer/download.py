@@ -29,11 +29,10 @@ class Folders:
         self.storage = storage
         self.modes = modes
         """Of what is made there."""
-
-    @cached_property
-    def incomplete(self) -> Path:
+        self.incomplete: Final = storage / "incomplete" / "lfs-agent"
         """For what survives a kill, of both directions."""
-        return self.storage / "incomplete" / "lfs-agent"
+        # What follows is asked for each object: names, which cost less than a Path.
+        self._incomplete, self._tmp = str(self.incomplete), str(storage / "tmp")
 
     @cached_property
     def left_over(self) -> dict[str, list[Path]]:
@@ -45,15 +44,15 @@ class Folders:
                     found.setdefault(path.name.removeprefix(_FINISHED).partition("-")[0], []).append(path)
         return found
 
-    def partial(self, oid: Oid) -> Path:
-        return self.incomplete / oid
+    def partial(self, oid: Oid) -> str:
+        return f"{self._incomplete}/{oid}"
 
-    def ranges(self, oid: Oid) -> Path:
+    def ranges(self, oid: Oid) -> str:
         """Beside the partial file: which of its ranges are done."""
-        return self.incomplete / f"{oid}.ranges"
+        return f"{self._incomplete}/{oid}.ranges"
 
-    def finished(self, oid: Oid) -> Path:
-        return self.storage / "tmp" / f"{_FINISHED}{oid}-{os.getpid()}"
+    def finished(self, oid: Oid) -> str:
+        return f"{self._tmp}/{_FINISHED}{oid}-{os.getpid()}"
 
 
 def download(
@@ -94,15 +93,15 @@ def _left_over(folders: Folders, oid: Oid, meter: Meter, stack: ExitStack) -> Pa
                 os.rename(path, folders.finished(oid))
                 _let_go(folders, oid)
                 meter.finished()
-                return folders.finished(oid)
+                return Path(folders.finished(oid))
             path.unlink()
     return None
 
 
 def _let_go(folders: Folders, oid: Oid) -> None:
-    with suppress(OSError):  # what led here is what the user has to know
-        folders.partial(oid).unlink(missing_ok=True)
-        folders.ranges(oid).unlink(missing_ok=True)
+    for path in (folders.partial(oid), folders.ranges(oid)):
+        with suppress(OSError):  # what led here is what the user has to know
+            os.unlink(path)
 
 
 def _fetched(
@@ -113,14 +112,14 @@ def _fetched(
             found = _fetch(store, key, fd, meter, folders, oid, limits, streams)
             if found == oid:
                 return _hand_over(fd, folders, oid)
-            folders.ranges(oid).unlink(missing_ok=True)
+            _forget(folders.ranges(oid))
             if last == _TRIES - 1:
                 raise DamagedError(
                     f"{store.address(key)} is damaged: its SHA-256 is {found}, which is not its name; nothing was "
                     "kept. Where somebody has the object, lfs-agent repair --deep replaces it"
                 )
     except BaseException as error:
-        if _is_final(error) or not folders.ranges(oid).exists():
+        if _is_final(error) or not os.path.exists(folders.ranges(oid)):
             _let_go(folders, oid)
         if isinstance(error, OSError):
             raise disk_error(error, folders.storage) from error
@@ -235,7 +234,12 @@ def _hand_over(fd: int, folders: Folders, oid: Oid) -> Path:
     try:
         os.rename(partial, finished)
     except FileNotFoundError:
-        folders.modes.make(finished.parent)
+        folders.modes.make(Path(finished).parent)
         os.rename(partial, finished)
-    folders.ranges(oid).unlink(missing_ok=True)
-    return finished
+    _forget(folders.ranges(oid))
+    return Path(finished)
+
+
+def _forget(path: str) -> None:
+    with suppress(FileNotFoundError):  # of an object in one piece there are none
+        os.unlink(path)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
+from os import PathLike
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -84,8 +85,8 @@ class Asking:
         self._met = True
 
     def seen_at(self, oid: Oid, size: int) -> float | None:
-        """As `Listing.seen_at`."""
-        return self._listing.seen_at(oid, size) if self._listing else None
+        """As `Listing.seen_at`; before one was there, nobody has listed any."""
+        return self._listing.seen_at(oid, size) if self._listing and self._met else None
 
     def count(self, sent: Sent) -> None:
         """Hears how it went."""
@@ -119,7 +120,7 @@ def upload(
     store: Store,
     key: str,
     oid: Oid,
-    path: Path,
+    path: str | PathLike[str],
     meter: Meter,
     *,
     state: Path,
@@ -177,7 +178,7 @@ def _is_judged(found: ObjectStat, replacing: str) -> bool:
 
 
 @contextmanager
-def _opened(path: Path, oid: Oid, size: int) -> Iterator[int]:
+def _opened(path: str | PathLike[str], oid: Oid, size: int) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
@@ -312,7 +313,7 @@ def _send_whole(job: _Job) -> Sent:
     part = Part(1, 0, job.meter.size)
     crc = hashing.take(part)
     hashing.check(job.oid)
-    proven = job.store.put(job.key, job.oid, FileBody(job.fd, part, crc, job.meter), job.damaged)
+    proven = job.store.put(job.key, job.oid, FileBody(job.fd, part, crc, job.meter, hashing.last), job.damaged)
     job.meter.finished_part()
     return Sent(job.how, proven)
 
@@ -434,6 +435,8 @@ class _Hashing:
         self._meter = meter
         self._sha256 = hashlib.sha256()
         self.crc = 0
+        self.last = b""
+        """The block that was read last: of a small object all of it."""
 
     def take(self, part: Part) -> int:
         """Hashes the next part; its CRC."""
@@ -443,6 +446,7 @@ class _Hashing:
             self._sha256.update(block)
             crc = extend(crc, block)
             position += len(block)
+            self.last = block
         self.crc = _joined(self.crc, crc, part.length) if part.offset else crc
         return crc
 
@@ -453,13 +457,17 @@ class _Hashing:
 
 
 class FileBody:
-    """A part of a file, to be sent: a store.Body that counts what is sent, and fails where it has changed."""
+    """A part of a file, to be sent: a store.Body that counts what is sent, and fails where it has changed.
 
-    def __init__(self, fd: int, part: Part, crc: int, meter: Meter) -> None:
+    `kept`: what was read of it; where that is all of it, it is not read again.
+    """
+
+    def __init__(self, fd: int, part: Part, crc: int, meter: Meter, kept: bytes = b"") -> None:
         self._fd = fd
         self._part = part
         self._crc = crc
         self._meter = meter
+        self._kept = kept if len(kept) == part.length else b""
         self._position = 0
         self._sent_crc: int | None = None
 
@@ -473,11 +481,14 @@ class FileBody:
         left = self._part.length - self._position
         if not left:
             return b""
-        block = _read(self._fd, min(_BLOCK, left), self._part.offset + self._position, self._meter)
+        block = self._kept[self._position :] or self._block(left)
         self._position += len(block)
         if self._sent_crc is not None:
             self._count(block)
         return block
+
+    def _block(self, left: int) -> bytes:
+        return _read(self._fd, min(_BLOCK, left), self._part.offset + self._position, self._meter)
 
     def _count(self, block: bytes) -> None:
         assert self._sent_crc is not None

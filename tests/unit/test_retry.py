@@ -214,13 +214,18 @@ def busy_later(crowd: list[int], most: list[int], lock: threading.Lock) -> None:
 def test_who_waits_for_a_lane_stops_when_it_is_told_to() -> None:
     stop = threading.Event()
     lanes = Lanes()
-    with pytest.raises(TransientError), lanes.one(stop):
+
+    def busy() -> None:
         raise TransientError("503", heard=True, busy=True)
 
-    with lanes.one(stop):
+    def another() -> None:
         threading.Timer(0.1, stop.set).start()
-        with pytest.raises(StoppedError), lanes.one(stop):
-            raise AssertionError("there is one lane only")
+        with pytest.raises(StoppedError):
+            lanes.take(lambda: pytest.fail("there is one lane only"), stop)
+
+    with pytest.raises(TransientError):
+        lanes.take(busy, stop)
+    lanes.take(another, stop)
 
 
 def test_who_is_sent_away_together_halves_the_lanes_once() -> None:
@@ -238,11 +243,16 @@ def test_who_is_sent_away_together_halves_the_lanes_once() -> None:
 
 def in_lane(lanes: Lanes, together: threading.Barrier, busy: bool) -> bool:
     """Meets the others in a lane of its own; whether they all came."""
-    with suppress(TransientError), lanes.one(threading.Event()):
+
+    def meet() -> bool:
         try:
             together.wait(10)
         except threading.BrokenBarrierError:
             return False
         if busy:
             raise TransientError("503 SlowDown", heard=True, busy=True)
+        return True
+
+    with suppress(TransientError):
+        return lanes.take(meet, threading.Event())
     return True
