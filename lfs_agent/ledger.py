@@ -29,7 +29,7 @@ from lfs_agent.lease import lease
 from lfs_agent.modes import Modes
 from lfs_agent.pointer import Oid, parse_oid
 from lfs_agent.session import Moment, name_user
-from lfs_agent.store import ObjectStat, Stock, Store, Stored
+from lfs_agent.store import Content, ObjectStat, Stock, Store, Stored
 
 RESERVED: Final = ".lfs-agent"
 """Below the prefix; it begins with what no layout of objects has."""
@@ -185,7 +185,7 @@ class Ledger:
             )
         heading = _dump({"version": _VERSION, "by": name_user(), "at": _now()})
         content = b"\n".join([heading, *(_dump(mark._asdict()) for mark in marks)]) + b"\n"
-        self._store.put(self.marks_key, _name(content), Text(content), found.etag)
+        self._store.put(self.marks_key, _name(content), Content(content), found.etag)
 
     # Notes
 
@@ -234,7 +234,7 @@ class Ledger:
         """
         for last in range(_TRIES):
             try:
-                self._store.put(key, _name(content), Text(content))
+                self._store.put(key, _name(content), Content(content))
                 return None
             except ConflictError:
                 if found := self._read(key):
@@ -256,33 +256,6 @@ class Ledger:
         if len(content) != stat.size:
             raise ObjectError(f"{self.address(key)} has {stat.size} bytes: that is none of ours; look at it")
         return bytes(content), stat
-
-
-class Text:
-    """A few bytes as a `store.Body`."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self._position = 0
-
-    def __len__(self) -> int:
-        return len(self._content)
-
-    def sending(self) -> None:
-        pass
-
-    def read(self, size: int = -1, /) -> bytes:
-        end = len(self._content) if size < 0 else self._position + size
-        block = self._content[self._position : end]
-        self._position += len(block)
-        return block
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        self._position = offset + {0: 0, 1: self._position, 2: len(self._content)}[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
 
 
 class Keeper:

@@ -1,6 +1,7 @@
 """What a store is: `Store`, the face that transfers and `verify` see; `Uploads` and `Stock`, what is left in one."""
 
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from typing import Any, Literal, NamedTuple, Protocol
 
 from lfs_agent.parts import Part
@@ -43,6 +44,16 @@ class Body(Protocol):
     def __len__(self) -> int: ...
     def sending(self) -> None:
         """The store is about to send it (a store may have read it before, to sign it)."""
+
+
+class Content(BytesIO):
+    """A Body of a few bytes."""
+
+    def __len__(self) -> int:
+        return len(self.getbuffer())
+
+    def sending(self) -> None:
+        pass
 
 
 class StoredPart(NamedTuple):

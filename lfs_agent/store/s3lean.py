@@ -1,13 +1,13 @@
 """`Lean`: the requests that a push and a pull need, by libcurl, without boto3's client and what it loads."""
 
 import hashlib
-import io
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus, urlsplit
 
+from lfs_agent.store import Content
 from lfs_agent.store.login import Keys
 from lfs_agent.store.s3curl import Answer, Curl, Http, Request
 from lfs_agent.store.s3errors import Refusal
@@ -146,7 +146,7 @@ class Lean:
         signed = {}
         if method == "POST":
             text = _listing(parameters["MultipartUpload"]["Parts"]) if "MultipartUpload" in parameters else b""
-            body, signed = _Text(text), {"sha256": hashlib.sha256(text).hexdigest()}
+            body, signed = Content(text), {"sha256": hashlib.sha256(text).hexdigest()}
         elif body is not None:
             # A whole object is signed by its name, so that even a store without checksums refuses anything else; a part
             # whose CRC the store checks, by nothing.
@@ -156,16 +156,6 @@ class Lean:
         if answer.is_refusal:
             raise _refused(answer, operation)
         return _told(answer) | _said(answer, operation)
-
-
-class _Text(io.BytesIO):
-    """A store.Body of a few bytes."""
-
-    def __len__(self) -> int:
-        return len(self.getbuffer())
-
-    def sending(self) -> None:
-        pass
 
 
 def _query(operation: str, parameters: Mapping[str, Any]) -> str:

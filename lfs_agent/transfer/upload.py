@@ -11,9 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from os import PathLike
 from pathlib import Path
-from typing import Final, Literal, NamedTuple
-
-from google_crc32c import extend
+from typing import Final, Literal, NamedTuple, cast
 
 from lfs_agent.errors import (
     MENDED_BY,
@@ -32,7 +30,7 @@ from lfs_agent.lease import idle, lease
 from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
-from lfs_agent.store import MultipartUpload, ObjectStat, SentPart, Store, StoredPart
+from lfs_agent.store import Content, MultipartUpload, ObjectStat, SentPart, Store, StoredPart
 from lfs_agent.transfer.journal import Journal
 from lfs_agent.transfer.listing import Listing
 from lfs_agent.transfer.meter import Meter
@@ -309,13 +307,25 @@ def _plan_replacing(job: _Job, plan: Plan, limits: Limits) -> Plan:
 
 
 def _send_whole(job: _Job) -> Sent:
-    hashing = _Hashing(job.fd, job.meter)
-    part = Part(1, 0, job.meter.size)
-    crc = hashing.take(part)
-    hashing.check(job.oid)
-    proven = job.store.put(job.key, job.oid, FileBody(job.fd, part, crc, job.meter, hashing.last), job.damaged)
+    body = _block_body(job) if job.meter.size <= _BLOCK else _file_body(job)
+    proven = job.store.put(job.key, job.oid, body, job.damaged)
     job.meter.finished_part()
     return Sent(job.how, proven)
+
+
+def _block_body(job: _Job) -> "BlockBody":
+    """A small object, read once."""
+    content = b"".join(_blocks(job.fd, Part(1, 0, job.meter.size), job.meter))
+    _check(hashlib.sha256(content).hexdigest(), job.oid)
+    return BlockBody(content, job.meter)
+
+
+def _file_body(job: _Job) -> "FileBody":
+    """A larger one, read once more when it is sent."""
+    hashing, part = _Hashing(job.fd, job.meter), Part(1, 0, job.meter.size)
+    crc = hashing.take(part)
+    hashing.check(job.oid)
+    return FileBody(job.fd, part, crc, job.meter)
 
 
 def _send_parts(job: _Job, plan: Plan, streams: int, journal: Journal) -> str:
@@ -395,11 +405,9 @@ def _is_same(there: StoredPart, part: Part, crc: int, fd: int, meter: Meter) -> 
         return False
     if there.crc32c:
         return there.crc32c == _base64(crc)
-    digest, position, end = hashlib.md5(usedforsecurity=False), part.offset, part.offset + part.length
-    while position < end:
-        block = _read(fd, min(_BLOCK, end - position), position, meter)
+    digest = hashlib.md5(usedforsecurity=False)
+    for block in _blocks(fd, part, meter):
         digest.update(block)
-        position += len(block)
     return there.etag.strip('"') == digest.hexdigest()
 
 
@@ -434,40 +442,65 @@ class _Hashing:
         self._fd = fd
         self._meter = meter
         self._sha256 = hashlib.sha256()
+        self._extend = _crc32c()
         self.crc = 0
-        self.last = b""
-        """The block that was read last: of a small object all of it."""
 
     def take(self, part: Part) -> int:
         """Hashes the next part; its CRC."""
-        crc, position, end = 0, part.offset, part.offset + part.length
-        while position < end:
-            block = _read(self._fd, min(_BLOCK, end - position), position, self._meter)
+        crc = 0
+        for block in _blocks(self._fd, part, self._meter):
             self._sha256.update(block)
-            crc = extend(crc, block)
-            position += len(block)
-            self.last = block
+            crc = self._extend(crc, block)
         self.crc = _joined(self.crc, crc, part.length) if part.offset else crc
         return crc
 
     def check(self, oid: Oid) -> None:
         """LocalError where what was hashed is not the object."""
-        if (digest := self._sha256.hexdigest()) != oid:
-            raise LocalError(f"the local object {oid} holds something else (SHA-256 {digest}): {_MEND}")
+        _check(self._sha256.hexdigest(), oid)
+
+
+def _check(digest: str, oid: Oid) -> None:
+    if digest != oid:
+        raise LocalError(f"the local object {oid} holds something else (SHA-256 {digest}): {_MEND}")
+
+
+def _crc32c() -> Callable[[int, bytes], int]:
+    from google_crc32c import extend  # 4 ms: small objects do without
+
+    return cast("Callable[[int, bytes], int]", extend)
+
+
+class BlockBody(Content):
+    """A small object, to be sent as it was hashed; counts what is sent."""
+
+    def __init__(self, content: bytes, meter: Meter) -> None:
+        super().__init__(content)
+        self._meter = meter
+        self._is_sent = False
+
+    def sending(self) -> None:
+        self._is_sent = True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        block = super().read(size)
+        if self._is_sent:
+            self._meter.reached(0, self.tell(), len(block))
+        return block
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        self._is_sent = False
+        return super().seek(offset, whence)
 
 
 class FileBody:
-    """A part of a file, to be sent: a store.Body that counts what is sent, and fails where it has changed.
+    """A part of a file, to be sent: a store.Body that counts what is sent, and fails where it has changed."""
 
-    `kept`: what was read of it; where that is all of it, it is not read again.
-    """
-
-    def __init__(self, fd: int, part: Part, crc: int, meter: Meter, kept: bytes = b"") -> None:
+    def __init__(self, fd: int, part: Part, crc: int, meter: Meter) -> None:
         self._fd = fd
         self._part = part
         self._crc = crc
+        self._extend = _crc32c()
         self._meter = meter
-        self._kept = kept if len(kept) == part.length else b""
         self._position = 0
         self._sent_crc: int | None = None
 
@@ -481,18 +514,15 @@ class FileBody:
         left = self._part.length - self._position
         if not left:
             return b""
-        block = self._kept[self._position :] or self._block(left)
+        block = _read(self._fd, min(_BLOCK, left), self._part.offset + self._position, self._meter)
         self._position += len(block)
         if self._sent_crc is not None:
             self._count(block)
         return block
 
-    def _block(self, left: int) -> bytes:
-        return _read(self._fd, min(_BLOCK, left), self._part.offset + self._position, self._meter)
-
     def _count(self, block: bytes) -> None:
         assert self._sent_crc is not None
-        self._sent_crc = extend(self._sent_crc, block)
+        self._sent_crc = self._extend(self._sent_crc, block)
         if self._position == self._part.length and self._sent_crc != self._crc:
             raise LocalError("the local object changed while it was read; nothing was stored: push again")
         offset = self._part.offset
@@ -505,6 +535,14 @@ class FileBody:
 
     def tell(self) -> int:
         return self._position
+
+
+def _blocks(fd: int, part: Part, meter: Meter) -> Iterator[bytes]:
+    position, end = part.offset, part.offset + part.length
+    while position < end:
+        block = _read(fd, min(_BLOCK, end - position), position, meter)
+        position += len(block)
+        yield block
 
 
 def _read(fd: int, length: int, offset: int, meter: Meter) -> bytes:
