@@ -16,7 +16,8 @@ from lfs_agent.modes import UMASK, Modes
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room says, and a user's quota."""
 
-_POLL_S: Final = 0.1
+_POLL_S: Final = (0.005, 0.1)
+"""Between two looks, the first and the last: most are held for a request or two, some for a whole upload."""
 
 if sys.platform == "win32":  # pragma: no cover
 
@@ -61,13 +62,15 @@ def lease(path: str | PathLike[str], stop: threading.Event, modes: Modes = UMASK
     Raises StoppedError while waiting, DiskError where the file can't be made or locked.
     """
     fd, waited = -1, False
+    poll_s, longest_s = _POLL_S
     try:
         while fd < 0:
             fd = _open(path, modes)
             while not (held := _try_lock(fd)) and _is_at(fd, path):
                 waited = True
-                if stop.wait(_POLL_S):
+                if stop.wait(poll_s):
                     raise StoppedError("stopped while another process works on the same object")
+                poll_s = min(2 * poll_s, longest_s)
             if not held or not _is_at(fd, path):  # its last holder has moved it away, and is done
                 os.close(fd)
                 fd = -1
