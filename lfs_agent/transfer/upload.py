@@ -482,6 +482,8 @@ class BlockBody(Content):
         self._is_sent = True
 
     def read(self, size: int | None = -1, /) -> bytes:
+        if self._meter.stop.is_set():
+            raise StoppedError("stopped")
         block = super().read(size)
         if self._is_sent:
             self._meter.reached(0, self.tell(), len(block))

@@ -128,23 +128,33 @@ class Meddling(FlakyStore):
             self._meddle(call)
 
 
-@by_size
+def change(path: Path, harm: str) -> None:
+    if harm == "truncated":
+        os.truncate(path, 1000)
+    else:
+        with path.open("r+b") as file:
+            file.write(b"changed")
+
+
+@pytest.mark.parametrize("size", [600_000, SIZES["in parts"]], ids=SIZES)
 @pytest.mark.parametrize("harm", ["altered", "truncated"])
 def test_a_file_that_changes_while_it_is_sent_never_shows(place: Place, desk: Desk, size: int, harm: str) -> None:
     oid = desk.write(content(size))
 
-    def change(call: str) -> None:
-        if harm == "truncated":
-            os.truncate(desk.path, 1000)
-        else:
-            with desk.path.open("r+b") as file:
-                file.write(b"changed")
-
     with pytest.raises(LocalError, match=harm if harm == "truncated" else "changed while it was read"):
-        desk.up(retrying(Meddling(place.store, change)), oid)
+        desk.up(retrying(Meddling(place.store, lambda call: change(desk.path, harm))), oid)
 
     assert place.objects() == {}
     assert place.unfinished() == 0
+
+
+@pytest.mark.parametrize("harm", ["altered", "truncated"])
+def test_a_small_file_that_changes_after_it_was_read_is_stored_as_it_was(place: Place, desk: Desk, harm: str) -> None:
+    oid = desk.write(content(SIZES["whole"]))
+
+    desk.up(retrying(Meddling(place.store, lambda call: change(desk.path, harm))), oid)
+
+    assert place.objects() == {KEY: content(SIZES["whole"])}
 
 
 @by_size

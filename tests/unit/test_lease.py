@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -113,6 +114,20 @@ with lease(Path(sys.argv[1]), threading.Event()):
     started = time.monotonic()
     with lease(tmp_path / "file", never()):
         assert time.monotonic() - started < 5
+
+
+def test_who_waits_looks_soon_then_less_often(tmp_path: Path) -> None:
+    class Counting(threading.Event):
+        waits: ClassVar[list[float]] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waits.append(timeout or 0)
+            return len(self.waits) == 8
+
+    with lease(tmp_path / "file", never()), pytest.raises(StoppedError), lease(tmp_path / "file", Counting()):
+        pytest.fail("two hold the lease")
+
+    assert Counting.waits == [0.005, 0.01, 0.02, 0.04, 0.08, 0.1, 0.1, 0.1]
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """How a file is read while it is sent; the other side: tests/contract/test_transfer.py."""
 
+import math
 import os
 import re
+import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,9 @@ from lfs_agent.errors import (
 from lfs_agent.parts import KIB, MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Body, ObjectStat
+from lfs_agent.transfer.listing import Listing
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.transfer.upload import Asking, FileBody, upload
+from lfs_agent.transfer.upload import Asking, BlockBody, FileBody, upload
 from tests.contract.desk import KEY, Desk
 from tests.contract.stores import SMALL_PARTS, DictStore, DictUpload, FlakyStore, content, crc_of, oid_of, retrying
 
@@ -56,6 +59,10 @@ def body(fd: int, counting: Meter) -> FileBody:
     return FileBody(fd, PART, value(PIECE), counting)
 
 
+def block(_: int, counting: Meter) -> BlockBody:
+    return BlockBody(PIECE, counting)
+
+
 def drained(source: Body) -> bytes:
     return b"".join(iter(lambda: source.read(16384), b""))
 
@@ -80,9 +87,10 @@ def test_a_body_can_be_read_again_from_anywhere(fd: int) -> None:
     assert (sent.seek(10), sent.seek(5, 1), drained(sent)) == (10, 15, PIECE[15:])
 
 
-def test_reading_to_sign_is_not_progress_and_sending_is(fd: int) -> None:
+@pytest.mark.parametrize("new", [body, block])
+def test_reading_to_sign_is_not_progress_and_sending_is(fd: int, new: Callable[[int, Meter], Body]) -> None:
     counting = meter()
-    sent = body(fd, counting)
+    sent = new(fd, counting)
     drained(sent)
     assert (counting.done, counting.moved) == (0, 0)
 
@@ -93,9 +101,10 @@ def test_reading_to_sign_is_not_progress_and_sending_is(fd: int) -> None:
     assert (counting.done, counting.moved) == (MIB + 5, MIB + 5)
 
 
-def test_sending_again_moves_bytes_and_no_progress(fd: int) -> None:
+@pytest.mark.parametrize("new", [body, block])
+def test_sending_again_moves_bytes_and_no_progress(fd: int, new: Callable[[int, Meter], Body]) -> None:
     counting = meter()
-    sent = body(fd, counting)
+    sent = new(fd, counting)
     for _ in range(2):
         sent.seek(0)
         sent.sending()
@@ -124,9 +133,10 @@ def test_a_part_that_was_cut_off_is_an_error(fd: int) -> None:
         drained(sent)
 
 
-def test_a_body_stops_when_it_is_told_to(fd: int) -> None:
+@pytest.mark.parametrize("new", [body, block])
+def test_a_body_stops_when_it_is_told_to(fd: int, new: Callable[[int, Meter], Body]) -> None:
     counting = meter()
-    sent = body(fd, counting)
+    sent = new(fd, counting)
     counting.stop.set()
 
     with pytest.raises(StoppedError):
@@ -134,6 +144,18 @@ def test_a_body_stops_when_it_is_told_to(fd: int) -> None:
 
 
 # upload
+
+
+@pytest.mark.parametrize("size", [0, 10, 512 * KIB])
+def test_a_small_object_is_sent_as_it_was_hashed_whatever_becomes_of_the_file(desk: Desk, size: int) -> None:
+    class Changing(DictStore):
+        def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
+            desk.path.write_bytes(b"another")
+            return super().put(key, oid, body, replacing)
+
+    store = Changing()
+    assert desk.up(store, desk.write(content(size))).how == "uploaded"
+    assert store.objects == {KEY: content(size)}
 
 
 def test_an_object_that_no_plan_fits_is_refused_before_a_byte_is_sent(desk: Desk) -> None:
@@ -356,6 +378,22 @@ def test_something_else_under_the_name_is_not_replaced_where_nobody_asked(desk: 
         desk.up(there, desk.write(content(10)), asking=Asking(lambda: True))
 
     assert there.objects == {KEY: b"something else"}
+
+
+def test_nobody_looks_for_a_list_before_an_object_was_there(desk: Desk, tmp_path: Path) -> None:
+    there, page = DictStore(), tmp_path / "listing"
+    asking = Asking(lambda: True, Listing(there, "", str, page))
+    small = [content(10, seed) for seed in range(2)]
+    for data in small:
+        there.objects[oid_of(data)] = data
+    entries = sorted(bytes.fromhex(oid_of(data)) + len(data).to_bytes(8) for data in small)
+    page.write_bytes(struct.pack(">ddQ", time.time(), time.monotonic(), len(entries)) + b"".join(entries))
+    store = FlakyStore(there, [])
+
+    sent = [desk.up(store, desk.write(data), key=oid_of(data), asking=asking) for data in small]
+
+    assert [(each.how, math.isfinite(each.seen_at)) for each in sent] == [("skipped", False), ("skipped", True)]
+    assert store.calls == ["put", "stat"]
 
 
 def test_what_another_process_found_out_of_the_store_counts_at_once(desk: Desk) -> None:
