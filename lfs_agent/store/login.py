@@ -12,6 +12,10 @@ FREE: Final = frozenset({"env", "shared-credentials-file", "config-file"})
 """Methods of sources that ask nobody: each worker may read them for itself."""
 
 
+CONTROL: Final = r"[\x00-\x1f\x7f]"
+"""In a header, what follows a line break would be another one."""
+
+
 class Keys(NamedTuple):
     """What requests are signed with, as botocore has it."""
 
@@ -140,13 +144,10 @@ class Login:
 
 
 def _check(keys: Keys, method: str) -> None:
-    """Raises what botocore does for keys with a line break, as a file that was read whole ends in one.
-
-    In a header what follows it would be another header.
-    """
+    """Raises what botocore does for keys with a line break, as a file that was read whole ends in one."""
     named = {"access key": keys.access_key, "secret key": keys.secret_key, "session token": keys.token}
     for name, value in named.items():
-        if value and re.search(r"[\x00-\x1f\x7f]", value):
+        if value and re.search(CONTROL, value):
             from botocore.exceptions import CredentialRetrievalError
 
             words = f"the {name} has a line break in it, or another control character: set it without"

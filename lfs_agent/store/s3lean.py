@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote_plus, urlsplit
 
 from lfs_agent.store import Content
-from lfs_agent.store.login import Keys
+from lfs_agent.store.login import CONTROL, Keys
 from lfs_agent.store.s3curl import Answer, Curl, Http, Request
 from lfs_agent.store.s3errors import Refusal
 
@@ -73,8 +73,7 @@ _PLAIN_NAME: Final = re.compile(r"[A-Za-z0-9._~-]+", re.ASCII)
 """An access key with anything else would be quoted."""
 _DOTS: Final = re.compile(r"(?:^|/)\.{1,2}(?:/|$)")
 """Such a segment would be resolved."""
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
-"""In a header, what follows a line break would be another one."""
+_CONTROL: Final = re.compile(CONTROL)
 _NO_NAME: Final = r"(?:\[.*\]|[0-9.]+)(?::[0-9]+)?"
 
 
