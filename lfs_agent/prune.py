@@ -58,8 +58,8 @@ def local_objects(storage: Path) -> Iterator[Local]:
 class Pruner:
     """Judges local objects against one store; with a `log` it deletes what is proven. Usable from several threads.
 
-    `deep`: reads from the store what no checksum proves. `marked`: what is there, and may soon be gone. `on_read` is
-    told of the bytes that are read, from any thread.
+    `deep`: reads the store's copies, whatever their checksums say. `marked`: what is there, and may soon be gone.
+    `on_read` is told of the bytes that are read, from any thread.
     """
 
     def __init__(
@@ -117,11 +117,13 @@ class Pruner:
             return _kept(finding, local, "unproven", wrong)
         if _is_same_file(finding.address, local.path):
             return _kept(finding, local, "unproven", _SAME_FILE)
-        if finding.status in ("present", "unproven") and finding.proof != "store":
-            return self._compared(finding, wanted, local)
-        if finding.status == "present":
+        if finding.status not in ("present", "unproven"):
+            return _kept(finding, local, _STATUSES[finding.status], finding.reason)
+        if self._reader:  # a checksum is as old as the object: what its disk has become since, it does not tell
+            return _judged_by_reading(self._reader.judge(wanted), local)
+        if finding.proof == "store":
             return Judged("prunable", local, finding.key, finding.address, "store")
-        return _kept(finding, local, _STATUSES[finding.status], finding.reason)
+        return self._compared(finding, local)
 
     def _wrong_here(self, local: Local) -> str:
         """What is wrong with the local copy; "" where it is the object."""
@@ -131,23 +133,24 @@ class Pruner:
             return str(error)
         return ""
 
-    def _compared(self, finding: Finding, wanted: Wanted, local: Local) -> Judged:
+    def _compared(self, finding: Finding, local: Local) -> Judged:
         """Of what the store itself knows no SHA-256."""
         crc32c = finding.found.crc32c if finding.found else ""
-        if crc32c:
-            try:
-                own = hash_file(local.path, local.oid, local.size, self._stop)
-            except LocalError as error:
-                return _kept(finding, local, "unproven", str(error))
-            if own != crc32c:
-                return _kept(finding, local, "damaged", f"its CRC-32C is {crc32c}, not {own}")
-            return Judged("prunable", local, finding.key, finding.address, "crc32c")
-        if self._reader is None:
+        if not crc32c:
             return _kept(finding, local, "unproven", "the store has no checksum of it that tells: --deep reads it")
-        read = self._reader.judge(wanted)
-        if read.status == "present":
-            return Judged("prunable", local, read.key, read.address, "read")
-        return _kept(read, local, _STATUSES[read.status], read.reason)
+        try:
+            own = hash_file(local.path, local.oid, local.size, self._stop)
+        except LocalError as error:
+            return _kept(finding, local, "unproven", str(error))
+        if own != crc32c:
+            return _kept(finding, local, "damaged", f"its CRC-32C is {crc32c}, not {own}")
+        return Judged("prunable", local, finding.key, finding.address, "crc32c")
+
+
+def _judged_by_reading(read: Finding, local: Local) -> Judged:
+    if read.status == "present":
+        return Judged("prunable", local, read.key, read.address, "read")
+    return _kept(read, local, _STATUSES[read.status], read.reason)
 
 
 _STATUSES: Final[dict[str, Status]] = {

@@ -3,8 +3,8 @@
 Looks at what git-lfs's own rules would let go of: they keep what HEAD, other work trees, stashes and recent branches
 name, and what has not been pushed; what is staged is kept, too. Of these objects, one goes only when its copy in the
 store that a pull would ask is proven now: by the SHA-256 that the store itself has computed, by its CRC-32C of all
-bytes, which is that of the local file, or, with --deep, by reading it. Every other one is kept, and the reason is said.
-Deletes nothing without --apply.
+bytes, which is that of the local file. These are as old as the copy; with --deep it is read, whatever they say. Every
+other one is kept, and the reason is said. Deletes nothing without --apply.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from lfs_agent.verify import NOT_ASKED
 EXAMPLES = """\
 examples:
   lfs-agent prune                      what could go, and why the rest can't?
-  lfs-agent prune --deep --apply       delete it, also where only reading the store's copy proves it
+  lfs-agent prune --deep --apply       read the store's copies, and delete here what proves to be right there
 """
 
 _KEPT: Final = ("missing", "damaged", "unproven", "archived", "unknown", "failed")
@@ -41,7 +41,7 @@ _KEPT: Final = ("missing", "damaged", "unproven", "archived", "unknown", "failed
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
-    parser.add_argument("--deep", action="store_true", help="read from the store what no checksum proves")
+    parser.add_argument("--deep", action="store_true", help="read the store's copies, whatever their checksums say")
     apply = parser.add_mutually_exclusive_group()
     apply.add_argument("--apply", action="store_true", help="delete it")
     apply.add_argument(

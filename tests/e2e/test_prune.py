@@ -10,6 +10,7 @@ import pytest
 
 from tests.cellar import NOBODY_THERE, Cellar, findings, random_bytes, statuses
 from tests.contract.stores import crc_of
+from tests.e2e.conftest import with_ages
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Stall
 from tests.servers import Server
@@ -133,9 +134,27 @@ def test_what_is_damaged_in_the_store_stays_here(cellar: Cellar, deep: bool) -> 
         wrong: "damaged",
         parts: "damaged",
     }
-    assert "its CRC-32C is " in findings(done)[parts]["reason"]
+    assert ("its SHA-256 is " if deep else "its CRC-32C is ") in findings(done)[parts]["reason"]
     assert here(cellar) == {short, flipped, wrong, parts, last}
     assert pruned_lines(cellar) == []
+
+
+def test_what_a_disk_has_damaged_since_it_was_stored_stays_here_when_it_was_read(cellar: Cellar) -> None:
+    server = with_ages(cellar.server)
+    whole, parts, last = versions(cellar, SIZE, LARGE, 1000)
+    for oid in (whole, parts):
+        file = server.object_file(cellar.bucket, cellar.key(oid))
+        with file.open("r+b") as opened:
+            opened.seek(SIZE // 2)
+            flipped = bytes([opened.read(1)[0] ^ 1])
+            opened.seek(SIZE // 2)
+            opened.write(flipped)
+
+    assert statuses(prune(cellar, "--json")) == {whole: "prunable", parts: "prunable"}
+    done = prune(cellar, "--deep", "--apply", "--json")
+
+    assert (done.returncode, statuses(done)) == (1, {whole: "damaged", parts: "damaged"})
+    assert here(cellar) == {whole, parts, last}
 
 
 def test_parts_without_a_checksum_go_only_when_they_were_read(server: Server, cellar: Cellar) -> None:
