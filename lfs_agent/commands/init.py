@@ -82,7 +82,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     git("add", "--force", "--", ".lfsconfig", *([] if tracked_before else [".gitattributes"]), cwd=top)
     if not arguments.json:
         print("next:")
-    for command in next_steps(repo, target, remote, earlier_objects=tracked_before):
+    for command in next_steps(repo, target, remote, earlier_objects=tracked_before, second=bool(arguments.remote)):
         told.advise(command)
     for command in adopted_steps(cellar, theirs) if theirs else ():
         told.advise(command)
@@ -202,14 +202,19 @@ def track(attributes: Path) -> None:
     attributes.write_bytes(before + newline + lines.encode())
 
 
-def next_steps(repo: Repository, target: Target, remote: str, *, earlier_objects: bool) -> Iterator[str]:
-    """What to run now."""
+def next_steps(repo: Repository, target: Target, remote: str, *, earlier_objects: bool, second: bool) -> Iterator[str]:
+    """What to run now; `second`: the store is that of one remote alone, and another one may have what it lacks."""
     if run_git(["diff", "--cached", "--quiet", "--", ":/.lfsconfig", ":/.gitattributes"]).returncode:
         yield f'git commit -m "Keep the weights in {target}"'
     if remote not in repo.remotes():
         yield f"git remote add {remote} URL"
+    earlier = earlier_objects and run_git(["rev-parse", "--verify", "--quiet", "HEAD"]).returncode == 0
+    others = [name for name in repo.remotes() if name != remote]
+    if others and earlier and second:
+        source = repo.default_remote() if repo.default_remote() in others else others[0]
+        yield f"git lfs fetch --all {source}   (the objects of earlier commits: a push needs them here)"
     yield f"git push {remote} HEAD"
-    if earlier_objects and run_git(["rev-parse", "--verify", "--quiet", "HEAD"]).returncode == 0:
+    if earlier:
         yield f"git lfs push --all {remote}   (the objects of earlier commits)"
 
 

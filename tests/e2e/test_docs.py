@@ -326,7 +326,11 @@ def test_shared_folder(cellar_at_host: Cellar, tmp_path: Path) -> None:
 
 
 def test_two_remotes(cellar_at_host: Cellar, any_server: Server) -> None:
+    """In a clone that has the objects of its checkout only."""
     make_bucket(any_server, "my-backup")
+    cellar_at_host.add("vit-l/0.1/model.safetensors", 1 << 20, seed=8)
+    cellar_at_host.push()
+    cellar_at_host.local_object(hashlib.sha256(MODEL).hexdigest()).unlink()
     at_host(cellar_at_host.home, "backup")
     follow(DOCS / "how-to" / "two-remotes.md", cellar_at_host.home)
     assert any_server.keys("my-backup") == any_server.keys("my-cellar") != []

@@ -220,6 +220,25 @@ def test_a_second_remote_gets_a_store_of_its_own(home: Home, work: Path) -> None
     assert "--remote" in sentence(agent(home, "init", "s3::for-all", cwd=work, check=False), 2)
 
 
+def test_a_second_remote_s_next_steps_bring_the_objects_that_are_not_here(cellar: Cellar, tmp_path: Path) -> None:
+    share, backup = tmp_path / "share", tmp_path / "backup.git"
+    share.mkdir()
+    cellar.home.git("init", "-q", "--bare", backup)
+    old = cellar.add("model.pt", 1000, seed=1)
+    new = cellar.add("model.pt", 1000, seed=2)
+    cellar.push()
+    cellar.local_object(old).unlink()
+    cellar.git("remote", "add", "backup", str(backup))
+
+    done = agent(cellar.home, "init", f"dir::{share}", "--remote", "backup", cwd=cellar.work)
+
+    steps = [line.partition("   (")[0] for line in done.stdout.partition("next:\n")[2].splitlines()]
+    assert "  git lfs fetch --all origin" in steps
+    for step in steps:
+        cellar.home.run("sh", "-c", step, cwd=cellar.work)
+    assert {file.name for file in share.glob("??/??/*")} == {old, new}
+
+
 def test_the_only_remote_s_store_is_not_replaced_unasked(home: Home, work: Path) -> None:
     agent(home, "init", "s3::cellar", cwd=work)
 
