@@ -111,7 +111,11 @@ class Summary:
     workers: int = 0
     finished: int = 0
     objects: int = 0
-    """Moved over the wire; `skipped` ones were there already, `unproven` of these by key and size alone."""
+    """Moved over the wire, `replaced` of them in the place of damaged ones, or deleted.
+
+    `skipped` ones were there already, `unproven` of these by key and size alone.
+    """
+    replaced: int = 0
     bytes: int = 0
     parts: int = 0
     skipped: int = 0
@@ -170,6 +174,7 @@ def _note_frame(summary: Summary, event: Mapping[str, Any]) -> None:
 def _add_object(summary: Summary, event: Mapping[str, Any]) -> None:
     if event["event"] in _MOVED:
         summary.objects += 1
+        summary.replaced += event["event"] == "replaced"
     else:
         summary.skipped += 1
         summary.unproven += event.get("proven") is not True
@@ -219,6 +224,7 @@ def to_json(summary: Summary, places: Places) -> dict[str, Any]:
         "workers": summary.workers,
         "running": summary.workers > summary.finished,
         "objects": summary.objects,
+        "replaced": summary.replaced,
         "bytes": summary.bytes,
         "parts": summary.parts,
         "rate": round(summary.rate),
@@ -253,6 +259,8 @@ def show(screen: Screen, summary: Summary, places: Places) -> None:
     screen.line(f"{where}{remote}, {at}, {spell_seconds(summary.seconds)}")
     rate = f", {spell_size(summary.rate)}/s" if summary.bytes and summary.seconds else ""
     screen.row(_FACT, done, f"{spell_count(summary.objects, 'object')}, {spell_size(summary.bytes)}{rate}")
+    if summary.replaced:
+        screen.row(_FACT, "replaced", f"{spell_count(summary.replaced, 'object')} of these")
     if summary.skipped:
         unproven = f", {summary.unproven:,} of them unproven" if summary.unproven else ""
         screen.row(_FACT, "already there", f"{spell_count(summary.skipped, 'object')}{unproven}")

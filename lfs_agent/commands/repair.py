@@ -3,8 +3,8 @@
 Looks at the pointers of HEAD, of each REV, at those in every commit of a range A..B, or at each OID that some commit
 names; PATH limits them. Damaged is what has the wrong size, or, as the store itself says, the wrong SHA-256; with
 --deep also what was read and has it. It is replaced only as long as it is what was judged, and only by a copy that was
-proven by its SHA-256. Copies come from this clone, and from wherever --from says. Every replacement is in the record:
-see lfs-agent log.
+proven by its SHA-256. Copies come from this clone, and from wherever --from says. Every replacement is in the audit log
+(.git/lfs/lfs-agent/audit.jsonl): who, which key, the old ETag, the result. lfs-agent log says how many.
 """
 
 import argparse

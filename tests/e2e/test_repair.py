@@ -188,6 +188,7 @@ def test_deleted_truncated_and_flipped_objects_come_back(server: Server, cellar:
     assert deep.returncode == 0
     assert "4 present (4 proven)" in deep.stdout
 
+    assert "replaced\t2 objects of these" in agent(cellar, "log").stdout
     replaced = {event["oid"]: event for event in record(cellar, "repair") if event["event"] == "replaced"}
     assert set(replaced) == {oids["truncated"], oids["flipped"]}
     assert replaced[oids["flipped"]]["etag"] == findings(shown)[oids["flipped"]]["etag"]

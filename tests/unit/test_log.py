@@ -74,6 +74,7 @@ def test_workers_are_summed_up_to_one_session() -> None:
         "workers": 2,
         "running": False,
         "objects": 1,
+        "replaced": 0,
         "bytes": 3145728,
         "parts": 3,
         "rate": 786432,
@@ -107,6 +108,16 @@ def test_a_person_reads_what_was_sent_and_what_failed() -> None:
         "1 object: storing s3://bucket/prefix: 403",
         f"{OID_C}\t7 bytes\tvit-l/0.2/c.pt",
     ]
+
+
+def test_what_was_replaced_is_told_apart() -> None:
+    events = (
+        event("started", operation="repair"),
+        event("uploaded", 1, operation="repair", oid=OID_A, size=1024, bytes=1024, parts=1, proven=True),
+        event("replaced", 2, operation="repair", oid=OID_B, size=1024, bytes=1024, parts=1, proven=True, etag='"old"'),
+    )
+    assert spelled(*events).split("\n")[1:3] == ["sent\t2 objects, 2.0 KiB, 1.0 KiB/s", "replaced\t1 object of these"]
+    assert log.to_json(summarize(*events), {})["replaced"] == 1
 
 
 def test_one_cause_is_one_group() -> None:
@@ -195,7 +206,7 @@ VALUES: st.SearchStrategy[Any] = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.just([])
 )
 FIELDS = ["at", "operation", "remote", "store", "oid", "size", "bytes", "parts", "code", "proven", "objects", "message"]
-NAMES = ["started", "ended", "uploaded", "skipped", "failed", "retry", "news"]
+NAMES = ["started", "ended", "uploaded", "replaced", "skipped", "failed", "retry", "news"]
 
 
 @given(
