@@ -106,7 +106,7 @@ class Janitor:
             self._log.warning("giving up", **about)
         self._uploads.abort(upload)
         if self._log:
-            self._log.info("gave up", **about, parts=progress.parts)
+            self._log.info("gave up", **about, bytes=progress.size, parts=progress.parts)
 
 
 def _key_of(upload: Unfinished) -> str:

@@ -37,6 +37,7 @@ _OPERATIONS: Final = {
     "uploads": ("uploads to", "given up"),
 }
 """What a session is called, and what it did with objects."""
+_DELETING: Final = ("prune", "gc", "uploads")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,8 +130,8 @@ class Summary:
 
     @property
     def rate(self) -> float:
-        """Bytes a second."""
-        return self.bytes / self.seconds if self.seconds else 0.0
+        """Bytes a second over the wire: 0 where they were deleted."""
+        return self.bytes / self.seconds if self.seconds and self.operation not in _DELETING else 0.0
 
 
 def summarize(session: str, events: Iterable[Mapping[str, Any]]) -> Summary | None:
@@ -257,7 +258,7 @@ def show(screen: Screen, summary: Summary, places: Places) -> None:
     where = f"{called} {plain(summary.store)}" if summary.store else f"{called.split()[0]} (no store was reached)"
     remote = f", remote {plain(summary.remote)}" if summary.remote else ""
     screen.line(f"{where}{remote}, {at}, {spell_seconds(summary.seconds)}")
-    rate = f", {spell_size(summary.rate)}/s" if summary.bytes and summary.seconds else ""
+    rate = f", {spell_size(summary.rate)}/s" if summary.rate else ""
     screen.row(_FACT, done, f"{spell_count(summary.objects, 'object')}, {spell_size(summary.bytes)}{rate}")
     if summary.replaced:
         screen.row(_FACT, "replaced", f"{spell_count(summary.replaced, 'object')} of these")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lfs_agent.commands.wording import spell_size
 from lfs_agent.lease import lease
 from lfs_agent.pointer import Oid
 from lfs_agent.transfer.upload import journals
@@ -115,6 +116,8 @@ def test_a_killed_push_is_shown_and_kept_until_it_is_old(cellar: Cellar) -> None
     *_, total = done.stdout.splitlines()
     assert f"{cellar.url}: 1 unfinished upload, " in total
     assert "; 1 aborted (" in total
+    told = cellar.home.run("lfs-agent", "log", cwd=cellar.work).stdout
+    assert f"given up\t1 object, {spell_size(shown['size'])}\n" in told
 
     # The journal names an upload that is gone: the next push begins another.
     mark = cellar.server.mark()

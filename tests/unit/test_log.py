@@ -120,6 +120,16 @@ def test_what_was_replaced_is_told_apart() -> None:
     assert log.to_json(summarize(*events), {})["replaced"] == 1
 
 
+@pytest.mark.parametrize("operation, name", [("prune", "pruned"), ("gc", "deleted"), ("uploads", "gave up")])
+def test_what_is_deleted_has_no_rate(operation: str, name: str) -> None:
+    events = (
+        event("started", operation=operation),
+        event(name, 2, operation=operation, oid=OID_A, size=2048, bytes=2048),
+    )
+    assert spelled(*events).split("\n")[1].endswith("\t1 object, 2.0 KiB")
+    assert log.to_json(summarize(*events), {})["rate"] == 0
+
+
 def test_one_cause_is_one_group() -> None:
     text = spelled(
         *(
