@@ -107,7 +107,6 @@ class ArchivedError(ObjectError):
     """The object is there, but has to be restored before it can be read."""
 
     code = 403
-    status = 1
 
 
 class ConflictError(ObjectError):

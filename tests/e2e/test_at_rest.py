@@ -15,6 +15,7 @@ import pytest
 
 from tests.amazon import YESTERDAY, Entry, Inventory, JobReport, failed, succeeded
 from tests.cellar import Cellar
+from tests.servers import Server
 
 SIZE = 1000
 AS_OF = "2026-11-20T01:00:00+00:00"
@@ -125,6 +126,16 @@ def test_an_inventory_that_cannot_serve_is_refused_in_a_sentence(
     assert done.stderr.startswith("lfs-agent verify: ")
     assert "the compressed file is broken, or cut off" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("server", ["localstack"], indirect=True)
+def test_an_archived_inventory_says_nothing_of_the_objects(
+    server: Server, cellar: Cellar, oids: list[str], reports: str
+) -> None:
+    cellar.server.client().put_object(Bucket=reports, Key="manifest.json", Body=b"{}", StorageClass="GLACIER")
+    done = verify(cellar, "--inventory", f"s3://{reports}/manifest.json")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "it is archived (GLACIER); restore it" in done.stderr
 
 
 # The report of a job
