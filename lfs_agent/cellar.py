@@ -274,6 +274,7 @@ class Cellar:
             connections=connections,
             on_secret=log.keep_secret,
             on_answer=patience.answered,
+            own=own and self.given is None,
         )
 
     @property

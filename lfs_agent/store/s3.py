@@ -146,7 +146,7 @@ class S3Store:
 
     `handover`: where the workers of a session leave a login to each other. `on_secret` is told every secret as soon as
     it is known, so that logs can leave it out; `on_answer` that the store has answered, before it is asked again under
-    a new login, which may take a person's time.
+    a new login, which may take a person's time. `own`: the repository names the bucket, not the command line.
     """
 
     def __init__(
@@ -161,8 +161,10 @@ class S3Store:
         connections: int = 16,
         on_secret: Callable[[str], None] = lambda _: None,
         on_answer: Callable[[], None] = lambda: None,
+        own: bool = True,
     ) -> None:
         self._bucket = bucket
+        self._own = own
         self._connection = connection
         self._settings = settings
         self._connections = connections
@@ -327,6 +329,7 @@ class S3Store:
             owner=self._settings.expected_owner or "",
             payer=self._settings.requester_pays,
             would_tell=self._would_tell,
+            own=self._own,
         )
 
     def ask(self, doing: str, operation: str, key: str, **parameters: Any) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Context(NamedTuple):
     payer: bool = False
     would_tell: str = ""
     """The right without which the store does not say whether a key is there, where it has named it."""
+    own: bool = True
+    """Whether it is the bucket that the repository names, and not one of the command line."""
 
     @property
     def address(self) -> str:
@@ -179,7 +181,8 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     if code == "RequestTimeTooSkewed":
         return CredentialsError(f"{sentence}; this machine's clock is wrong: set it (timedatectl set-ntp true)")
     if code == "NoSuchBucket":
-        return BucketError(f"{sentence}; create the bucket at {context.server}, or correct lfs.url")
+        how = " (lfs-agent setup-storage), or correct lfs.url" if context.own else ", or correct the URL"
+        return BucketError(f"{sentence}; create the bucket at {context.server}{how}")
     if code in _ELSEWHERE or status in (301, 302, 303, 307, 308):
         return _elsewhere(response, sentence, context)
     if code in ("InvalidObjectState", "ObjectNotInActiveTierError"):

@@ -128,6 +128,15 @@ def test_an_inventory_that_cannot_serve_is_refused_in_a_sentence(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("what", ["--inventory", "--batch-report", "--batch"])
+def test_a_bucket_of_the_command_line_that_is_not_there_is_not_the_store(
+    cellar: Cellar, oids: list[str], what: str
+) -> None:
+    done = verify(cellar, what, "s3://nobody-made-this-bucket/manifest.json")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith(f"; create the bucket at {cellar.server.endpoint}, or correct the URL\n")
+
+
 @pytest.mark.parametrize("server", ["localstack"], indirect=True)
 def test_an_archived_inventory_says_nothing_of_the_objects(
     server: Server, cellar: Cellar, oids: list[str], reports: str

@@ -220,6 +220,7 @@ Done = subprocess.CompletedProcess[str]
 CANNOT_WORK: list[tuple[Setup, str]] = [
     (no_bucket, "404 NoSuchBucket"),
     (no_bucket, "create the bucket at "),
+    (no_bucket, " (lfs-agent setup-storage), or correct lfs.url"),
     (no_credentials, "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY or AWS_PROFILE"),
     (wrong_secret, "SignatureDoesNotMatch"),
     (expired_keys, "log in again: aws sso login"),
