@@ -148,8 +148,12 @@ def forget(collector: Collector, url: str, steps: Steps) -> int:
 
 def show(entries: Sequence[Registration], *, as_json: bool) -> int:
     """`--repositories`."""
+    screen = Screen()
     for entry in entries:
-        print(json.dumps(entry._asdict()) if as_json else plain(f"{entry.url}  since {entry.since}, by {entry.by}"))
+        if as_json:
+            screen.line(json.dumps(entry._asdict()))
+        else:
+            screen.row((Column(),), entry.url, note=f"since {entry.since}, by {entry.by}")
     return 0
 
 

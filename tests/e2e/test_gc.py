@@ -194,6 +194,8 @@ def test_what_another_repository_names_survives_and_one_that_cannot_be_read_stop
     assert [json.loads(line)["url"] for line in listed.stdout.splitlines()] == sorted(
         map(str, (cellar.origin, other.origin))
     )
+    rows = cellar.home.run("lfs-agent", "gc", "--repositories", cwd=cellar.work).stdout.splitlines()
+    assert [row.partition("\tsince ")[0] for row in rows] == sorted(map(str, (cellar.origin, other.origin)))
     assert statuses(gc(cellar, "--apply")) == {}
     away = other.origin.rename(tmp_path / "away.git")
     for arguments in ([], ["--apply"], deleting(1)):
