@@ -220,11 +220,19 @@ def to_json(case: Case) -> dict[str, Any]:
     }
 
 
+_ORIGIN: Final = {
+    "sent": " (from {})",
+    "replaced": " (from {})",
+    "missing": "; would come from {}",
+    "damaged": "; would come from {}",
+}
+
+
 def show(screen: Screen, case: Case) -> None:
     """An object as a row for people."""
     finding, pointer = case.finding, case.finding.pointer
     reason = case.reason if finding.address in case.reason else f"{finding.address}: {case.reason}".rstrip(": ")
-    source = f" (from {case.source})" if case.source else ""
+    source = _ORIGIN.get(case.status, "").format(case.source) if case.source else ""
     cells = case.status, pointer.oid[:12], spell_size(pointer.size), spell_paths(finding.paths)
     screen.row(OBJECT, *cells, note=f"{reason}{source}")
 

@@ -80,12 +80,14 @@ def test_exactly_what_the_store_lost_is_sent_although_git_has_nothing_to_push(ce
     assert len(lost) == 10
     assert ": 200 objects, 190 present, 10 missing (" in shown.stdout
     assert shown.stdout.rstrip().endswith("would send 10 objects, 10.6 KiB")
+    assert shown.stdout.count("; would come from this clone\n") == 10
     assert writes(cellar, mark) == {}
 
     mark = cellar.server.mark()
     done = agent(cellar, "push-missing")
     assert done.returncode == 0
     assert writes(cellar, mark) == {"PutObject": 10}
+    assert done.stdout.count(" (from this clone)\n") == 10
     assert done.stdout.rstrip().endswith(": 200 objects, 190 present, 10 sent (10.6 KiB)")
     assert agent(cellar, "verify", "--deep").returncode == 0
 
