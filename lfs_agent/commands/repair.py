@@ -22,7 +22,7 @@ from lfs_agent.cellar import Cellar
 from lfs_agent.commands import verify
 from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import OBJECT, Screen
-from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
+from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import AgentError, ObjectError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.ledger import Keeper, Ledger, Registrar
@@ -249,6 +249,7 @@ class Tally:
     looked: verify.Tally = field(init=False)
     """Of all objects, before anything was done."""
     _sizes: Counter[str] = field(default_factory=Counter)
+    _not_asked: Counter[str] = field(default_factory=Counter)
     _mendable: Counter[str] = field(default_factory=Counter)
     _total: int = 0
     _moved: int = 0
@@ -276,6 +277,7 @@ class Tally:
         """One more is done with; it is printed, unless it only says what another one says."""
         self.counts[case.status] += 1
         self._sizes[case.status] += case.finding.pointer.size
+        self._not_asked[case.status] += case.reason == NOT_ASKED
         if self.as_json:
             self.screen.line(json.dumps(to_json(case)))
         elif case.reason != NOT_ASKED:
@@ -293,9 +295,7 @@ class Tally:
         unproven = f" ({looked['unproven']:,} of them unproven)" if looked["unproven"] else ""
         told = [spell_count(looked.total(), "object"), f"{whole:,} present{unproven}"]
         names = ("sent", "replaced", "missing", "damaged", "archived", "unknown", "failed")
-        told += [
-            f"{self.counts[name]:,} {name} ({spell_size(self._sizes[name])})" for name in names if self.counts[name]
-        ]
+        told += [self._spell(name) for name in names if self.counts[name]]
         if self.dry_run and self._mendable:
             would = [
                 f"{what} {spell_count(self._mendable[name], 'object')}"
@@ -304,6 +304,10 @@ class Tally:
             ]
             told.append(f"would {' and '.join(would)}, {spell_size(self._sizes['mendable'])}")
         return ", ".join(told)
+
+    def _spell(self, name: str) -> str:
+        not_asked = f"; {spell_not_asked(self._not_asked[name])}" if self._not_asked[name] else ""
+        return f"{self.counts[name]:,} {name} ({spell_size(self._sizes[name])}{not_asked})"
 
     @property
     def status(self) -> int:

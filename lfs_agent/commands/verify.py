@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import at_rest, unreferenced
 from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen
-from lfs_agent.commands.wording import plain, spell_count, spell_paths, spell_size
+from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository
 from lfs_agent.log import redact
@@ -297,7 +297,7 @@ class Tally:
         wrong = ("missing", "damaged", "unproven", "archived", "unknown")
         found += [f"{self.counts[name]:,} {name}" for name in wrong if self.counts[name]]
         found += [f"{self.irregular:,} irregular"] if self.irregular else []
-        not_asked = f" ({self._not_asked:,} not asked: one cause stops them all)" if self._not_asked else ""
+        not_asked = f" ({spell_not_asked(self._not_asked)})" if self._not_asked else ""
         return f"{spell_count(self.total, 'object')}, {spell_size(self._size)}: {', '.join(found)}{not_asked}"
 
     @property

@@ -33,6 +33,15 @@ def spell_count(count: int, thing: str) -> str:
     return f"{count:,} {thing}"
 
 
+def spell_not_asked(count: int) -> str:
+    """Objects that have no row, since one cause has stopped them all.
+
+    >>> spell_not_asked(1200)
+    '1,200 not asked: one cause stops them all'
+    """
+    return f"{count:,} not asked: one cause stops them all"
+
+
 def spell_seconds(seconds: float) -> str:
     """A duration.
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.cellar import NOBODY_THERE, Cellar, findings, random_bytes, statuses
 from tests.machine import Home
-from tests.proxy import FaultProxy, Faults, Rule, Stall, Throttle
+from tests.proxy import Answer, FaultProxy, Faults, Rule, Stall, Throttle
 from tests.servers import Server
 
 MIB = 1 << 20
@@ -146,12 +146,26 @@ def test_what_nobody_here_has_is_listed_and_the_others_are_sent(cellar: Cellar) 
 
 
 def test_a_store_that_cannot_be_asked_is_told_once_and_nothing_is_sent(cellar: Cellar) -> None:
-    oids = fill(cellar, {"one": SIZE, "two": SIZE, "three": SIZE})
+    fill(cellar, {"one": SIZE, "two": SIZE, "three": SIZE})
     done = agent(cellar, "push-missing", env=NOBODY_THERE)
 
     assert done.returncode == 3
     assert done.stdout.count("cannot be reached") == 1
-    assert f"{len(oids)} unknown" in done.stdout
+    assert done.stdout.rstrip().endswith("3 unknown (293.0 KiB; 2 not asked: one cause stops them all)")
+
+
+def test_what_ends_the_sending_is_told_once_and_nothing_is_said_to_have_come(cellar: Cellar) -> None:
+    for oid in fill(cellar, {"one": SIZE, "two": SIZE}).values():
+        cellar.delete(oid)
+    refused = Rule(Answer(403, "InvalidAccessKeyId"), "PUT")
+    with FaultProxy(cellar.server.endpoint, Faults((refused,))) as proxy:
+        done = agent(cellar, "push-missing", env={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+
+    row, totals = done.stdout.splitlines()
+    assert done.returncode == 3
+    assert row.startswith("failed\t")
+    assert "from this clone" not in row
+    assert totals.endswith("2 failed (195.3 KiB; 1 not asked: one cause stops them all)")
 
 
 # repair
