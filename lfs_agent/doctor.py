@@ -511,7 +511,8 @@ def _credentials(cellar: Cellar) -> Line:
     if cellar.settings.public:
         return Line("credentials", "ok", "public: none are used")
     profile = cellar.connection.profile
-    return Line("credentials", "ok", f"the store takes those of {f'profile {profile}' if profile else 'the default'}")
+    whose = f"profile {profile}" if profile else "the default chain"
+    return Line("credentials", "ok", f"the store takes those of {whose}")
 
 
 def _region(cellar: Cellar, region: str) -> Line:

@@ -237,7 +237,10 @@ class Work:
     def run(self, entries: Sequence[Registration], stop: threading.Event, retries: Callable[[], int]) -> int:
         """All of it; the exit status."""
         if self._age_s < _HASTY_S:
-            self._say(f"a grace period of {spell_seconds(self._age_s)} may be shorter than a push takes, or its memory")
+            self._say(
+                f"a grace period of {spell_seconds(self._age_s)} may be shorter than a push takes, or than the ten "
+                "minutes that it remembers the marks"
+            )
         self._collector.check_alone()
         self._collector.read_marks()  # before the repositories: what is named meanwhile is not deleted
         asked = Asked(self._cellar, self._collector, self._screen)

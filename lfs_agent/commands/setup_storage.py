@@ -66,7 +66,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     cellar = Cellar(repo, "upload", choose_remote(repo, arguments.remote), environ)
     target = cellar.target
     if not isinstance(target, S3Target):
-        raise UsageError(f"{target} is a folder, and needs no setting up: see that its disk is saved")
+        raise UsageError(f"{target} is a folder, and needs no setting up: see that its disk is backed up")
     bucket = cellar.bucket(stop=threading.Event())
     bucket.connect()
     committed, _ = resolve(from_query(target.query, cellar.named.origin))
