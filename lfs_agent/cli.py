@@ -112,6 +112,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, quietly
         return 3
+    except OSError as error:  # a home that cannot be written, a full disk …
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"lfs-agent {arguments.command}: {where}{error.strerror or error}", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         return 130
     return status

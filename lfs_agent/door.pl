@@ -38,3 +38,4 @@ sub forked {
 my $status = forked();
 exit $status if defined $status;
 exec @ARGV;
+exit 126;

@@ -19,6 +19,8 @@ case $init in
         esac
         said="$said$request
 "
-        [ -x /usr/bin/perl ] && set -- /usr/bin/perl "${4%/*}/door.pl" "$@" ;;
+        # With one of these Perl may load what it does not find, begin to debug, or change what is sent.
+        [ -z "${PERL5OPT+x}${PERL_UNICODE+x}${PERLIO+x}" ] && [ -x /usr/bin/perl ] &&
+            set -- /usr/bin/perl "${4%/*}/door.pl" "$@" ;;
 esac
 LFS_AGENT_SAID=$said exec "$@"

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
-from lfs_agent.errors import LocalError, UsageError
+from lfs_agent.errors import DiskError, LocalError, UsageError
 from lfs_agent.modes import Modes
 from lfs_agent.pointer import MAX_POINTER_SIZE, Oid, Pointer, is_canonical, parse_pointer
 from lfs_agent.protocol import Operation
@@ -75,6 +75,14 @@ def git(*arguments: str, cwd: str | Path | None = None) -> str:
     if done.returncode:
         raise UsageError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
     return done.stdout.decode(errors="surrogateescape")
+
+
+def let_write(*arguments: str, cwd: str | Path | None = None) -> None:
+    """Runs a git that writes files. Raises DiskError with what git said, where it fails."""
+    try:
+        git(*arguments, cwd=cwd)
+    except UsageError as error:
+        raise DiskError(str(error)) from error
 
 
 def read_config(cwd: str | Path | None = None) -> list[Entry]:
@@ -173,26 +181,31 @@ class ConfigFile(NamedTuple):
 
     def _write(self, *words: str) -> None:
         if not self.dry_run:
-            git("config", "--file", str(self.path), *words)
+            let_write("config", "--file", str(self.path), *words)
 
     def remove(self) -> None:
-        """Deletes the file."""
+        """Deletes the file. Raises OSError."""
         if not self.dry_run:
             self.path.unlink()
 
     def replace(self, content: bytes) -> None:
-        """Writes the file anew, under the lock that git itself takes."""
+        """Writes the file anew, under the lock that git itself takes. Raises DiskError, OSError."""
         if self.dry_run:
             return
         file = self.path.resolve()
         lock = file.with_name(f"{file.name}.lock")
         try:
-            with lock.open("xb") as new:
+            new = lock.open("xb")
+        except FileExistsError:
+            raise DiskError(f"{lock} exists: another git process writes {file}, or one was killed") from None
+        try:
+            with new:
                 new.write(content)
             lock.chmod(file.stat().st_mode & 0o7777)
             lock.replace(file)
-        except FileExistsError:
-            raise UsageError(f"{lock} exists: another git process writes {file}, or one was killed") from None
+        except BaseException:  # a full disk: who comes next finds no lock
+            lock.unlink(missing_ok=True)
+            raise
 
 
 def config_file(scope: Scope, cwd: str | Path | None = None, *, dry_run: bool = False) -> ConfigFile:

@@ -19,7 +19,7 @@ from lfs_agent.commands import steps
 from lfs_agent.commands.wording import plain
 from lfs_agent.config import from_query, resolve
 from lfs_agent.errors import TargetError, UsageError
-from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, run_git
+from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, let_write, run_git
 from lfs_agent.registration import SECTION
 from lfs_agent.store.url import FolderTarget, Target, parse_target
 from lfs_agent.trust import Claim, check_scheme
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return 0
     if not tracked_before:
         track(attributes)
-    git("add", "--force", "--", ".lfsconfig", *([] if tracked_before else [".gitattributes"]), cwd=top)
+    let_write("add", "--force", "--", ".lfsconfig", *([] if tracked_before else [".gitattributes"]), cwd=top)
     if not arguments.json:
         print("next:")
     for command in next_steps(repo, target, remote, earlier_objects=tracked_before, second=bool(arguments.remote)):

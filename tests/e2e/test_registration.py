@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import shutil
 import stat
 import sys
 import threading
@@ -294,13 +296,39 @@ def test_without_git_lfs_a_sentence_says_how_to_get_it(home: Home, config: Path,
 
 
 def test_a_locked_file_is_a_sentence(home: Home, config: Path) -> None:
-    config.with_name(".gitconfig.lock").touch()
+    lock = config.with_name(".gitconfig.lock")
+    lock.touch()
+    installed = home.run("lfs-agent", "install", check=False)
+    lock.unlink()
+    home.install()
+    before = config.read_bytes()
+    lock.touch()
+    uninstalled = home.run("lfs-agent", "uninstall", check=False)
 
-    done = home.run("lfs-agent", "install", check=False)
+    for done in (installed, uninstalled):
+        assert done.returncode == 3
+        [sentence] = done.stderr.splitlines()
+        assert ".gitconfig" in sentence
+    assert config.read_bytes() == before
 
-    assert done.returncode == 2
-    assert ".gitconfig" in done.stderr
-    assert "Traceback" not in done.stderr
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="root may write everywhere, unless setpriv takes that right")
+def test_a_home_that_cannot_be_written_is_a_sentence(home: Home, config: Path) -> None:
+    rights = "-dac_override,-dac_read_search"
+    powerless = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+    for command in ("install", "uninstall"):
+        before = config.read_bytes()
+        home.folder.chmod(0o555)
+        home.runs_as = powerless
+        done = home.run("lfs-agent", command, check=False)
+        home.runs_as = []
+        home.folder.chmod(0o755)
+
+        assert done.returncode == 3
+        [sentence] = done.stderr.splitlines()
+        assert re.search(r"\.gitconfig.*: Permission denied", sentence)
+        assert config.read_bytes() == before
+        home.install()
 
 
 # Others on the same machine

@@ -161,6 +161,19 @@ def test_without_perl_each_worker_loads_by_itself(recorder: Path, tmp_path: Path
     assert (tmp_path / "words").read_text() == f"-I|-S|{WORKER}|"
 
 
+@pytest.mark.parametrize("name, value", [("PERL5OPT", "-MNoSuch"), ("PERL_UNICODE", "SAD"), ("PERLIO", ":utf8")])
+def test_a_perl_of_which_somebody_wants_more_is_left_alone(
+    home: Home, work: Path, agents: ExitStack, name: str, value: str
+) -> None:
+    home.environ[name] = value
+    first, second = (agents.enter_context(Agent(home, work, command=BY_DOOR)) for _ in range(2))
+    for seed, agent in enumerate((first, second)):
+        agent.init("upload")
+        push(agent, work, seed)
+
+    assert workers_in(work) == [first.process.pid, second.process.pid]
+
+
 def test_an_interpreter_that_is_gone_is_told_by_git_lfs(home: Home, tmp_path: Path) -> None:
     with Agent(home, tmp_path, command=("/bin/sh", str(DOOR), "/gone/python", str(WORKER))) as agent:
         answer = agent.init("upload")

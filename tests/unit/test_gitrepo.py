@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from lfs_agent.errors import UsageError
+from lfs_agent.errors import DiskError, UsageError
 from lfs_agent.gitrepo import ConfigFile, Entry, LfsUrl, Repository, config_file, parse_plain, read_config
 from lfs_agent.protocol import Operation
 
@@ -319,7 +319,7 @@ def test_a_file_is_replaced_whole_under_git_s_lock(tmp_path: Path) -> None:
     assert file.path.stat().st_mode & 0o777 == 0o640
     assert [path.name for path in tmp_path.glob("config*")] == ["config"]
     (tmp_path / "config.lock").touch()
-    with pytest.raises(UsageError, match=r"config\.lock exists"):
+    with pytest.raises(DiskError, match=r"config\.lock exists"):
         file.replace(b"newer")
     assert file.content == b"new"
 
