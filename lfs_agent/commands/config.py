@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lfs_agent import log
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands.screen import Column, Screen
+from lfs_agent.commands.verify import choose_remote
 from lfs_agent.config import SETTINGS, Settings, Value, from_environ, from_git, resolve
 from lfs_agent.errors import TargetError
 from lfs_agent.gitrepo import Repository
@@ -50,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     repo = Repository(Path.cwd())
-    remote = arguments.remote or repo.default_remote()
+    remote = choose_remote(repo, arguments.remote)
     cellar = Cellar(repo, "upload" if arguments.push else "download", remote, environ)
     screen, rows = Screen(), list(rows_of(cellar))
     layout = Column(16), Column(max(len(text_of(row)) for row in rows)), Column()

@@ -328,11 +328,14 @@ def test_outside_of_a_repository_and_without_a_store(home: Home, work: Path) -> 
         assert found["endpoint"] == ("https://s3.example.org", "environment: LFS_AGENT_ENDPOINT")
         assert found["path_style"] == (True, "default")
         assert found["region"] == ("us-east-1", "default")
+    refused = sentence(agent(home, "config", "--remote", "nix", cwd=work, check=False), 2)
+    assert "there is no remote 'nix' here (there is: origin)" in refused
 
 
 def test_the_store_of_a_remote_and_of_a_push(home: Home, work: Path) -> None:
-    agent(home, "init", "s3::cellar", "--remote", "origin", cwd=work)
-    agent(home, "init", "s3::backup", "--remote", "backup", cwd=work)
+    for remote, url in (("origin", "s3::cellar"), ("backup", "s3::backup")):
+        home.git("remote", "add", remote, f"/srv/{remote}.git", cwd=work)
+        agent(home, "init", url, "--remote", remote, cwd=work)
     home.git("config", "remote.backup.lfspushurl", "dir::/srv/share?layout=flat", cwd=work)
 
     assert origins(home, cwd=work)["store"] == ("s3::cellar", ".lfsconfig: remote.origin.lfsurl")
