@@ -247,7 +247,8 @@ class Repository:
         """
         common, _, refusal = self._places
         if not common:
-            raise UsageError(f"git rev-parse: {refusal}")
+            none_here = "not a git repository" in refusal
+            raise UsageError(f"git rev-parse: {refusal}{'; change into one, or: git init' if none_here else ''}")
         return (self.cwd / common).resolve()
 
     @cached_property

@@ -69,7 +69,11 @@ def identity_of(text: str, repo: Repository, environ: Mapping[str, str]) -> str:
 
 
 def named(repo: Repository, environ: Mapping[str, str], told: steps.Steps) -> list[str]:
-    """The identities of the stores that the repository itself names, for downloads and uploads; each is shown."""
+    """The identities of the stores that the repository itself names, for downloads and uploads; each is shown.
+
+    Raises UsageError outside of a repository.
+    """
+    _ = repo.common_dir  # which raises that
     remote = repo.default_remote()
     operations: tuple[Operation, ...] = ("download", "upload")
     cellars = {cellar.named: cellar for cellar in (Cellar(repo, op, remote, environ) for op in operations)}

@@ -125,11 +125,14 @@ def test_init_tells_of_a_setting_that_would_win(home: Home, work: Path) -> None:
     assert not (work / ".lfsconfig").exists()
 
 
-def test_init_without_a_work_tree_is_a_sentence(home: Home, tmp_path: Path) -> None:
+def test_without_a_work_tree_or_a_repository_there_is_a_sentence(home: Home, tmp_path: Path) -> None:
     home.git("init", "-q", "--bare", tmp_path / "bare.git")
 
     assert "in a clone" in sentence(agent(home, "init", "s3::cellar", cwd=tmp_path / "bare.git", check=False), 2)
-    assert "not a git repository" in sentence(agent(home, "init", "s3::cellar", check=False), 2)
+    for words in (["init", "s3::cellar"], ["trust"], ["trust", "--remove"]):
+        refused = sentence(agent(home, *words, check=False), 2)
+        assert "not a git repository" in refused
+        assert refused.endswith("; change into one, or: git init")
 
 
 @pytest.mark.parametrize(
