@@ -86,6 +86,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         told.advise(command)
     for command in adopted_steps(cellar, theirs) if theirs else ():
         told.advise(command)
+    if isinstance(target, FolderTarget) and not Path(target.path).is_dir():
+        print(f"there is no folder {target.path} yet: create or mount it before the first push", file=sys.stderr)
     if not repo.value(f"{SECTION}.path"):
         print("git-lfs does not know this agent on this machine yet; run: lfs-agent install", file=sys.stderr)
     return 0

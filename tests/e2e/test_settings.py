@@ -80,6 +80,17 @@ def test_init_says_what_a_machine_still_needs(home: Home, work: Path) -> None:
     assert "lfs-agent install" in done.stderr
 
 
+def test_init_says_that_a_folder_is_not_there_yet(home: Home, work: Path, tmp_path: Path) -> None:
+    home.install()
+    share = tmp_path / "share"
+
+    done = agent(home, "init", f"dir::{share}", cwd=work)
+    assert done.stderr == f"there is no folder {share} yet: create or mount it before the first push\n"
+
+    share.mkdir()
+    assert agent(home, "init", f"dir::{share}", cwd=work).stderr == ""
+
+
 @pytest.mark.parametrize(
     "path, text, added",
     [
