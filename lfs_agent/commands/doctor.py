@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--write-test",
         action="store_true",
-        help="begin an upload in parts, and give it up; nothing is stored, and nothing else is ever written",
+        help="begin an upload in parts, and give it up: no object is stored (in a shared folder, empty folders stay)",
     )
     parser.add_argument("--json", action="store_true", help="print every line as one JSON object")
 
