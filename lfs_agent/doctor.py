@@ -467,8 +467,13 @@ def access(patient: Patient) -> Iterator[Line]:
     """Credentials, bucket and clock: all are told by the first answer."""
     cellar = patient.cellar()
     if isinstance(cellar.target, FolderTarget):
-        cellar.open()[0].connect()
-        yield Line("bucket", "ok", f"{cellar.target} is there")
+        store, _ = cellar.open()
+        try:
+            store.connect()
+            store.stat(cellar.key(Oid("0" * 64)))  # of nothing; but who may not enter hears it
+            yield Line("bucket", "ok", f"{cellar.target} is there")
+        except AgentError as error:
+            yield failed("bucket", error)
         return
     bucket = cellar.bucket(stop=threading.Event())
     try:

@@ -28,6 +28,11 @@ _GIT_CONFIG = """\
 _KEPT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "SYSTEMROOT", "TZ")
 
 
+_RIGHTS = "-dac_override,-dac_read_search"
+POWERLESS = ["setpriv", f"--bounding-set={_RIGHTS}", f"--inh-caps={_RIGHTS}"]
+"""For `Home.runs_as`: as root, without root's right to read and write everything."""
+
+
 class CommandFailed(AssertionError):
     """A command that had to succeed did not; the message holds all it said."""
 

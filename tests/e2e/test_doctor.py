@@ -17,7 +17,7 @@ import lfs_agent
 from lfs_agent.parts import MIB
 from tests.cellar import NOBODY_THERE, Cellar, random_bytes
 from tests.e2e.conftest import with_ages
-from tests.machine import Home
+from tests.machine import POWERLESS, Home
 from tests.proxy import EXPIRED_TOKEN, NOT_IMPLEMENTED, Answer, FaultProxy, Faults, Rule
 from tests.servers import Server
 
@@ -592,7 +592,24 @@ def test_a_shared_folder_is_looked_at_too(home: Home, tmp_path: Path, newest: Pa
     share.rename(tmp_path / "unmounted")
     lines = ask(home, work, status=1, path=newest)
     (line,) = [line for line in lines if line["status"] == "problem"]
-    assert f"there is no folder {share}" in line["text"]
+    assert (line["check"], f"there is no folder {share}" in line["text"]) == ("bucket", True)
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="root may enter any folder, unless setpriv takes that right")
+def test_a_shared_folder_that_may_not_be_entered_is_a_problem(home: Home, tmp_path: Path, newest: Path) -> None:
+    share, work = tmp_path / "share", tmp_path / "work"
+    share.mkdir()
+    home.install()
+    home.git("init", "-q", work)
+    home.run("lfs-agent", "init", f"dir::{share}", cwd=work)
+    home.git("commit", "-q", "-m", "Name the store", cwd=work)
+    home.runs_as = POWERLESS
+    share.chmod(0)
+
+    lines = ask(home, work, status=1, path=newest)
+
+    (line,) = [line for line in lines if line["status"] == "problem"]
+    assert (line["check"], "Permission denied" in line["text"]) == ("bucket", True)
 
 
 # Whatever is broken

@@ -18,7 +18,7 @@ import pytest
 
 import lfs_agent
 from tests.cellar import random_bytes
-from tests.machine import Home
+from tests.machine import POWERLESS, Home
 
 WORKER = Path(lfs_agent.__file__).with_name("worker.py")
 INTERPRETER = Path(sys.executable)
@@ -314,12 +314,10 @@ def test_a_locked_file_is_a_sentence(home: Home, config: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="root may write everywhere, unless setpriv takes that right")
 def test_a_home_that_cannot_be_written_is_a_sentence(home: Home, config: Path) -> None:
-    rights = "-dac_override,-dac_read_search"
-    powerless = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
     for command in ("install", "uninstall"):
         before = config.read_bytes()
         home.folder.chmod(0o555)
-        home.runs_as = powerless
+        home.runs_as = POWERLESS
         done = home.run("lfs-agent", command, check=False)
         home.runs_as = []
         home.folder.chmod(0o755)
