@@ -110,10 +110,10 @@ def examine(patient: Patient) -> Iterator[Line]:
     yield from (found := looked_at(trust, patient))
     if _broken(found):
         return
-    yield from (found := looked_at(access, patient))
+    yield from (found := looked_at(bucket, patient))
     if _broken(found):
         return
-    for check in (libcurl, unfinished, writing, abilities):
+    for check in (libcurl, uploads, writing, abilities):
         yield from looked_at(check, patient)
 
 
@@ -131,7 +131,9 @@ def looked_at(check: Check, patient: Patient) -> list[Line]:
 
 
 def failed(check: str, error: AgentError) -> Line:
-    """The line for an error: its sentence says what to do."""
+    """The line for an error: its sentence says what to do. Credentials and the clock have lines of their own."""
+    if isinstance(error, CredentialsError):
+        check = "clock" if "RequestTimeTooSkewed" in str(error) else "credentials"
     not_asked = isinstance(error, (UnreachableError, TransientError)) or type(error) is ObjectError
     return Line(check, "unknown" if not_asked else "problem", str(error))
 
@@ -463,31 +465,21 @@ def trust(patient: Patient) -> Iterator[Line]:
     yield Line("trust", "ok", f"requests may go to {claim.identity}")
 
 
-def access(patient: Patient) -> Iterator[Line]:
+def bucket(patient: Patient) -> Iterator[Line]:
     """Credentials, bucket and clock: all are told by the first answer."""
     cellar = patient.cellar()
     if isinstance(cellar.target, FolderTarget):
         store, _ = cellar.open()
-        try:
-            store.connect()
-            store.stat(cellar.key(Oid("0" * 64)))  # of nothing; but who may not enter hears it
-            yield Line("bucket", "ok", f"{cellar.target} is there")
-        except AgentError as error:
-            yield failed("bucket", error)
+        store.connect()
+        store.stat(cellar.key(Oid("0" * 64)))  # of nothing; but who may not enter hears it
+        yield Line("bucket", "ok", f"{cellar.target} is there")
         return
-    bucket = cellar.bucket(stop=threading.Event())
+    opened = cellar.bucket(stop=threading.Event())
     try:
-        bucket.connect()
-        greeting = bucket.greet(cellar.target.prefix)
-    except CredentialsError as error:
-        check = "clock" if "RequestTimeTooSkewed" in str(error) else "credentials"
-        yield Line(check, "problem", str(error))
-        return
+        opened.connect()
+        greeting = opened.greet(cellar.target.prefix)
     except DeniedError as error:
         yield from _without_list(patient, error)
-        return
-    except AgentError as error:
-        yield failed("bucket", error)
         return
     yield _credentials(cellar)
     yield _region(cellar, greeting.region)
@@ -553,7 +545,7 @@ def libcurl(patient: Patient) -> Iterator[Line]:
         yield Line("libcurl", "ok", "signs and sends what is moved")
 
 
-def unfinished(patient: Patient) -> Iterator[Line]:
+def uploads(patient: Patient) -> Iterator[Line]:
     """How many uploads nobody has finished, as far as one answer tells."""
     cellar = patient.cellar("upload")
     if cellar.settings.public:

@@ -448,6 +448,15 @@ def test_no_credentials(clinic: Clinic) -> None:
     clinic.one("credentials", "no AWS credentials for", env={"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""})
 
 
+def test_a_profile_that_does_not_exist(clinic: Clinic) -> None:
+    clinic.one("credentials", "profile (nope) could not be found", env={"AWS_PROFILE": "nope"})
+
+
+def test_a_certificate_that_is_not_there(clinic: Clinic) -> None:
+    env = {"LFS_AGENT_CLIENT_CERT": "/nowhere.pem"}
+    clinic.one("bucket", "there is no client's certificate", status=3, env=env)
+
+
 def test_wrong_keys(clinic: Clinic, cellar: Cellar) -> None:
     if "wrong_secret_refused" not in cellar.server.supports:
         pytest.skip("needs a server that checks signatures: tests/install/install.sh versitygw")

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from lfs_agent.doctor import Line, Patient, looked_at
-from lfs_agent.errors import AgentError, BucketError, DeniedError, ObjectError, UnreachableError, UsageError
+from lfs_agent.errors import (
+    AgentError,
+    BucketError,
+    CredentialsError,
+    DeniedError,
+    ObjectError,
+    UnreachableError,
+    UsageError,
+)
 from lfs_agent.gitrepo import Repository
 
 FINE = Line("roof", "ok", "tight")
@@ -38,3 +46,8 @@ def test_what_nobody_thought_of_is_told_after_what_was_found(error: Exception) -
 def test_what_could_not_be_asked_is_no_problem_and_no_success(error: AgentError, status: str) -> None:
     (_, line) = look(error)
     assert (line.check, line.status, line.text) == ("cellar walls", status, "so")
+
+
+@pytest.mark.parametrize("said, line", [("no such profile", "credentials"), ("RequestTimeTooSkewed", "clock")])
+def test_credentials_are_told_as_that_whichever_check_they_stop(said: str, line: str) -> None:
+    assert look(CredentialsError(said)) == [FINE, Line(line, "problem", said)]

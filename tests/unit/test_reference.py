@@ -70,6 +70,14 @@ def _events(tree: ast.Module) -> Iterator[str]:
                 yield event
 
 
+def test_every_line_of_doctor_is_in_its_table_and_no_other() -> None:
+    code = ast.parse((ROOT / "lfs_agent" / "doctor.py").read_text())
+    calls = [node for node in ast.walk(code) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Line"]
+    said = {call.args[0].value for call in calls if isinstance(call.args[0], ast.Constant)}
+    table = (DOCS / "how-to" / "doctor.md").read_text().partition("## What it looks at")[2]
+    assert _fields(table) == said
+
+
 def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
     pointer = Pointer(parse_oid("0" * 64), 1)
     finding = verify.to_json(Finding("present", pointer, "", "", "", []), depth="presence")
