@@ -67,6 +67,7 @@ class Listing:
         self._prefix = f"{prefix}/" if prefix else ""
         self._key = key
         self._path = path
+        self._name = str(path)
         self._first, self._last = key(Oid("0" * 64)), key(Oid("f" * 64))
         self._in_a_row = 0
         self._pages: list[_Page] = []
@@ -100,7 +101,9 @@ class Listing:
 
     def _read(self) -> None:
         """Takes up the pages that have come since, and lets go of the old ones."""
-        with suppress(OSError):  # there is none, mostly
+        if self._file < 0 and not os.access(self._name, os.F_OK):  # mostly: an exception would take four times as long
+            return
+        with suppress(OSError):
             if self._file < 0:
                 self._file = os.open(self._path, os.O_RDONLY)
             new = os.fstat(self._file).st_size - self._read_up_to

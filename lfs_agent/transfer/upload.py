@@ -83,8 +83,8 @@ class Asking:
         self._met = True
 
     def seen_at(self, oid: Oid, size: int) -> float | None:
-        """As `Listing.seen_at`; before one was there, nobody has listed any."""
-        return self._listing.seen_at(oid, size) if self._listing and self._met else None
+        """As `Listing.seen_at`."""
+        return self._listing.seen_at(oid, size) if self._listing else None
 
     def count(self, sent: Sent) -> None:
         """Hears how it went."""

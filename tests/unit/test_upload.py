@@ -1,9 +1,7 @@
 """How a file is read while it is sent; the other side: tests/contract/test_transfer.py."""
 
-import math
 import os
 import re
-import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,7 +24,6 @@ from lfs_agent.errors import (
 from lfs_agent.parts import KIB, MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Body, ObjectStat
-from lfs_agent.transfer.listing import Listing
 from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import Asking, BlockBody, FileBody, upload
 from tests.contract.desk import KEY, Desk
@@ -378,22 +375,6 @@ def test_something_else_under_the_name_is_not_replaced_where_nobody_asked(desk: 
         desk.up(there, desk.write(content(10)), asking=Asking(lambda: True))
 
     assert there.objects == {KEY: b"something else"}
-
-
-def test_nobody_looks_for_a_list_before_an_object_was_there(desk: Desk, tmp_path: Path) -> None:
-    there, page = DictStore(), tmp_path / "listing"
-    asking = Asking(lambda: True, Listing(there, "", str, page))
-    small = [content(10, seed) for seed in range(2)]
-    for data in small:
-        there.objects[oid_of(data)] = data
-    entries = sorted(bytes.fromhex(oid_of(data)) + len(data).to_bytes(8) for data in small)
-    page.write_bytes(struct.pack(">ddQ", time.time(), time.monotonic(), len(entries)) + b"".join(entries))
-    store = FlakyStore(there, [])
-
-    sent = [desk.up(store, desk.write(data), key=oid_of(data), asking=asking) for data in small]
-
-    assert [(each.how, math.isfinite(each.seen_at)) for each in sent] == [("skipped", False), ("skipped", True)]
-    assert store.calls == ["put", "stat"]
 
 
 def test_what_another_process_found_out_of_the_store_counts_at_once(desk: Desk) -> None:
