@@ -589,13 +589,22 @@ def test_what_the_store_can_and_cannot_do_is_told_as_this_clone_has_learned_it(c
         }
 
 
-def test_a_shared_folder_is_looked_at_too(home: Home, tmp_path: Path, newest: Path) -> None:
+@pytest.fixture
+def share_and_work(home: Home, tmp_path: Path) -> tuple[Path, Path]:
+    """A shared folder, and a repository that names it."""
     share, work = tmp_path / "share", tmp_path / "work"
     share.mkdir()
     home.install()
     home.git("init", "-q", work)
     home.run("lfs-agent", "init", f"dir::{share}", cwd=work)
     home.git("commit", "-q", "-m", "Name the store", cwd=work)
+    return share, work
+
+
+def test_a_shared_folder_is_looked_at_too(
+    home: Home, share_and_work: tuple[Path, Path], tmp_path: Path, newest: Path
+) -> None:
+    share, work = share_and_work
     lines = ask(home, work, "--write-test", status=0, path=newest)
     assert {line["status"] for line in lines} == {"ok"}
     share.rename(tmp_path / "unmounted")
@@ -605,13 +614,10 @@ def test_a_shared_folder_is_looked_at_too(home: Home, tmp_path: Path, newest: Pa
 
 
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="root may enter any folder, unless setpriv takes that right")
-def test_a_shared_folder_that_may_not_be_entered_is_a_problem(home: Home, tmp_path: Path, newest: Path) -> None:
-    share, work = tmp_path / "share", tmp_path / "work"
-    share.mkdir()
-    home.install()
-    home.git("init", "-q", work)
-    home.run("lfs-agent", "init", f"dir::{share}", cwd=work)
-    home.git("commit", "-q", "-m", "Name the store", cwd=work)
+def test_a_shared_folder_that_may_not_be_entered_is_a_problem(
+    home: Home, share_and_work: tuple[Path, Path], newest: Path
+) -> None:
+    share, work = share_and_work
     home.runs_as = POWERLESS
     share.chmod(0)
 
