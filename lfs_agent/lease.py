@@ -6,12 +6,11 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from os import PathLike
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from lfs_agent.errors import DiskError, StoppedError
-from lfs_agent.modes import UMASK, Modes
+from lfs_agent.modes import UMASK, Modes, StrPath
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room says, and a user's quota."""
@@ -54,7 +53,7 @@ class Held(NamedTuple):
 
 
 @contextmanager
-def lease(path: str | PathLike[str], stop: threading.Event, modes: Modes = UMASK) -> Iterator[Held]:
+def lease(path: StrPath, stop: threading.Event, modes: Modes = UMASK) -> Iterator[Held]:
     """The file at `path`, made where it is missing, held by nobody else until the end of the block.
 
     The kernel lets go of it when the process ends, however it ends. Waits for another holder.
@@ -80,7 +79,7 @@ def lease(path: str | PathLike[str], stop: threading.Event, modes: Modes = UMASK
             os.close(fd)
 
 
-def take(path: str | PathLike[str]) -> int | None:
+def take(path: StrPath) -> int | None:
     """The open file at `path`, held, as by `lease`, where nobody else holds it; else None. Raises OSError."""
     fd = os.open(path, os.O_RDWR)
     if _try_lock(fd):
@@ -107,7 +106,7 @@ def _taken(path: Path, stack: ExitStack) -> bool:
     return _try_lock(fd)
 
 
-def _open(path: str | PathLike[str], modes: Modes) -> int:
+def _open(path: StrPath, modes: Modes) -> int:
     try:
         return modes.open(path, os.O_RDWR)
     except OSError as error:
@@ -126,7 +125,7 @@ def disk_error(error: OSError, folder: Path) -> DiskError:
     return DiskError(f"cannot write in {folder}: {error.strerror}; the LFS storage must be writable")
 
 
-def _is_at(fd: int, path: str | PathLike[str]) -> bool:
+def _is_at(fd: int, path: StrPath) -> bool:
     try:
         at = os.stat(path)
     except FileNotFoundError:

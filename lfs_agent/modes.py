@@ -7,6 +7,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Final, NamedTuple
 
+StrPath = str | PathLike[str]
+"""A path as os takes it: where each object has some, to build a Path costs more than to use it."""
+
 
 class Modes(NamedTuple):
     """The mode of each new file, `file`; None: the umask decides."""
@@ -28,7 +31,7 @@ class Modes(NamedTuple):
             with suppress(PermissionError):  # another user was faster
                 folder.chmod(folder.stat().st_mode & stat.S_ISGID | self.folder)
 
-    def open(self, path: str | PathLike[str], flags: int) -> int:
+    def open(self, path: StrPath, flags: int) -> int:
         """An open file, made where it is missing, in a folder of the kind. Raises OSError."""
         try:
             fd = os.open(path, flags | os.O_CREAT, 0o666)

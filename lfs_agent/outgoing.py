@@ -3,12 +3,12 @@
 import threading
 import time
 from collections.abc import Callable
-from os import PathLike
 from pathlib import Path
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.errors import ObjectError
 from lfs_agent.ledger import Ledger
+from lfs_agent.modes import StrPath
 from lfs_agent.parts import Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Store
@@ -38,9 +38,7 @@ class Outgoing:
         self._registrar = cellar.registrar(store, ledger)
         self._asking = Asking(lambda: cellar.replaces_nothing, listed)
 
-    def send(
-        self, oid: Oid, path: str | PathLike[str], meter: Meter, folders: Folders, limits: Limits, streams: int
-    ) -> Sent:
+    def send(self, oid: Oid, path: StrPath, meter: Meter, folders: Folders, limits: Limits, streams: int) -> Sent:
         """Brings the object to the store, and says whose it is. Raises as `upload`."""
         key = self._key(oid)
         self._registrar.begin(self._stop)  # far away it would be a second round trip

@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
-from os import PathLike
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, cast
 
@@ -27,7 +26,7 @@ from lfs_agent.errors import (
     UnsupportedError,
 )
 from lfs_agent.lease import idle, lease
-from lfs_agent.modes import UMASK, Modes
+from lfs_agent.modes import UMASK, Modes, StrPath
 from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Content, MultipartUpload, ObjectStat, SentPart, Store, StoredPart
@@ -118,7 +117,7 @@ def upload(
     store: Store,
     key: str,
     oid: Oid,
-    path: str | PathLike[str],
+    path: StrPath,
     meter: Meter,
     *,
     state: Path,
@@ -176,7 +175,7 @@ def _is_judged(found: ObjectStat, replacing: str) -> bool:
 
 
 @contextmanager
-def _opened(path: str | PathLike[str], oid: Oid, size: int) -> Iterator[int]:
+def _opened(path: StrPath, oid: Oid, size: int) -> Iterator[int]:
     try:
         fd = os.open(path, os.O_RDONLY)
     except OSError as error:
