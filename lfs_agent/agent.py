@@ -1,7 +1,7 @@
 """The conversation with git-lfs: a request at a time in, progress and one result out, from one thread."""
 
 import gc
-import io
+import math
 import os
 import select
 import signal
@@ -9,8 +9,10 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from contextvars import ContextVar
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from lfs_agent import __version__, log, protocol
 from lfs_agent.cellar import Cellar
@@ -25,15 +27,15 @@ from lfs_agent.errors import (
 )
 from lfs_agent.gitrepo import Repository
 from lfs_agent.layout import sharded
-from lfs_agent.parts import Limits
+from lfs_agent.parts import KIB, Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Download, Init, Terminate, Unusable, Upload
-from lfs_agent.retry import Patience
 from lfs_agent.session import RECORD_LIMIT, Breaker, Handover, SessionFiles, name_session, sweep
 from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
 from lfs_agent.transfer.meter import Meter
+from lfs_agent.turns import Flag, are_possible, turns
 from lfs_agent.zygote import Asked, Zygote
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 _TICK_S: Final = 0.1
 _HEARTBEAT_S: Final = 0.5
+_HEARD: Final = 64 * KIB
+_SMALL: Final = 512 * KIB
+"""Bytes of an object that needs no process of its own: it is hashed, and written, in a moment."""
 _GRACE_S: Final = 1.0
 """How long a worker may take to notice that it is to stop: a login helper, or a silent store, may hold it."""
 _LAST_S: Final = 3
@@ -54,13 +59,13 @@ _NOT_TRIED: Final = "not tried: the whole session was stopped by the cause that 
 Write = Callable[[bytes], None]
 
 
-def run(first: bytes, second: bytes, requests: io.FileIO, answers: int, started: float) -> int:
+def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: float) -> int:
     """Serves git-lfs until it says terminate, goes away, or a signal comes; the exit status.
 
     The line `first` was read already; where `second` was, too, `first` has been answered. `started`: when this
     process was, as time.time(). It may come back in processes that are forked, each with the end of its own.
     """
-    stop = threading.Event()
+    stop = Flag()
 
     def leave(*_: object) -> None:
         stop.set()
@@ -77,13 +82,18 @@ def run(first: bytes, second: bytes, requests: io.FileIO, answers: int, started:
     worker = greeted(first, write, stop, started, init_answered=bool(second))
     if worker is None:
         return 0
-    zygote = Zygote(first, requests.fileno(), answers)
-    asked = zygote.start() if second and worker.prepare() and not stop.is_set() else None
-    if asked:  # another process goes on here, as another worker
-        _on_signals(leave)
+    zygote, asked = Zygote(first, requests.fileno(), answers), None
+    if second and worker.prepare() and not stop.is_set() and (forked := zygote.start(worker.is_small)):
+        _on_signals(leave)  # another process goes on here: as many other workers, or as one
+        if forked.zygote:
+            from lfs_agent.hub import Hub
+
+            Hub(worker, forked, stop).run()
+            return 0
+        asked = forked.asked
         second = asked.request
-        worker.begin(asked.started)
-    _converse(worker, Lines(io.BufferedReader(requests), second), stop, asked)
+        worker = worker.another(write, stop, asked.started)
+    _converse(worker, Lines(requests.fileno(), second), stop, asked)
     worker.end()
     status = 130 if stop.is_set() else 0
     if asked:
@@ -120,23 +130,38 @@ def _on_signals(leave: Callable[..., None]) -> None:
 
 
 class Lines:
-    """What git-lfs says, a line at a time: `second` first, where that is one; b"" at the end."""
+    """What git-lfs says, a line at a time; b"" at the end. `heard`: what was read from `requests` already."""
 
-    def __init__(self, requests: BinaryIO, second: bytes = b"") -> None:
+    def __init__(self, requests: int, heard: bytes = b"") -> None:
         self._requests = requests
-        self._second = second
+        self._heard = heard
         self._reading = threading.Lock()  # of the requests: one thread waits for them, another one looks for their end
         self._ended = False
 
     def next(self) -> bytes:
         """Waits for the next one."""
-        if second := self._second:
-            self._second = b""
-            return second
         with self._reading:
-            line = self._requests.readline()
+            while b"\n" not in self._heard and self._read_more():
+                pass
+            line, end, self._heard = self._heard.partition(b"\n")
             self._ended = self._ended or b'"terminate"' in line
-            return line
+            return line + end
+
+    def _read_more(self) -> bool:
+        if shared := turns():
+            shared.until_ready([self._requests], [], math.inf)
+        more = os.read(self._requests, _HEARD)
+        self._heard += more
+        return bool(more)
+
+    def put_back(self, line: bytes) -> None:
+        """Makes it the next one."""
+        self._heard = line + self._heard
+
+    @property
+    def is_ahead(self) -> bool:
+        """Whether more was read than was taken."""
+        return bool(self._heard)
 
     def broke_off(self) -> bool:
         """Whether git-lfs has hung up without a terminate. Nobody knows that while the next line is waited for."""
@@ -148,9 +173,9 @@ class Lines:
             if not ends.poll(0):
                 return False
             self._ended = True
-            rest = self._requests.read()  # all was said, and what was asked for is done first
-            self._requests = io.BytesIO(rest)
-            return b'"terminate"' not in rest.rstrip().rpartition(b"\n")[2]
+            while self._read_more():  # all was said, and what was asked for is done first
+                pass
+            return b'"terminate"' not in self._heard.rstrip().rpartition(b"\n")[2]
         finally:
             self._reading.release()
 
@@ -182,6 +207,7 @@ class Counts:
         self.skipped = 0
         self.unproven = 0
         self.failed = 0
+        self.retries = 0
         self.parts = 0
         self.started: Final = time.monotonic()
 
@@ -194,31 +220,38 @@ class Ready(NamedTuple):
     limits: Limits
     streams: int
     store: Store
-    patience: Patience
+
+
+_serving: Final[ContextVar["Worker"]] = ContextVar("worker")
+"""Of the thread, or task."""
 
 
 class Worker:
-    """One process of a session: moves the objects that it is given, one after another."""
+    """Moves the objects that git-lfs gives to one of its workers, one after another."""
 
     def __init__(self, init: Init, write: Write, stop: threading.Event, started: float) -> None:
         self._init = init
-        self._write = write
-        self._stop = stop
-        self._halt = threading.Event()
+        self._halt = Flag()
         """The transfer at hand is to end: we are told to stop, or another worker has met a cause that ends all."""
-        self._counts = Counts()
         self._repo = Repository(Path.cwd())
         self._shared: SessionFiles | None = None
         self._breaker: Breaker | None = None
+        self._ready: Ready | None = None
+        self._outgoing: Outgoing | None = None
+        self._log: log.Log | None = None
+        self._begin(write, stop, started)
+
+    def _begin(self, write: Write, stop: threading.Event, started: float) -> None:
+        """What each conversation has for itself; what is above, all have that are prepared together."""
+        self._write = write
+        self._stop = stop
         self._started = started
+        self._counts = Counts()
         self._connected = False
         self._cause_met = False
         self._oid = ""
-        self._ready: Ready | None = None
-        self._outgoing: Outgoing | None = None
         self._handed_over = ExitStack()
         """Holds the last file until git-lfs has renamed it: then it asks for the next one."""
-        self._log: log.Log | None = None
         self._telling = threading.Lock()  # of what follows: progress comes from another thread, and never after the end
         self._moving: Meter | None = None
         self._told, self._told_at = 0, 0.0
@@ -235,14 +268,31 @@ class Worker:
                 self._open()
         return self._ready is not None and self._init.concurrent_transfers > 1
 
-    def begin(self, started: float) -> None:
-        """Is another worker, in a process that was forked after `prepare`; `started`: when git-lfs started that."""
-        self._started = started
-        self._counts = Counts()
-        self._note_start()
+    def another(self, write: Write, stop: threading.Event, started: float) -> "Worker":
+        """One that goes on from what this one has prepared; `started`: when git-lfs started that."""
+        assert self._ready
+        other = Worker.__new__(Worker)
+        vars(other).update(vars(self))
+        other._begin(write, stop, started)
+        other._ready = self._ready._replace(folders=Folders(self._repo.storage, self._repo.modes))
+        other._note_start()
+        return other
 
-    def serve(self, lines: Lines) -> None:
-        """The conversation, until there is nothing more to say."""
+    def is_small(self, line: bytes) -> bool:
+        """Whether a request needs no process of its own."""
+        try:
+            return are_possible() and self.is_for_hub(protocol.parse_request(line))
+        except ProtocolError:
+            return False
+
+    def is_for_hub(self, request: protocol.Request) -> bool:
+        """The same of one that was understood."""
+        is_large = isinstance(request, Upload | Download) and request.size > _SMALL
+        return not is_large and self._ready is not None and self._ready.store.takes_turns()
+
+    def serve(self, lines: Lines, takes: Callable[[protocol.Request], bool] = lambda _: True) -> bytes:
+        """The conversation, until there is nothing more to say; or until a request that is not taken, which it is."""
+        _serving.set(self)
         state: protocol.State = self._init.operation
         while (line := lines.next()) and not self._stop.is_set():
             try:
@@ -258,10 +308,13 @@ class Worker:
                     continue
                 request = Unusable(request.oid, str(error))  # who asks for an object waits for an answer
             if isinstance(request, Terminate):
-                return
+                return b""
             assert isinstance(request, Upload | Download | Unusable)
+            if not takes(request):
+                return line
             self._answer(request)
         self._stop.set()
+        return b""
 
     @property
     def is_busy(self) -> bool:
@@ -299,7 +352,7 @@ class Worker:
             skipped=counts.skipped,
             unproven=counts.unproven,
             failed=counts.failed,
-            retries=self._ready.patience.retries if self._ready else 0,
+            retries=counts.retries,
             seconds=round(time.monotonic() - counts.started, 3),
         )
 
@@ -382,7 +435,7 @@ class Worker:
         self._logger()
         handover = Handover(self._shared.aws, self._halt) if self._shared else None
         cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ, handover=handover)
-        store, patience = cellar.open(stop=self._halt, notice=self._note_retry, shared=self._shared)
+        store, _ = cellar.open(stop=self._halt, notice=self._note_retry, shared=self._shared)
         store.load()
         self._log = self._open_log(cellar)
         self._note_start()
@@ -400,7 +453,6 @@ class Worker:
             Limits(part_size=settings.part_size),
             settings.streams or max(1, _BUDGET_STREAMS // self._init.concurrent_transfers),
             store,
-            patience,
         )
         gc.freeze()  # what is loaded stays: the first collection need not look through it for 20 ms
         return self._ready
@@ -468,7 +520,9 @@ class Worker:
         return {"oid": request.oid, "size": request.size, **where}
 
     def _note_retry(self, what: str, reason: AgentError, wait_s: float) -> None:
-        of = {} if what == "list" else {"oid": self._oid}  # a list is asked for beside the objects, for all of them
+        worker = _serving.get(self)  # one of those that share the store
+        worker._counts.retries += 1
+        of = {"oid": worker._oid} if worker._oid and what != "list" else {}  # what is asked for beside is for all
         self._logger().warning("retry", **of, what=what, message=str(reason), wait_s=round(wait_s, 2))
 
     def _logger(self) -> log.Log:

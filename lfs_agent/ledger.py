@@ -30,6 +30,7 @@ from lfs_agent.modes import Modes
 from lfs_agent.pointer import Oid, parse_oid
 from lfs_agent.session import Moment, name_user
 from lfs_agent.store import Content, ObjectStat, Stock, Store, Stored
+from lfs_agent.turns import Flag, Mutex
 
 RESERVED: Final = ".lfs-agent"
 """Below the prefix; it begins with what no layout of objects has."""
@@ -277,7 +278,7 @@ class Keeper:
         self._open_stock = open_stock
         self._stop = stop
         self._on_saved = on_saved
-        self._reading = threading.Lock()  # of the three below: one thread reads the marks for all
+        self._reading = Mutex()  # of the three below: one thread reads the marks for all
         self._read_at: Moment | None = None
         self._any_gc = False
         """Whether there has ever been one at this store: the list of marks stays, even when nothing is marked."""
@@ -363,7 +364,8 @@ class Registrar:
         self._of = place
         self._modes = modes
         self._looked: Moment | None = None
-        self._beside: threading.Thread | None = None
+        self._beside: Flag | None = None
+        """Set when the thread that was begun has ended."""
         self._failure: BaseException | None = None
         """What has ended that thread."""
 
@@ -381,18 +383,19 @@ class Registrar:
 
         For one thread, as is `register` where this is used.
         """
-        if self._beside and self._beside.is_alive():  # it was begun beside an object that has failed
+        if self._beside and not self._beside.is_set():  # it was begun beside another object
             return
         self._beside = self._failure = None
         if not self._has_looked() and not all(map(_is_fresh, self._memories.values())):
-            self._beside = threading.Thread(target=self._try, args=(stop,), daemon=True)
-            self._beside.start()
+            self._beside = Flag()
+            threading.Thread(target=self._try, args=(stop, self._beside), daemon=True).start()
 
-    def _try(self, stop: threading.Event) -> None:
+    def _try(self, stop: threading.Event, over: Flag) -> None:
         try:
             self._register(stop)
         except BaseException as error:
             self._failure = error
+        over.set()
 
     def register(self, stop: threading.Event) -> None:
         """Nothing, where that was done a moment ago.
@@ -400,7 +403,7 @@ class Registrar:
         Raises ObjectError where it can't be said: then nothing may count as stored.
         """
         if self._beside:
-            self._beside.join()
+            self._beside.wait()
             self._beside = None
             if self._failure:
                 raise self._failure

@@ -26,6 +26,9 @@ class PacedStore:
     def load(self) -> None:
         self._store.load()
 
+    def takes_turns(self) -> bool:
+        return False  # it waits where libcurl asks for more
+
     def connect(self) -> None:
         self._store.connect()
 

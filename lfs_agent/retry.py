@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
 from lfs_agent.parts import Part
@@ -27,10 +27,12 @@ from lfs_agent.store import (
     Uploads,
     Write,
 )
+from lfs_agent.turns import Flag
 
 T = TypeVar("T")
 
-_POLL_S = 0.1
+_POLL_S: Final = 0.1
+_LANE_POLL_S: Final = 0.01
 
 Notice = Callable[[str, TransientError, float], None]
 """Told of every repetition: what is asked, why again, and in how many seconds."""
@@ -44,7 +46,7 @@ class Lanes:
     """
 
     def __init__(self, most: float = math.inf, slots: Slots | None = None) -> None:
-        self._change = threading.Condition()
+        self._changing = threading.Lock()  # of what is below
         self._most = self._width = most
         self._slots = slots
         self._under_way = 0
@@ -52,13 +54,9 @@ class Lanes:
 
     def take(self, call: Callable[[], T], stop: threading.Event) -> T:
         """What `call` gives: one request, in a lane of its own. Raises StoppedError while waiting for it."""
-        with self._change:
-            while self._under_way + 1 > self._width:
-                if stop.is_set():
-                    raise StoppedError("stopped")
-                self._change.wait(_POLL_S)
-            self._under_way += 1
-            rounds = self._rounds
+        while (rounds := self._entered()) is None:
+            if stop.wait(_LANE_POLL_S):
+                raise StoppedError("stopped")
         wider, busy_in = 0.0, None
         try:
             if self._slots is None:
@@ -74,14 +72,21 @@ class Lanes:
         finally:
             self._leave(wider, busy_in)
 
+    def _entered(self) -> int | None:
+        """In which round there is a lane now; None where all are taken."""
+        with self._changing:
+            if self._under_way + 1 > self._width:
+                return None
+            self._under_way += 1
+            return self._rounds
+
     def _leave(self, wider: float, busy_in: int | None) -> None:
-        with self._change:
+        with self._changing:
             if busy_in == self._rounds:
                 self._rounds += 1
                 self._width = max(1.0, min(self._width, self._under_way) / 2)
             self._width = min(self._most, self._width + wider)
             self._under_way -= 1
-            self._change.notify_all()
 
 
 class Patience:
@@ -158,7 +163,7 @@ class Patience:
         """A first request has a thread of its own: no timeout of a client covers names, TLS and silence alike."""
         results: list[T] = []
         failures: list[BaseException] = []
-        over = threading.Event()
+        over = Flag()
 
         def attempt() -> None:
             try:
@@ -281,6 +286,9 @@ class RetryingStore:
 
     def load(self) -> None:
         self._store.load()
+
+    def takes_turns(self) -> bool:
+        return self._store.takes_turns()
 
     def connect(self) -> None:
         self._store.connect()

@@ -1,4 +1,4 @@
-"""`Zygote`: a process that has loaded everything, and forks the other workers of its session from that."""
+"""`Zygote`: a process that has loaded everything, and forks from that what does the work of its session's others."""
 
 import _socket as socket  # of the module around it 8 ms
 import os
@@ -7,6 +7,7 @@ import signal
 import sys
 import time
 from array import array
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,11 +28,18 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", sign
 
 
 class Asked(NamedTuple):
-    """What a forked worker has from the process that git-lfs has started for it, `pid`, which waits for its end."""
+    """What somebody is to do for the process that git-lfs has started, `pid`, which waits for that at the other end.
+
+    `requests`, `answers`, `errors`: its streams. `taken`: it has been told that somebody does.
+    """
 
     request: bytes
     pid: int
     link: socket.socket
+    requests: int
+    answers: int
+    errors: int
+    taken: bool = False
 
     @property
     def started(self) -> float:
@@ -45,16 +53,62 @@ class Asked(NamedTuple):
         ends.register(self.link.fileno(), 0)
         return bool(ends.poll(0))
 
+    def take(self) -> "Asked":
+        """Tells that somebody does it. Raises OSError where nobody waits."""
+        if not self.taken:
+            self.link.send(_TAKEN_OVER)
+        return self._replace(taken=True)
+
     def tell(self, status: int) -> None:
         """Says the exit status to who waits."""
         with suppress(OSError):
             self.link.send(bytes([status]))
 
+    def close(self) -> None:
+        """Somebody else does it, or nobody."""
+        self.link.close()
+        for fd in (self.requests, self.answers, self.errors):
+            os.close(fd)
+
+
+class Forked(NamedTuple):
+    """What a new process is for: `asked`; where `zygote` is a link to that, all that is small, too, as it comes."""
+
+    asked: Asked
+    zygote: socket.socket | None
+
+
+def hand_over(link: socket.socket, asked: Asked) -> bool:
+    """Whether another process does it from now on."""
+    try:
+        fds = array("i", [asked.link.fileno(), asked.requests, asked.answers, asked.errors])
+        told = b"%d %d\n" % (asked.pid, asked.taken) + asked.request
+        link.sendmsg([told], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+    except OSError:  # it is gone, or has too much to do
+        return False
+    asked.close()
+    return True
+
+
+def receive(link: socket.socket) -> Asked | None:
+    """The next that was handed over; None where there will be no more. Waits."""
+    try:
+        size = 4 * array("i").itemsize
+        told, [(_, _, sent)], *_ = link.recvmsg(2 * _LONGEST, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+        fds = array("i", sent)
+        heading, _, request = told.partition(b"\n")
+        pid, taken = map(int, heading.split())
+        number, requests, answers, errors = fds
+        return Asked(request, pid, socket.socket(fileno=number), requests, answers, errors, bool(taken))
+    except (OSError, ValueError):
+        return None
+
 
 class Zygote:
     """A child of the first worker, which forks for as long as that lives. `init`: what git-lfs says to all workers.
 
-    `requests`, `answers`: the descriptors of the conversation, in each worker that is forked, too.
+    One process, the hub, is for all whose next object is small; who has another gets a process of their own.
+    `requests`, `answers`: the descriptors of the conversation, in such a process, too.
     """
 
     def __init__(self, init: bytes, requests: int, answers: int) -> None:
@@ -63,12 +117,13 @@ class Zygote:
         self._answers = answers
         self._pid = self._life = -1
 
-    def start(self) -> Asked | None:
-        """None in the process that calls it; in each worker that is forked, what that has to do.
+    def start(self, is_small: Callable[[bytes], bool]) -> Forked | None:
+        """None in the process that calls it; in each that is forked, what that has to do.
 
-        Called by a process with one thread, no connections and no leases. Where nobody can meet, or somebody is
-        there already, nothing is started, and each worker loads everything itself.
+        `is_small`: whether a request is for the hub. Called by a process with one thread, no connections and no leases.
+        Where nobody can meet, or somebody is there already, nothing is started: each worker loads everything itself.
         """
+        self._is_small = is_small
         if sys.platform != "linux":
             return None
         with suppress(OSError):  # there is no /proc, or no descriptor left
@@ -91,7 +146,7 @@ class Zygote:
                 while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < until:
                     time.sleep(_POLL_S)
 
-    def _split(self, listener: socket.socket) -> Asked | None:
+    def _split(self, listener: socket.socket) -> Forked | None:
         life, mine = os.pipe()
         self._pid = os.fork()
         if self._pid:
@@ -100,43 +155,99 @@ class Zygote:
             return None
         try:
             os.close(mine)
-            asked = self._serve(listener, life)
+            forked = self._serve(listener, life)
             os.close(life)
-            modes = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY | os.O_APPEND)
-            self._take(*(_stream(asked.pid, number, mode) for number, mode in enumerate(modes)))
-            asked.link.send(_TAKEN_OVER)
+            if forked.zygote is None:
+                asked = forked.asked
+                self._take(asked.requests, asked.answers, asked.errors)
+                asked.take()
         except BaseException:  # who asks loads everything itself then
             os._exit(1)
-        return asked
+        return forked
 
-    def _serve(self, listener: socket.socket, life: int) -> Asked:
-        """Comes back in forked workers only."""
+    def _serve(self, listener: socket.socket, life: int) -> Forked:
+        """Comes back in forked processes only."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, _reap)
         # git-lfs waits until nobody holds those of the first worker.
         self._take(*(os.open(os.devnull, os.O_RDWR) for _ in range(3)))
+        self._hub: socket.socket | None = None
+        for asked in self._asked(listener, life):
+            try:
+                if forked := self._given(asked):
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    return forked
+            except OSError:  # no process can be had: who asks hears nothing, and loads everything itself
+                asked.close()
+        listener.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        with suppress(ChildProcessError):  # none is left: process 1 of a container may wait for nobody
+            while True:
+                os.wait()
+        os._exit(0)
+
+    def _asked(self, listener: socket.socket, life: int) -> Iterator[Asked]:
+        """What others ask for, and what the hub hands back, until the first worker has ended."""
+        while life not in (ready := self._ready(life, listener)):
+            if self._hub and self._hub.fileno() in ready:
+                if asked := receive(self._hub):
+                    yield asked
+                else:
+                    self._forget_hub()
+            elif asked := self._accepted(listener):
+                yield asked
+        if self._hub:
+            self._hub.shutdown(socket.SHUT_RD)  # what it hands back later it has to do itself
+            while asked := receive(self._hub):
+                yield asked
+            self._forget_hub()
+
+    def _ready(self, life: int, listener: socket.socket) -> set[int]:
         ends = select.poll()
         ends.register(life, 0)  # is hung up when the first worker ends
         ends.register(listener.fileno(), select.POLLIN)
-        while True:
-            if any(fd == life for fd, _ in ends.poll()):
-                listener.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                with suppress(ChildProcessError):  # none is left: process 1 of a container may wait for nobody
-                    while True:
-                        os.wait()
-                os._exit(0)
+        if self._hub:
+            ends.register(self._hub.fileno(), select.POLLIN)
+        return {fd for fd, _ in ends.poll()}
+
+    def _given(self, asked: Asked) -> Forked | None:
+        """Gives it to the hub, or to a new process: in that, what it is for. Raises OSError."""
+        if asked.taken or not self._is_small(asked.request):
+            return None if self._fork(asked) else Forked(asked, None)
+        if self._hub:
+            if hand_over(self._hub, asked):
+                return None
+            self._forget_hub()
+        self._hub, zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if not self._fork(asked):
+            return Forked(asked, zygote)
+        zygote.close()
+        return None
+
+    def _fork(self, asked: Asked) -> int:
+        """As os.fork, for what is asked for. Raises OSError."""
+        if pid := os.fork():
+            asked.close()
+        elif self._hub:
+            self._forget_hub()
+        return pid
+
+    def _forget_hub(self) -> None:
+        assert self._hub
+        self._hub.close()
+        self._hub = None
+
+    def _accepted(self, listener: socket.socket) -> Asked | None:
+        """What a process asks for that comes; None where that is nothing of ours."""
+        with suppress(OSError):
             fd, _ = listener._accept()  # type: ignore[attr-defined] # the rest of it is in the module around it
             link = socket.socket(fileno=fd)
             try:
-                asked = self._heard(link)
-                if not os.fork():
-                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                    return asked
-            except (OSError, ValueError):
-                pass  # who asks hears nothing, and loads everything itself
-            link.close()
+                return self._heard(link)
+            except (OSError, ValueError):  # who asks hears nothing, and loads everything itself
+                link.close()
+        return None
 
     def _heard(self, link: socket.socket) -> Asked:
         """What somebody asks for. Raises ValueError where that is nothing of ours, OSError."""
@@ -149,7 +260,9 @@ class Zygote:
         link.settimeout(None)
         if init + b"\n" != self._init or not request.endswith(b"\n"):
             raise ValueError("none of our conversation, or more than fits")
-        return Asked(request, pid, link)
+        modes = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY | os.O_APPEND)
+        requests, answers, errors = (_stream(pid, number, mode) for number, mode in enumerate(modes))
+        return Asked(request, pid, link, requests, answers, errors)
 
     def _take(self, requests: int, answers: int, errors: int) -> None:
         """Makes the descriptors those of the conversation."""

@@ -110,6 +110,9 @@ class Store(Protocol):
     def load(self) -> None:
         """Loads the modules that requests need, for all processes that are forked after that."""
 
+    def takes_turns(self) -> bool:
+        """Whether a task that waits for an answer lets others go on (`Turns`), as far as that is known."""
+
     def connect(self) -> None:
         """Makes ready what the first request needs (credentials, mostly), without a request to the store."""
 

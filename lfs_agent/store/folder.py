@@ -56,6 +56,9 @@ class FolderStore:
     def identity(self, key: str) -> str:
         return self.address(key)
 
+    def takes_turns(self) -> bool:
+        return False  # a disk is not waited for
+
     def load(self) -> None:
         pass  # all is there
 

@@ -1,12 +1,12 @@
 """`Login`: what AWS's chain of credentials gives, once for all workers of a session, and anew when it is refused."""
 
 import re
-import threading
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
 from lfs_agent.session import Handover
 from lfs_agent.store.s3errors import is_from_client
+from lfs_agent.turns import Mutex
 
 FREE: Final = frozenset({"env", "shared-credentials-file", "config-file"})
 """Methods of sources that ask nobody: each worker may read them for itself."""
@@ -64,7 +64,7 @@ class Login:
         self._chain = chain
         self._handover = handover
         self._on_secret = on_secret
-        self._renewing = threading.Lock()  # requests of several threads are refused at once, and one login is enough
+        self._renewing = Mutex()  # requests of several threads are refused at once, and one login is enough
         self._source: Source | None = None
         self.known: Keys | None = None
         """What a request was signed with last."""

@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from functools import cached_property
@@ -46,6 +45,7 @@ from lfs_agent.store.s3errors import (
     translate,
     translate_login,
 )
+from lfs_agent.turns import Mutex
 
 if TYPE_CHECKING:
     from lfs_agent.store.s3lean import Lean
@@ -172,7 +172,7 @@ class S3Store:
         self._block = max(_FIRST_BLOCK, min(_BLOCK, settings.bandwidth // 16)) if settings.bandwidth else _BLOCK
         self._on_answer = on_answer
         self._login = Login(connection.aws.ask_chain, None if connection.aws.is_plain else handover, on_secret)
-        self._making = threading.Lock()  # of what is below: the first requests may come from several threads
+        self._making = Mutex()  # of what is below: the first requests may come from several threads
         self._made: Any = None
         self._lean: Lean | None = None
         self._is_plain = connection.lean
@@ -215,6 +215,10 @@ class S3Store:
 
     def load(self) -> None:
         self._without_client()
+
+    def takes_turns(self) -> bool:
+        lean = self._without_client()
+        return lean is not None and (self._login.known is None or lean.takes("head_object", {}))
 
     def connect(self) -> None:
         if not self._settings.public:

@@ -17,6 +17,7 @@ from lfs_agent.parts import KIB, MIB
 from lfs_agent.store import Body
 from lfs_agent.store.login import Keys
 from lfs_agent.store.s3errors import Unanswered, is_too_long
+from lfs_agent.turns import pause, turns
 
 _RECEIVED: Final = 64 * KIB
 """Read at once; libcurl takes up to ten times as much before we have a look."""
@@ -318,17 +319,24 @@ class _Line:
         if timer_ms >= 0:
             wait_s = min(wait_s, timer_ms / 1000)
         began = time.monotonic()
-        if self._multi.select(wait_s):
+        if self._is_ready(wait_s):
             self._idle_s = 0.0
             return
         if time.monotonic() - began < wait_s / 2:  # there is none to be waited for yet, or its number is above 1023
-            time.sleep(min(wait_s, _NAP_S))
+            pause(min(wait_s, _NAP_S))
         self._idle_s += time.monotonic() - began
         moved = sum(map(self._handle.getinfo, (pycurl.SIZE_UPLOAD_T, pycurl.SIZE_DOWNLOAD_T, pycurl.HEADER_SIZE)))
         if moved != self._moved:
             self._idle_s, self._moved = 0.0, moved
         elif self._idle_s >= self._timeout_s:
             raise self._failure(pycurl.E_OPERATION_TIMEDOUT, f"nothing has come for {self._timeout_s:g} s")
+
+    def _is_ready(self, wait_s: float) -> bool:
+        """Whether the connection got ready in that time; who takes turns lets others go on."""
+        if (shared := turns()) is None:
+            return bool(self._multi.select(wait_s))
+        reads, writes, _ = self._multi.fdset()
+        return bool(reads or writes) and shared.until_ready(reads, writes, wait_s)
 
     # What libcurl calls; what they raise would be printed, and lost.
 

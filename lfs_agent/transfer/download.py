@@ -1,6 +1,7 @@
 """One object from the store to a file: ranges in parallel, hashed in order, handed over when the hash is its name."""
 
 import hashlib
+import itertools
 import os
 import threading
 from contextlib import ExitStack, suppress
@@ -20,6 +21,8 @@ from lfs_agent.transfer.meter import Meter
 _BLOCK: Final = 512 * KIB
 _TRIES: Final = 2
 _FINISHED: Final = "lfs-agent-"
+_numbers: Final = itertools.count()
+"""Of workers in one process: none renames what another one has handed over."""
 
 
 class Folders:
@@ -33,6 +36,7 @@ class Folders:
         """For what survives a kill, of both directions."""
         # What follows is asked for each object: names, which cost less than a Path.
         self._incomplete, self._tmp = str(self.incomplete), str(storage / "tmp")
+        self._number = next(_numbers)
 
     @cached_property
     def left_over(self) -> dict[str, list[Path]]:
@@ -52,7 +56,7 @@ class Folders:
         return f"{self._incomplete}/{oid}.ranges"
 
     def finished(self, oid: Oid) -> str:
-        return f"{self._tmp}/{_FINISHED}{oid}-{os.getpid()}"
+        return f"{self._tmp}/{_FINISHED}{oid}-{os.getpid()}-{self._number}"
 
 
 def download(

@@ -114,6 +114,9 @@ class DictStore:
     def load(self) -> None:
         pass
 
+    def takes_turns(self) -> bool:
+        return False
+
     def connect(self) -> None:
         if self.missing:
             raise BucketError("there is no dict")
@@ -235,6 +238,9 @@ class FlakyStore:
 
     def load(self) -> None:
         self._store.load()
+
+    def takes_turns(self) -> bool:
+        return self._store.takes_turns()
 
     def connect(self) -> None:
         self._store.connect()

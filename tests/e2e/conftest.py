@@ -1,6 +1,7 @@
 """Fixtures for real git and git-lfs: users on isolated machines, and a cellar."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -88,3 +89,10 @@ def with_ages(server: Server) -> Versitygw:
     if not isinstance(server, Versitygw):
         absent("needs versitygw, whose uploads are files: run `tests/install/install.sh versitygw` (needs Go)")
     return server
+
+
+@pytest.fixture
+def agents() -> Iterator[ExitStack]:
+    """Holds workers; they are of one session, since one process starts them all."""
+    with ExitStack() as stack:
+        yield stack

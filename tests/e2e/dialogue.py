@@ -11,15 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
 
 import lfs_agent
+from tests.cellar import random_bytes
 from tests.machine import Home
 from tests.proxy import FaultProxy
 
 WORKER = Path(lfs_agent.__file__).with_name("worker.py")
 SPY = Path(__file__).with_name("spy.py")
+DOOR = WORKER.with_name("door.sh")
+BY_DOOR = ("/bin/sh", str(DOOR), sys.executable, str(WORKER))
+"""As git-lfs starts a worker on Linux."""
 
 Message = dict[str, Any]
 
@@ -258,3 +263,34 @@ def kill_git(home: Home, work: Path, command: list[str], proxy: FaultProxy, when
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def new_object(work: Path, seed: int, size: int = 20_000) -> tuple[str, Path]:
+    """Oid and file of a local object."""
+    content = random_bytes(size, seed)
+    oid = sha256(content).hexdigest()
+    return oid, keep_local(work, oid, content)
+
+
+def push(agent: Agent, work: Path, seed: int, size: int = 20_000) -> str:
+    """Lets a worker upload an object; its oid."""
+    oid, path = new_object(work, seed, size)
+    agent.upload(oid, path)
+    assert agent.until_complete()[-1] == {"event": "complete", "oid": oid}
+    return oid
+
+
+def workers_in(work: Path) -> list[int]:
+    """The processes that have begun to move objects, in order."""
+    found = []
+    for record in (work / ".git" / "lfs" / "lfs-agent" / "sessions").glob("*.jsonl"):
+        lines = map(json.loads, record.read_text().splitlines())
+        found += [line["pid"] for line in lines if line["event"] == "started"]
+    return found
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False

@@ -669,12 +669,12 @@ def test_a_fault_of_ours_in_the_conversation_ends_the_worker() -> None:
 @pytest.mark.parametrize("last, broke_off", [(b'{"event":"terminate"}\n', False), (b'{"event":"download"}\n', True)])
 def test_whoever_hangs_up_after_the_last_word_has_not_broken_off(last: bytes, broke_off: bool) -> None:
     read, written = os.pipe()
-    with os.fdopen(read, "rb") as requests:
-        lines = Lines(requests)
-        os.write(written, last)
-        os.close(written)
+    lines = Lines(read)
+    os.write(written, last)
+    os.close(written)
 
-        assert (lines.next(), lines.broke_off()) == (last, broke_off)
+    assert (lines.next(), lines.broke_off()) == (last, broke_off)
+    os.close(read)
 
 
 def test_the_worker_file_runs_alone() -> None:

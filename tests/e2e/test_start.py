@@ -1,6 +1,5 @@
 """How eight workers start: a shell answers for each, one of them loads, and the others are forked from that."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,9 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,13 +15,17 @@ import pytest
 from lfs_agent.zygote import meeting_point, surroundings_of
 from tests.cellar import random_bytes
 from tests.e2e.dialogue import (
+    BY_DOOR,
+    DOOR,
     SPY,
     WORKER,
     Agent,
-    keep_local,
+    is_alive,
     new_repository,
+    push,
     seen_by_spy,
     wait_for,
+    workers_in,
 )
 from tests.machine import Home
 from tests.servers import Server
@@ -34,9 +35,9 @@ pytestmark = pytest.mark.skipif(
     reason="without Linux and Perl each worker loads everything itself",
 )
 
-DOOR = WORKER.with_name("door.sh")
+LARGE = 600_000
+"""Bytes of an object for which a process of its own is forked."""
 INIT = b'{"event":"init","operation":"upload","remote":"origin","concurrent":true,"concurrenttransfers":8}\n'
-BY_DOOR = ("/bin/sh", str(DOOR), sys.executable, str(WORKER))
 
 
 @pytest.fixture
@@ -44,37 +45,6 @@ def work(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> Path:
     """A repository over `bucket`; `home` knows the server."""
     home.environ.update(any_server.environ())
     return new_repository(home, tmp_path / "work", f"s3::{bucket}/cellar")
-
-
-def new_object(work: Path, seed: int) -> tuple[str, Path]:
-    """Oid and file of a local object."""
-    content = random_bytes(20_000, seed)
-    oid = sha256(content).hexdigest()
-    return oid, keep_local(work, oid, content)
-
-
-def push(agent: Agent, work: Path, seed: int) -> str:
-    """Lets a worker upload an object; its oid."""
-    oid, path = new_object(work, seed)
-    agent.upload(oid, path)
-    assert agent.until_complete()[-1] == {"event": "complete", "oid": oid}
-    return oid
-
-
-def workers_in(work: Path) -> list[int]:
-    """The processes that have begun to move objects, in order."""
-    found = []
-    for record in (work / ".git" / "lfs" / "lfs-agent" / "sessions").glob("*.jsonl"):
-        lines = map(json.loads, record.read_text().splitlines())
-        found += [line["pid"] for line in lines if line["event"] == "started"]
-    return found
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
 
 
 # The shell
@@ -224,13 +194,6 @@ def test_one_worker_of_a_push_loads_and_the_others_are_forked(
     assert len(any_server.keys(bucket)) == 60
 
 
-@pytest.fixture
-def agents() -> Iterator[ExitStack]:
-    """Holds workers; they are of one session, since one process starts them all."""
-    with ExitStack() as stack:
-        yield stack
-
-
 def two_workers(home: Home, work: Path, agents: ExitStack) -> tuple[Agent, Agent, int]:
     """The first, the second, and the process that was forked for that."""
     first, second = (agents.enter_context(Agent(home, work, command=BY_DOOR)) for _ in range(2))
@@ -377,8 +340,9 @@ def test_who_is_forked_is_waited_for(home: Home, work: Path, agents: ExitStack) 
     first, second, forked = two_workers(home, work, agents)
     third = agents.enter_context(Agent(home, work, command=BY_DOOR))
     third.init("upload")
-    push(third, work, 3)
+    push(third, work, 3, LARGE)
     *_, last = workers_in(work)
+    assert last != forked
 
     assert second.end() == 0
     wait_for(lambda: not Path(f"/proc/{forked}").exists(), 5)

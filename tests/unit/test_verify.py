@@ -48,6 +48,9 @@ class DictStore:
     def load(self) -> None:
         pass
 
+    def takes_turns(self) -> bool:
+        return False
+
     def connect(self) -> None:
         self._fail("")
 

@@ -1,0 +1,156 @@
+"""`Turns`: tasks that share a thread: who waits lets the others go on. Without them, a thread waits as usual."""
+
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, Self
+
+_NAPS_S: Final = (0.001, 0.05)
+"""Between two looks at what only others change, the first and the last."""
+
+
+class _Wait(NamedTuple):
+    """What a task waits for: one of these descriptors, or that time.monotonic()."""
+
+    fds: Sequence[int]
+    until: float
+
+
+class Turns:
+    """Tasks of the thread that enters the block, one at a time. Raises ImportError where greenlet is not there.
+
+    While it waits a task may hold no lock that others of them take; a `Mutex` it may.
+    """
+
+    def __init__(self) -> None:
+        import greenlet  # 2 ms, for who has tasks only
+
+        self._new, self._current = greenlet.greenlet, greenlet.getcurrent
+        self._main = greenlet.getcurrent()
+        self._new_ones: list[Any] = []
+        self._waits: dict[Any, _Wait] = {}
+        self._by_fd: dict[int, Any] = {}
+        self._poll = select.poll()
+        self._thread = threading.get_ident()
+
+    def __enter__(self) -> Self:
+        global _entered
+        _entered = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _entered
+        _entered = None
+
+    def start(self, run: Callable[[], None]) -> Any:
+        """A new task, which begins when whoever calls waits."""
+        task = self._new(run, self._main)
+        self._new_ones.append(task)
+        return task
+
+    def run_while(self, goes_on: Callable[[], bool], tick: Callable[[], None], tick_s: float) -> None:
+        """Lets the tasks run; between them `tick`, every so many seconds."""
+        next_tick = 0.0
+        while goes_on():
+            while self._new_ones:
+                self._new_ones.pop().switch()
+            if (now := time.monotonic()) >= next_tick:
+                tick()
+                next_tick = now + tick_s
+            until = min((wait.until for wait in self._waits.values()), default=next_tick)
+            until = min(until, next_tick)
+            ready = {self._by_fd[fd]: True for fd, _ in self._poll.poll(max(0.0, 1000 * (until - now)))}
+            now = time.monotonic()
+            ready |= {task: False for task, wait in self._waits.items() if wait.until <= now and task not in ready}
+            for task, is_ready in ready.items():
+                if task in self._waits:  # nobody before has ended it
+                    task.switch(is_ready)
+
+    def throw(self, task: Any, error: BaseException) -> None:
+        """Raises the error where the task waits; not where it has ended."""
+        if task in self._waits:
+            task.throw(error)
+
+    def until_ready(self, reads: Sequence[int], writes: Sequence[int], seconds: float) -> bool:
+        """Whether one of the descriptors got ready in that time: to be read, to be written, or to tell an error."""
+        fds = {*reads, *writes}
+        for fd in fds:
+            self._poll.register(fd, (select.POLLIN if fd in reads else 0) | (select.POLLOUT if fd in writes else 0))
+            self._by_fd[fd] = self._current()
+        return self._wait(_Wait(tuple(fds), time.monotonic() + seconds))
+
+    def sleep(self, seconds: float) -> None:
+        self._wait(_Wait((), time.monotonic() + seconds))
+
+    def _wait(self, wait: _Wait) -> bool:
+        task = self._current()
+        self._waits[task] = wait
+        try:
+            return bool(self._main.switch())
+        finally:
+            del self._waits[task]
+            for fd in wait.fds:
+                self._poll.unregister(fd)
+                del self._by_fd[fd]
+
+    @property
+    def _is_here(self) -> bool:
+        return threading.get_ident() == self._thread and self._current() is not self._main
+
+
+_entered: Turns | None = None
+
+
+def are_possible() -> bool:
+    """Whether there can be any."""
+    try:
+        import greenlet
+    except ImportError:  # of a system for which nobody has built it
+        return False
+    return bool(greenlet.greenlet)
+
+
+def turns() -> Turns | None:
+    """Those that whoever calls is a task of; None for a thread of its own."""
+    return _entered if _entered and _entered._is_here else None
+
+
+def pause(seconds: float) -> None:
+    """Waits so long."""
+    if (shared := turns()) is None:
+        time.sleep(seconds)
+    else:
+        shared.sleep(seconds)
+
+
+class Flag(threading.Event):
+    """An event that a task may wait for, too."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if (shared := turns()) is None:
+            return super().wait(timeout)
+        nap_s, longest_s = _NAPS_S
+        until = float("inf") if timeout is None else time.monotonic() + timeout
+        while not self.is_set() and (left_s := until - time.monotonic()) > 0:
+            shared.sleep(min(left_s, nap_s))
+            nap_s = min(2 * nap_s, longest_s)
+        return self.is_set()
+
+
+class Mutex:
+    """A lock that a task may hold while it waits."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        if (shared := turns()) is None:
+            self._lock.acquire()
+        else:
+            while not self._lock.acquire(blocking=False):
+                shared.sleep(_NAPS_S[0])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
