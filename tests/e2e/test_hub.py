@@ -337,7 +337,7 @@ def test_what_ends_all_is_told_once(team: Team, home: Home, work: Path, any_serv
     """A bucket that is gone, as the hub meets it: the others are not tried."""
     with ExitStack() as server:
         proxied(home, any_server, server)
-        workers = team(4)
+        workers = team(4, LFS_AGENT_DEADLINE="2")
     began = time.monotonic()
 
     for seed, agent in enumerate(workers):

@@ -171,7 +171,7 @@ def test_what_git_lfs_is_about_to_take_is_not_taken_from_it(desk: Desk) -> None:
         assert other.exists()
     third = desk.down(FlakyStore(DictStore(), []), oid_of(b"weights"), 7)
 
-    assert second.name == third.name
+    assert other not in (second, third)
     assert third.read_bytes() == b"weights"
 
 
@@ -181,4 +181,5 @@ def test_the_file_lies_in_the_storage_under_a_name_of_its_own(desk: Desk) -> Non
 
     path = desk.down(store, oid_of(b"weights"), 7)
 
-    assert path == desk.storage / "tmp" / f"lfs-agent-{oid_of(b'weights')}-{os.getpid()}"
+    assert path.parent == desk.storage / "tmp"
+    assert path.name.startswith(f"lfs-agent-{oid_of(b'weights')}-{os.getpid()}-")
