@@ -343,6 +343,8 @@ class Worker:
             if self._log is None or self._ended:
                 return
             self._ended = True
+        if self._outgoing:
+            self._outgoing.end()
         counts = self._counts
         self._log.info(
             "ended",

@@ -50,6 +50,7 @@ _LOOK_EVERY_S: Final = 10.0
 _MARKS_FOR_S: Final = 600.0
 """So long what was read of the marks is believed."""
 _WAIT_S: Final = 15.0
+_ENDS_FOR_S: Final = 0.5
 _POLL_S: Final = 0.5
 _RUN: Final = r"[0-9a-f]{16}"
 
@@ -408,6 +409,11 @@ class Registrar:
             if self._failure:
                 raise self._failure
         self._register(stop)  # what it was done beside may have taken an hour
+
+    def end(self) -> None:
+        """Waits for what was begun beside an object that has failed: a moment, so that it leaves nothing half done."""
+        if self._beside:
+            self._beside.wait(_ENDS_FOR_S)
 
     def _has_looked(self) -> bool:
         return self._looked is not None and self._looked.is_within(_LOOK_EVERY_S)

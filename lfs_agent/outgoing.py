@@ -61,3 +61,7 @@ class Outgoing:
                 self._registrar.register(self._stop)
                 return sent
         raise ObjectError(f"{self._store.address(key)} comes and goes: push again")
+
+    def end(self) -> None:
+        """Nothing more will be sent."""
+        self._registrar.end()

@@ -394,6 +394,21 @@ def test_what_a_transfer_has_outlived_is_registered_anew_before_its_success(
     assert entry.exists()
 
 
+def test_what_was_begun_beside_an_object_that_has_failed_is_not_left_half_done(tmp_path: Path) -> None:
+    class Slow(FolderStore):
+        def put(self, *arguments: Any) -> bool:
+            time.sleep(0.2)
+            return super().put(*arguments)
+
+    (tmp_path / "store").mkdir()
+    ledger = Ledger(Slow(tmp_path / "store"), "")
+    registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", lambda: "here", UMASK)
+    registrar.begin(threading.Event())
+    registrar.end()
+
+    assert (tmp_path / "store" / ledger.repository_key("https://git.example/a")).exists()
+
+
 def test_a_ref_that_was_away_while_its_repository_was_read_is_read_again(cellar: Cellar, tmp_path: Path) -> None:
     """Before and after that the refs were the same."""
     (orphan,) = marked(cellar, 1)
