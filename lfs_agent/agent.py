@@ -57,6 +57,8 @@ _BUDGET_STREAMS: Final = 16
 _NOT_TRIED: Final = "not tried: the whole session was stopped by the cause that is told once; see lfs-agent log"
 
 Write = Callable[[bytes], None]
+Leaves = Callable[[protocol.Request, bytes], bool]
+"""Told of each request before it is answered, with its line: whether another process goes on with the conversation."""
 
 
 def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: float) -> int:
@@ -93,9 +95,15 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
         asked = forked.asked
         second = asked.request
         worker = worker.another(write, stop, asked.started)
-    _converse(worker, Lines(requests.fileno(), second), stop, asked)
+    lines = Lines(requests.fileno(), second)
+
+    def leaves(request: protocol.Request, line: bytes) -> bool:
+        may_leave = worker.objects == 1 and not lines.is_ahead and worker.is_for_hub(request)
+        return may_leave and zygote.goes_on_with(line)
+
+    _converse(worker, lines, stop, asked, leaves)
     worker.end()
-    status = 130 if stop.is_set() else 0
+    status = 130 if stop.is_set() else zygote.outcome(stop)
     if asked:
         asked.tell(status)
     else:
@@ -103,13 +111,13 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
     return status
 
 
-def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: Asked | None) -> None:
+def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: Asked | None, leaves: "Leaves") -> None:
     """The conversation, in a thread of its own: this one sees to signals, and to what git-lfs hears meanwhile."""
     over = threading.Event()
 
     def serve() -> None:
         try:
-            worker.serve(lines)
+            worker.serve(lines, leaves)
         except BaseException:  # a fault of ours: git-lfs hears the end of us, and does not wait for an answer
             stop.set()
             raise
@@ -153,10 +161,6 @@ class Lines:
         more = os.read(self._requests, _HEARD)
         self._heard += more
         return bool(more)
-
-    def put_back(self, line: bytes) -> None:
-        """Makes it the next one."""
-        self._heard = line + self._heard
 
     @property
     def is_ahead(self) -> bool:
@@ -290,8 +294,13 @@ class Worker:
         is_large = isinstance(request, Upload | Download) and request.size > _SMALL
         return not is_large and self._ready is not None and self._ready.store.takes_turns()
 
-    def serve(self, lines: Lines, takes: Callable[[protocol.Request], bool] = lambda _: True) -> bytes:
-        """The conversation, until there is nothing more to say; or until a request that is not taken, which it is."""
+    @property
+    def objects(self) -> int:
+        """How many have been moved."""
+        return self._counts.objects
+
+    def serve(self, lines: Lines, leaves: Leaves) -> None:
+        """The conversation, until there is nothing more to say, or another process goes on with it."""
         _serving.set(self)
         state: protocol.State = self._init.operation
         while (line := lines.next()) and not self._stop.is_set():
@@ -308,13 +317,13 @@ class Worker:
                     continue
                 request = Unusable(request.oid, str(error))  # who asks for an object waits for an answer
             if isinstance(request, Terminate):
-                return b""
+                return
             assert isinstance(request, Upload | Download | Unusable)
-            if not takes(request):
-                return line
+            self._handed_over.close()
+            if leaves(request, line):
+                return
             self._answer(request)
         self._stop.set()
-        return b""
 
     @property
     def is_busy(self) -> bool:
@@ -361,7 +370,6 @@ class Worker:
     def _answer(self, request: Upload | Download | Unusable) -> None:
         """Moves the object, and says how that went."""
         self._oid = request.oid
-        self._handed_over.close()
         try:
             if isinstance(request, Unusable):
                 raise ObjectError(f"git-lfs asked for what cannot be: {request.reason}")

@@ -5,9 +5,11 @@ import os
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from lfs_agent.errors import StoppedError
+from lfs_agent.protocol import Request
 from lfs_agent.turns import Flag, Turns
 from lfs_agent.zygote import Asked, Forked, hand_over, receive
 
@@ -51,7 +53,10 @@ class Hub:
         while self._turns.until_ready([self._zygote.fileno()], [], math.inf):
             if (asked := receive(self._zygote)) is None:  # the first worker has ended
                 return
-            self._adopt(asked)
+            if self._stop.is_set():
+                asked.close()
+            else:
+                self._adopt(asked)
 
     def _adopt(self, asked: Asked) -> None:
         conversation = _Conversation(self._worker, asked)
@@ -96,6 +101,7 @@ class _Conversation:
         self.stop = Flag()
         self.worker = worker.another(self._write, self.stop, asked.started)
         self._lines = Lines(asked.requests, asked.request)
+        self._has_left = False
         self.task: Any = None
 
     @property
@@ -106,20 +112,22 @@ class _Conversation:
         """To its end, or until it needs a process of its own, which goes on with it."""
         try:
             self.asked.take()
-            if rest := self.worker.serve(self._lines, self.worker.is_for_hub):
-                if not self._lines.is_ahead and hand_over(zygote, self.asked._replace(request=rest, taken=True)):
-                    self.worker.end()
-                    return
-                self._lines.put_back(rest)
-                self.worker.serve(self._lines)
+            self.worker.serve(self._lines, partial(self._leaves, zygote))
         except (StoppedError, OSError):  # nobody waits for it
             self.stop.set()
         except Exception as fault:  # of ours: git-lfs hears the end of this one, and the others go on
             self.stop.set()
             sys.excepthook(type(fault), fault, fault.__traceback__)
         self.worker.end()
-        self.asked.tell(130 if self.stop.is_set() else 0)
-        self.asked.close()
+        if not self._has_left:
+            self.asked.tell(130 if self.stop.is_set() else 0)
+            self.asked.close()
+
+    def _leaves(self, zygote: "socket", request: Request, line: bytes) -> bool:
+        if self.worker.is_for_hub(request) or self._lines.is_ahead:
+            return False
+        self._has_left = hand_over(zygote, self.asked._replace(request=line, taken=True))
+        return self._has_left
 
     def _write(self, line: bytes) -> None:
         try:

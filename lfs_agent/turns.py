@@ -58,6 +58,7 @@ class Turns:
             if (now := time.monotonic()) >= next_tick:
                 tick()
                 next_tick = now + tick_s
+                continue  # it may have been the end
             until = min((wait.until for wait in self._waits.values()), default=next_tick)
             until = min(until, next_tick)
             ready = {self._by_fd[fd]: True for fd, _ in self._poll.poll(max(0.0, 1000 * (until - now)))}

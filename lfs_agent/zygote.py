@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import sys
+import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -21,9 +22,12 @@ _WAITING: Final = 64
 _ASKS_FOR_S: Final = 1.0
 """Who asks says it all at once."""
 _TAKEN_OVER: Final = b"+"
+_TAKES_S: Final = 2.0
+"""Whoever is asked says that it does it, in that time."""
 _ENDS_FOR_S: Final = 1.0
 """Most that the first worker waits for the others, which git-lfs tells to end at the same time."""
 _POLL_S: Final = 0.002
+_LOOK_MS: Final = 100
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
 
@@ -104,6 +108,18 @@ def receive(link: socket.socket) -> Asked | None:
         return None
 
 
+def _is_taken(link: socket.socket) -> bool:
+    """Whether somebody at the other end has begun; after a while nobody can any more. Raises OSError."""
+    link.settimeout(_TAKES_S)
+    try:
+        taken = link.recv(1)
+    except TimeoutError:
+        link.shutdown(socket.SHUT_RD)
+        taken = link.recv(1)
+    link.settimeout(None)
+    return taken == _TAKEN_OVER
+
+
 class Zygote:
     """A child of the first worker, which forks for as long as that lives. `init`: what git-lfs says to all workers.
 
@@ -115,7 +131,11 @@ class Zygote:
         self._init = init
         self._requests = requests
         self._answers = answers
-        self._pid = self._life = -1
+        self._pid = -1
+        self._life: socket.socket | None = None
+        """To the child, for as long as this process lives."""
+        self._link: socket.socket | None = None
+        """To who goes on with the conversation."""
 
     def start(self, is_small: Callable[[bytes], bool]) -> Forked | None:
         """None in the process that calls it; in each that is forked, what that has to do.
@@ -137,26 +157,50 @@ class Zygote:
                 listener.close()
         return None
 
+    def goes_on_with(self, request: bytes) -> bool:
+        """Whether the hub goes on with the conversation of who has called `start`, from this request on."""
+        if self._life is None:
+            return False
+        with suppress(OSError):
+            link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            requests, answers, errors = (os.dup(fd) for fd in (self._requests, self._answers, 2))
+            asked = Asked(request, os.getpid(), theirs, requests, answers, errors)
+            if hand_over(self._life, asked) and _is_taken(link):
+                self._link = link
+        return self._link is not None
+
+    def outcome(self, stop: threading.Event) -> int:
+        """The exit status of that conversation, when it has ended; 0 where it has not left."""
+        if self._link is None:
+            return 0
+        ends = select.poll()
+        ends.register(self._link.fileno(), select.POLLIN)
+        while not ends.poll(_LOOK_MS):
+            if stop.is_set():
+                self._link.close()
+                return 130
+        return (self._link.recv(1) or b"\1")[0]
+
     def end(self) -> None:
         """No worker is forked any more; those that were go on, and mostly end now, too."""
-        if self._pid > 0:
-            os.close(self._life)
+        if self._life:
+            self._life.close()
             until = time.monotonic() + _ENDS_FOR_S
             with suppress(ChildProcessError):  # started where ended children are ignored
                 while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < until:
                     time.sleep(_POLL_S)
 
     def _split(self, listener: socket.socket) -> Forked | None:
-        life, mine = os.pipe()
+        mine, life = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._pid = os.fork()
         if self._pid:
             self._life = mine
-            os.close(life)
+            life.close()
             return None
         try:
-            os.close(mine)
+            mine.close()
             forked = self._serve(listener, life)
-            os.close(life)
+            life.close()
             if forked.zygote is None:
                 asked = forked.asked
                 self._take(asked.requests, asked.answers, asked.errors)
@@ -165,7 +209,7 @@ class Zygote:
             os._exit(1)
         return forked
 
-    def _serve(self, listener: socket.socket, life: int) -> Forked:
+    def _serve(self, listener: socket.socket, life: socket.socket) -> Forked:
         """Comes back in forked processes only."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -173,9 +217,9 @@ class Zygote:
         # git-lfs waits until nobody holds those of the first worker.
         self._take(*(os.open(os.devnull, os.O_RDWR) for _ in range(3)))
         self._hub: socket.socket | None = None
-        for asked in self._asked(listener, life):
+        for asked, is_small in self._asked(listener, life):
             try:
-                if forked := self._given(asked):
+                if forked := self._given(asked, is_small):
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     return forked
             except OSError:  # no process can be had: who asks hears nothing, and loads everything itself
@@ -187,33 +231,39 @@ class Zygote:
                 os.wait()
         os._exit(0)
 
-    def _asked(self, listener: socket.socket, life: int) -> Iterator[Asked]:
-        """What others ask for, and what the hub hands back, until the first worker has ended."""
-        while life not in (ready := self._ready(life, listener)):
-            if self._hub and self._hub.fileno() in ready:
+    def _asked(self, listener: socket.socket, life: socket.socket) -> Iterator[tuple[Asked, bool]]:
+        """What others ask for, what the first worker leaves, and what the hub hands back, until that one ends.
+
+        Each with whether it is for the hub.
+        """
+        while True:
+            ready = self._ready(life, listener)
+            if life.fileno() in ready:
+                if (asked := receive(life)) is None:
+                    break
+                yield asked, True
+            elif self._hub and self._hub.fileno() in ready:
                 if asked := receive(self._hub):
-                    yield asked
+                    yield asked, False
                 else:
                     self._forget_hub()
             elif asked := self._accepted(listener):
-                yield asked
+                yield asked, self._is_small(asked.request)
         if self._hub:
             self._hub.shutdown(socket.SHUT_RD)  # what it hands back later it has to do itself
             while asked := receive(self._hub):
-                yield asked
+                yield asked, False
             self._forget_hub()
 
-    def _ready(self, life: int, listener: socket.socket) -> set[int]:
+    def _ready(self, life: socket.socket, listener: socket.socket) -> set[int]:
         ends = select.poll()
-        ends.register(life, 0)  # is hung up when the first worker ends
-        ends.register(listener.fileno(), select.POLLIN)
-        if self._hub:
-            ends.register(self._hub.fileno(), select.POLLIN)
+        for end in filter(None, (life, listener, self._hub)):
+            ends.register(end.fileno(), select.POLLIN)
         return {fd for fd, _ in ends.poll()}
 
-    def _given(self, asked: Asked) -> Forked | None:
+    def _given(self, asked: Asked, is_small: bool) -> Forked | None:
         """Gives it to the hub, or to a new process: in that, what it is for. Raises OSError."""
-        if asked.taken or not self._is_small(asked.request):
+        if not is_small:
             return None if self._fork(asked) else Forked(asked, None)
         if self._hub:
             if hand_over(self._hub, asked):

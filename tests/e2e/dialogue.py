@@ -276,7 +276,8 @@ def push(agent: Agent, work: Path, seed: int, size: int = 20_000) -> str:
     """Lets a worker upload an object; its oid."""
     oid, path = new_object(work, seed, size)
     agent.upload(oid, path)
-    assert agent.until_complete()[-1] == {"event": "complete", "oid": oid}
+    answer = agent.until_complete()[-1]
+    assert answer == {"event": "complete", "oid": oid}, answer
     return oid
 
 
