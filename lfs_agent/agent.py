@@ -352,8 +352,6 @@ class Worker:
             if self._log is None or self._ended:
                 return
             self._ended = True
-        if self._outgoing:
-            self._outgoing.end()
         counts = self._counts
         self._log.info(
             "ended",
@@ -366,6 +364,8 @@ class Worker:
             retries=counts.retries,
             seconds=round(time.monotonic() - counts.started, 3),
         )
+        if self._outgoing:
+            self._outgoing.end()
 
     def _answer(self, request: Upload | Download | Unusable) -> None:
         """Moves the object, and says how that went."""

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -118,7 +119,8 @@ class _Conversation:
         except Exception as fault:  # of ours: git-lfs hears the end of this one, and the others go on
             self.stop.set()
             sys.excepthook(type(fault), fault, fault.__traceback__)
-        self.worker.end()
+        with suppress(StoppedError):
+            self.worker.end()
         if not self._has_left:
             self.asked.tell(130 if self.stop.is_set() else 0)
             self.asked.close()

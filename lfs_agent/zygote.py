@@ -17,7 +17,7 @@ from lfs_agent.session import SHELLS, process_of
 from lfs_agent.worker import SAID, started_at
 
 _LONGEST: Final = 1 << 16
-"""Bytes that a worker may have heard."""
+"""Bytes of what a process may have heard that hands it over."""
 _WAITING: Final = 64
 _ASKS_FOR_S: Final = 1.0
 """Who asks says it all at once."""
@@ -84,9 +84,11 @@ class Forked(NamedTuple):
 
 def hand_over(link: socket.socket, asked: Asked) -> bool:
     """Whether another process does it from now on."""
+    told = b"%d %d\n" % (asked.pid, asked.taken) + asked.request
+    if len(told) > _LONGEST:
+        return False
     try:
         fds = array("i", [asked.link.fileno(), asked.requests, asked.answers, asked.errors])
-        told = b"%d %d\n" % (asked.pid, asked.taken) + asked.request
         link.sendmsg([told], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)], socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
     except OSError:  # it is gone, or has too much to do
         return False
@@ -98,7 +100,7 @@ def receive(link: socket.socket) -> Asked | None:
     """The next that was handed over; None where there will be no more. Waits."""
     try:
         size = 4 * array("i").itemsize
-        told, [(_, _, sent)], *_ = link.recvmsg(2 * _LONGEST, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
+        told, [(_, _, sent)], *_ = link.recvmsg(_LONGEST, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
         fds = array("i", sent)
         heading, _, request = told.partition(b"\n")
         pid, taken = map(int, heading.split())
@@ -165,7 +167,9 @@ class Zygote:
             link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             requests, answers, errors = (os.dup(fd) for fd in (self._requests, self._answers, 2))
             asked = Asked(request, os.getpid(), theirs, requests, answers, errors)
-            if hand_over(self._life, asked) and _is_taken(link):
+            if not hand_over(self._life, asked):
+                asked.close()
+            elif _is_taken(link):
                 self._link = link
         return self._link is not None
 

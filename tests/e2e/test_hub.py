@@ -186,6 +186,18 @@ def test_what_was_said_ahead_is_answered_by_the_hub(team: Team, work: Path) -> N
     assert second.end() == 0
 
 
+def test_a_request_that_is_too_long_to_be_handed_over_is_answered_by_the_hub(team: Team, work: Path) -> None:
+    """What an LFS server says beside it (`action`) may be as long as it likes."""
+    _, second = team(2)
+    before = workers_in(work)
+    oid, path = new_object(work, 1, LARGE)
+
+    second.say(event="upload", oid=oid, size=LARGE, path=str(path), action={"header": {"X": "x" * 200_000}})
+
+    assert second.until_complete()[-1] == {"event": "complete", "oid": oid}
+    assert workers_in(work) == before
+
+
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_one_conversation_ends_with_its_process_and_the_others_go_on(
     team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack, by: signal.Signals
