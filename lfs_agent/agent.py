@@ -102,8 +102,11 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
         return may_leave and zygote.goes_on_with(line)
 
     _converse(worker, lines, stop, asked, leaves)
+    while rest := zygote.given_back(stop):
+        lines = Lines(requests.fileno(), rest)
+        _converse(worker, lines, stop, asked, leaves)
     worker.end()
-    status = 130 if stop.is_set() else zygote.outcome(stop)
+    status = 130 if stop.is_set() else zygote.status
     if asked:
         asked.tell(status)
     else:
@@ -128,7 +131,8 @@ def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: As
         if lines.broke_off() or (asked and asked.is_left):  # git-lfs is killed sooner than it says terminate
             stop.set()
         worker.tick()
-    worker.leave()
+    if not over.is_set():
+        worker.leave()
     over.wait(_GRACE_S if worker.is_busy else 0)  # a blocked thread can't be ended; what must survive is in files
 
 

@@ -30,7 +30,11 @@ sub forked {
     my ($taken, $status, $end) = ('', '', '');
     recv($link, $taken, 1, 0);
     $taken eq '+' or return;
-    recv($link, $status, 1, 0);
+    recv($link, $status, 65536, 0);
+    if ($status =~ s/^=//) {                             # nobody there can do what git-lfs asks for now
+        $ENV{LFS_AGENT_SAID} =~ s/\n.*/\n$status/s;
+        return;
+    }
     recv($link, $end, 1, 0);                             # until it is gone
     return length $status ? ord $status : 1;             # nothing: it was killed
 }

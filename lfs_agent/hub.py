@@ -5,8 +5,10 @@ import os
 import sys
 import threading
 import time
+from _socket import SHUT_RD
 from contextlib import suppress
 from functools import partial
+from resource import RLIMIT_NOFILE, getrlimit
 from typing import TYPE_CHECKING, Any, Final
 
 from lfs_agent.errors import StoppedError
@@ -37,6 +39,8 @@ class Hub:
         self._first = forked.asked
         self._stop = stop
         self._stopped_at = math.inf
+        self._most = getrlimit(RLIMIT_NOFILE)[0] // 3
+        """The highest descriptor of who comes; what they do needs as many again."""
         self._under_way: list[_Conversation] = []
 
     def run(self) -> None:
@@ -52,12 +56,18 @@ class Hub:
 
     def _listen(self) -> None:
         while self._turns.until_ready([self._zygote.fileno()], [], math.inf):
-            if (asked := receive(self._zygote)) is None:  # the first worker has ended
-                return
+            if (asked := receive(self._zygote)) is None:  # the first worker has ended, or no descriptor is left
+                break
             if self._stop.is_set():
                 asked.close()
             else:
                 self._adopt(asked)
+            if asked.errors > self._most:
+                break
+        with suppress(OSError):
+            self._zygote.shutdown(SHUT_RD)  # who comes now gets another hub
+            while self._zygote.recv(1):  # who has come hears nothing, and loads everything itself
+                pass
 
     def _adopt(self, asked: Asked) -> None:
         conversation = _Conversation(self._worker, asked)
@@ -128,7 +138,7 @@ class _Conversation:
     def _leaves(self, zygote: "socket", request: Request, line: bytes) -> bool:
         if self.worker.is_for_hub(request) or self._lines.is_ahead:
             return False
-        self._has_left = hand_over(zygote, self.asked._replace(request=line, taken=True))
+        self._has_left = hand_over(zygote, self.asked._replace(request=line, taken=True)) or self.asked.give_back(line)
         return self._has_left
 
     def _write(self, line: bytes) -> None:

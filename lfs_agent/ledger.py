@@ -388,8 +388,9 @@ class Registrar:
             return
         self._beside = self._failure = None
         if not self._has_looked() and not all(map(_is_fresh, self._memories.values())):
-            self._beside = Flag()
-            threading.Thread(target=self._try, args=(stop, self._beside), daemon=True).start()
+            over = Flag()
+            threading.Thread(target=self._try, args=(stop, over), daemon=True).start()
+            self._beside = over  # only now: where no thread can be had, nobody would ever set it
 
     def _try(self, stop: threading.Event, over: Flag) -> None:
         try:

@@ -317,12 +317,16 @@ class RetryingStore:
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         """Goes on where the store broke off, as long as something comes; what was written is not asked for again."""
-        position = start
+        position, is_left = start, False
+        writing = threading.Lock()  # of that: the thread of a first request may go on when nobody waits for it any more
 
         def keep(offset: int, chunk: Chunk) -> None:
             nonlocal position
             self._patience.answered()
-            write(offset, chunk)
+            with writing:
+                if is_left:  # the file is closed, and its number may be another one's by now
+                    raise StoppedError("stopped")
+                write(offset, chunk)
             position = offset + len(chunk)
 
         def go_on() -> ObjectStat | None:
@@ -335,8 +339,12 @@ class RetryingStore:
                 self._patience.broke_off("fetch", error)
                 return None
 
-        while (found := self._patience.call("fetch", go_on)) is None:
-            pass
+        try:
+            while (found := self._patience.call("fetch", go_on)) is None:
+                pass
+        finally:
+            with writing:
+                is_left = True
         return found
 
 

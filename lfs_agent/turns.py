@@ -4,7 +4,9 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
+
+T = TypeVar("T")
 
 _NAPS_S: Final = (0.001, 0.05)
 """Between two looks at what only others change, the first and the last."""
@@ -123,6 +125,28 @@ def pause(seconds: float) -> None:
         time.sleep(seconds)
     else:
         shared.sleep(seconds)
+
+
+def beside(work: Callable[[], T]) -> T:
+    """What `work` gives, which waits in ways of its own: for a task, another thread does it."""
+    if turns() is None:
+        return work()
+    results: list[T] = []
+    failures: list[BaseException] = []
+    over = Flag()
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:
+            failures.append(error)
+        over.set()
+
+    threading.Thread(target=run, daemon=True).start()
+    over.wait()
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 class Flag(threading.Event):

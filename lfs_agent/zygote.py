@@ -22,6 +22,7 @@ _WAITING: Final = 64
 _ASKS_FOR_S: Final = 1.0
 """Who asks says it all at once."""
 _TAKEN_OVER: Final = b"+"
+_GIVEN_BACK: Final = b"="
 _TAKES_S: Final = 2.0
 """Whoever is asked says that it does it, in that time."""
 _ENDS_FOR_S: Final = 1.0
@@ -68,6 +69,17 @@ class Asked(NamedTuple):
         with suppress(OSError):
             self.link.send(bytes([status]))
 
+    def give_back(self, request: bytes) -> bool:
+        """Whether who waits goes on with the conversation, from this request on."""
+        if len(request) >= _LONGEST:
+            return False
+        try:
+            self.link.send(_GIVEN_BACK + request)
+        except OSError:
+            return False
+        self.close()
+        return True
+
     def close(self) -> None:
         """Somebody else does it, or nobody."""
         self.link.close()
@@ -98,16 +110,27 @@ def hand_over(link: socket.socket, asked: Asked) -> bool:
 
 def receive(link: socket.socket) -> Asked | None:
     """The next that was handed over; None where there will be no more. Waits."""
+    fds = array("i")
     try:
-        size = 4 * array("i").itemsize
-        told, [(_, _, sent)], *_ = link.recvmsg(_LONGEST, socket.CMSG_SPACE(size), socket.MSG_CMSG_CLOEXEC)
-        fds = array("i", sent)
+        try:
+            told, sent = _received(link)
+        except ConnectionResetError:  # who has ended did not hear all; what it said before that comes now
+            told, sent = _received(link)
+        fds.frombytes(sent)
         heading, _, request = told.partition(b"\n")
         pid, taken = map(int, heading.split())
         number, requests, answers, errors = fds
-        return Asked(request, pid, socket.socket(fileno=number), requests, answers, errors, bool(taken))
     except (OSError, ValueError):
+        for fd in fds:  # no more than a process may have: who waits at the other end must hear that nobody is here
+            os.close(fd)
         return None
+    return Asked(request, pid, socket.socket(fileno=number), requests, answers, errors, bool(taken))
+
+
+def _received(link: socket.socket) -> tuple[bytes, bytes]:
+    space = socket.CMSG_SPACE(4 * array("i").itemsize)
+    told, sent, *_ = link.recvmsg(_LONGEST, space, socket.MSG_CMSG_CLOEXEC)
+    return told, b"".join(data for _, _, data in sent)
 
 
 def _is_taken(link: socket.socket) -> bool:
@@ -138,6 +161,8 @@ class Zygote:
         """To the child, for as long as this process lives."""
         self._link: socket.socket | None = None
         """To who goes on with the conversation."""
+        self.status = 0
+        """With which somebody else has ended it."""
 
     def start(self, is_small: Callable[[bytes], bool]) -> Forked | None:
         """None in the process that calls it; in each that is forked, what that has to do.
@@ -173,17 +198,22 @@ class Zygote:
                 self._link = link
         return self._link is not None
 
-    def outcome(self, stop: threading.Event) -> int:
-        """The exit status of that conversation, when it has ended; 0 where it has not left."""
-        if self._link is None:
-            return 0
+    def given_back(self, stop: threading.Event) -> bytes:
+        """The request from which on the hub cannot go on with that; b"" when it has ended, or has never left."""
+        link, self._link = self._link, None
+        if link is None:
+            return b""
         ends = select.poll()
-        ends.register(self._link.fileno(), select.POLLIN)
+        ends.register(link.fileno(), select.POLLIN)
         while not ends.poll(_LOOK_MS):
             if stop.is_set():
-                self._link.close()
-                return 130
-        return (self._link.recv(1) or b"\1")[0]
+                link.close()
+                return b""
+        said = link.recv(_LONGEST) or b"\1"
+        if said.startswith(_GIVEN_BACK):
+            return said.removeprefix(_GIVEN_BACK)
+        self.status = said[0]
+        return b""
 
     def end(self) -> None:
         """No worker is forked any more; those that were go on, and mostly end now, too."""
@@ -220,14 +250,16 @@ class Zygote:
         signal.signal(signal.SIGCHLD, _reap)
         # git-lfs waits until nobody holds those of the first worker.
         self._take(*(os.open(os.devnull, os.O_RDWR) for _ in range(3)))
-        self._hub: socket.socket | None = None
+        self._hubs: list[socket.socket] = []
+        """Links to them: the last one is given what comes, from all of them comes what they hand back."""
         for asked, is_small in self._asked(listener, life):
             try:
                 if forked := self._given(asked, is_small):
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                     return forked
-            except OSError:  # no process can be had: who asks hears nothing, and loads everything itself
-                asked.close()
+            except OSError:  # no process can be had: who asks loads everything itself
+                if not (asked.taken and asked.give_back(asked.request)):
+                    asked.close()
         listener.close()
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         with suppress(ChildProcessError):  # none is left: process 1 of a container may wait for nobody
@@ -246,22 +278,23 @@ class Zygote:
                 if (asked := receive(life)) is None:
                     break
                 yield asked, True
-            elif self._hub and self._hub.fileno() in ready:
-                if asked := receive(self._hub):
+            elif hub := next((hub for hub in self._hubs if hub.fileno() in ready), None):
+                if asked := receive(hub):
                     yield asked, False
                 else:
-                    self._forget_hub()
+                    self._forget(hub)
             elif asked := self._accepted(listener):
                 yield asked, self._is_small(asked.request)
-        if self._hub:
-            self._hub.shutdown(socket.SHUT_RD)  # what it hands back later it has to do itself
-            while asked := receive(self._hub):
+        for hub in self._hubs:
+            hub.shutdown(socket.SHUT_RD)  # what is handed back later nobody hears
+        for hub in list(self._hubs):
+            while asked := receive(hub):
                 yield asked, False
-            self._forget_hub()
+            self._forget(hub)
 
     def _ready(self, life: socket.socket, listener: socket.socket) -> set[int]:
         ends = select.poll()
-        for end in filter(None, (life, listener, self._hub)):
+        for end in (life, listener, *self._hubs):
             ends.register(end.fileno(), select.POLLIN)
         return {fd for fd, _ in ends.poll()}
 
@@ -269,11 +302,11 @@ class Zygote:
         """Gives it to the hub, or to a new process: in that, what it is for. Raises OSError."""
         if not is_small:
             return None if self._fork(asked) else Forked(asked, None)
-        if self._hub:
-            if hand_over(self._hub, asked):
-                return None
-            self._forget_hub()
-        self._hub, zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if self._hubs and hand_over(self._hubs[-1], asked):
+            return None
+        # The last one may be gone, or have too much to do; what it has handed back is still to be heard.
+        hub, zygote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._hubs.append(hub)
         if not self._fork(asked):
             return Forked(asked, zygote)
         zygote.close()
@@ -283,14 +316,14 @@ class Zygote:
         """As os.fork, for what is asked for. Raises OSError."""
         if pid := os.fork():
             asked.close()
-        elif self._hub:
-            self._forget_hub()
+        else:
+            for hub in self._hubs:
+                hub.close()
         return pid
 
-    def _forget_hub(self) -> None:
-        assert self._hub
-        self._hub.close()
-        self._hub = None
+    def _forget(self, hub: socket.socket) -> None:
+        hub.close()
+        self._hubs.remove(hub)
 
     def _accepted(self, listener: socket.socket) -> Asked | None:
         """What a process asks for that comes; None where that is nothing of ours."""

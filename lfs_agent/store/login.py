@@ -6,7 +6,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from lfs_agent.session import Handover
 from lfs_agent.store.s3errors import is_from_client
-from lfs_agent.turns import Mutex
+from lfs_agent.turns import Mutex, beside
 
 FREE: Final = frozenset({"env", "shared-credentials-file", "config-file"})
 """Methods of sources that ask nobody: each worker may read them for itself."""
@@ -129,18 +129,18 @@ class Login:
 
     def _logged_in(self, refused: Keys | None) -> Source | None:
         if self._handover is None:
-            return self._chain()
+            return beside(self._chain)
         of_no_use = (None, as_given(refused) if refused else None)
         given = self._handover.given()
         if given in of_no_use:
             with self._handover.held():
                 given = self._handover.given()  # somebody may have logged in meanwhile
                 if given in of_no_use:
-                    found = self._chain()
+                    found = beside(self._chain)
                     spare = found if found and found.method not in FREE else None
                     self._handover.leave(as_given(spare.get_frozen_credentials()) if spare else {})
                     return found
-        return Given(Keys(**given), "handed over") if given else self._chain()
+        return Given(Keys(**given), "handed over") if given else beside(self._chain)
 
 
 def _check(keys: Keys, method: str) -> None:

@@ -124,7 +124,11 @@ class Lean:
         if operation == "upload_part" and "ChecksumCRC32C" not in parameters:
             return False
         keys = self._keys()
-        return keys is None or bool(_PLAIN_NAME.fullmatch(keys.access_key))
+        return keys is None or self.signs(keys)
+
+    def signs(self, keys: Keys) -> bool:
+        """Whether libcurl would sign with them as they are."""
+        return bool(_PLAIN_NAME.fullmatch(keys.access_key))
 
     def ask(self, operation: str, **parameters: Any) -> dict[str, Any]:
         """What boto3's call of that name answers.

@@ -176,6 +176,21 @@ def test_a_wrong_secret_is_told_by_every_request(bucket_of: BucketOf, kind: str)
         store.stat(KEY)  # whose own answer has no room for the reason
 
 
+def test_whether_tasks_can_take_turns_asks_nobody(bucket_of: BucketOf, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = bucket_of("versitygw")
+    store, odd = place.store_with(), S3Store(place.bucket, connection(place.server, aws=aws_of("a+b", "x")), Settings())
+    assert (store.takes_turns(), odd.takes_turns()) == (True, True)
+    put(store)
+    with pytest.raises(CredentialsError):
+        put(odd)
+
+    def refuse(_: object) -> None:
+        raise OSError("the helper is gone")
+
+    monkeypatch.setattr("lfs_agent.store.login.Login.get_frozen_credentials", refuse)
+    assert (store.takes_turns(), odd.takes_turns()) == (True, False)  # libcurl would quote the plus
+
+
 def test_an_unknown_key_is_told(bucket_of: BucketOf) -> None:
     place = bucket_of("versitygw")
     aws = aws_of("unknown", "secret")

@@ -44,6 +44,7 @@ class Agent:
     ) -> None:
         """`spy`: where to keep what it does (see spy.py), with `options` of the spy. `command`: to start it by."""
         words = [str(SPY), str(spy), str(WORKER), *options] if spy else [str(WORKER)]
+        self.home = home
         self.stderr_file = home.folder / f"stderr-{time.monotonic_ns()}"
         self.heard: list[tuple[float, bytes]] = []
         self._lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()

@@ -394,6 +394,24 @@ def test_what_a_transfer_has_outlived_is_registered_anew_before_its_success(
     assert entry.exists()
 
 
+def test_where_no_thread_can_be_had_it_is_registered_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    (tmp_path / "store").mkdir()
+    ledger, stop = Ledger(FolderStore(tmp_path / "store"), ""), threading.Event()
+    registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", lambda: "here", UMASK)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(RuntimeError):
+            registrar.begin(stop)
+    registrar.register(stop)
+
+    assert (tmp_path / "store" / ledger.repository_key("https://git.example/a")).exists()
+
+
 def test_what_was_begun_beside_an_object_that_has_failed_is_not_left_half_done(tmp_path: Path) -> None:
     class Slow(FolderStore):
         def put(self, *arguments: Any) -> bool:

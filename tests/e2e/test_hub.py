@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -156,17 +157,97 @@ def test_a_large_object_gets_a_process_of_its_own(team: Team, work: Path, any_se
     wait_for(lambda: not is_alive(hub), 5)
 
 
-def test_a_large_object_is_stored_by_the_hub_where_nobody_forks_any_more(team: Team, work: Path) -> None:
+def test_where_nobody_forks_any_more_a_worker_does_a_large_object_itself(team: Team, work: Path) -> None:
     first, second, third = team(3)
     first.process.kill()
     first.process.wait()
-    before = workers_in(work)
 
     push(second, work, 1, LARGE)
     push(third, work, 2)
+    push(second, work, 3)
 
-    assert workers_in(work) == before
+    assert second.process.pid in workers_in(work)
     assert (second.end(), third.end()) == (0, 0)
+
+
+def test_where_nobody_forks_any_more_the_first_worker_goes_on_itself(team: Team, work: Path) -> None:
+    first, second = team(2)
+    push(first, work, 1)
+    hub = workers_in(work)[-1]
+    zygote = int(Path(f"/proc/{hub}/stat").read_text().rpartition(") ")[2].split()[1])
+
+    os.kill(zygote, signal.SIGKILL)
+    push(first, work, 2, LARGE)
+    push(first, work, 3)
+    push(second, work, 4)
+
+    assert (first.end(), second.end()) == (0, 0)
+    wait_for(lambda: not is_alive(hub), 5)
+
+
+def test_no_conversation_is_lost_between_a_hub_that_ends_and_the_next(
+    team: Team, work: Path, agents: ExitStack
+) -> None:
+    """It hands back its last conversation, and ends, while somebody asks for a new one."""
+    first = team(1)[0]
+    for seed in range(30):
+        last, new = (agents.enter_context(Agent(first.home, work, command=BY_DOOR)) for _ in range(2))
+        for agent in (last, new):
+            agent.init("upload")
+        push(last, work, 5000 + seed)
+        objects = [new_object(work, 6000 + seed), new_object(work, 7000 + seed, LARGE)]
+        new.upload(*objects[0])
+        time.sleep(seed * 0.0004)
+        last.upload(*objects[1])
+        assert [agent.until_complete()[-1]["oid"] for agent in (new, last)] == [oid for oid, _ in objects]
+        assert (last.end(), new.end()) == (0, 0)
+
+
+@pytest.mark.parametrize("descriptors", [32, 64])
+def test_where_no_descriptor_is_left_nobody_waits_for_ever(
+    home: Home, work: Path, agents: ExitStack, descriptors: int
+) -> None:
+    command = ("/bin/sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *BY_DOOR)
+    workers = [agents.enter_context(Agent(home, work, command=command)) for _ in range(8)]
+    for agent in workers:
+        agent.init("upload")
+    push(workers[0], work, 1)
+    objects = [new_object(work, seed) for seed in range(2, 9)]
+
+    for agent, (oid, path) in zip(workers[1:], objects, strict=True):
+        agent.upload(oid, path)
+
+    for agent, (oid, _) in zip(workers[1:], objects, strict=True):
+        assert agent.until_complete()[-1] == {"event": "complete", "oid": oid}
+
+
+def test_what_comes_for_who_has_gone_is_written_to_nobody_s_file(
+    team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack
+) -> None:
+    """A first answer is waited for in a thread, which may outlive the conversation, and the number of its file."""
+    (uploader,) = team(1)
+    held, gone, other = (push(uploader, work, seed, 400_000) for seed in (1, 2, 3))
+    uploader.end()
+    proxied(
+        home,
+        any_server,
+        agents,
+        Rule(Stall("answer-head", 3.5), method="GET", target=held),
+        Rule(Stall("answer-head", 2.5), method="GET", target=gone),
+        Rule(Stall("answer-body", 3, at=0.9), method="GET", target=other),
+    )
+    first, second, third, fourth = team(4, "download")
+    first.download(other, 400_000)  # it loads
+    second.download(held, 400_000)
+    third.download(gone, 400_000)
+    time.sleep(0.3)
+    third.process.kill()
+    time.sleep(0.4)
+    fourth.download(other, 400_000)
+
+    for agent, oid in ((second, held), (fourth, other)):
+        path = Path(agent.until_complete()[-1]["path"])
+        assert sha256(path.read_bytes()).hexdigest() == oid
 
 
 def test_what_was_said_ahead_is_answered_by_the_hub(team: Team, work: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from lfs_agent.turns import Flag, Mutex, Turns, are_possible, pause, turns
+from lfs_agent.turns import Flag, Mutex, Turns, are_possible, beside, pause, turns
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="no select.poll on Windows")
 
@@ -106,6 +106,25 @@ def test_a_mutex_is_held_while_its_task_waits(shared: Turns) -> None:
     thread.join()
 
     assert held == ["in", "out"] * 3
+
+
+def test_what_waits_in_ways_of_its_own_is_done_beside(shared: Turns) -> None:
+    order: list[object] = []
+
+    def fails() -> None:
+        time.sleep(0.05)
+        raise ValueError("no")
+
+    def task() -> None:
+        order.append(beside(lambda: Flag().wait(0.1)))
+        with pytest.raises(ValueError, match="no"):
+            beside(fails)
+        order.append("failed")
+
+    run(shared, task, lambda: order.append("went on"))
+
+    assert order == ["went on", False, "failed"]
+    assert beside(threading.get_ident) == threading.get_ident()
 
 
 def test_an_error_is_raised_where_a_task_waits(shared: Turns) -> None:
