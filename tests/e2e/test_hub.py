@@ -226,7 +226,7 @@ def test_what_comes_for_who_has_gone_is_written_to_nobody_s_file(
 ) -> None:
     """A first answer is waited for in a thread, which may outlive the conversation, and the number of its file."""
     (uploader,) = team(1)
-    held, gone, other = (push(uploader, work, seed, 400_000) for seed in (1, 2, 3))
+    plain, held, gone, other = (push(uploader, work, seed, 400_000) for seed in range(4))
     uploader.end()
     proxied(
         home,
@@ -237,7 +237,8 @@ def test_what_comes_for_who_has_gone_is_written_to_nobody_s_file(
         Rule(Stall("answer-body", 3, at=0.9), method="GET", target=other),
     )
     first, second, third, fourth = team(4, "download")
-    first.download(other, 400_000)  # it loads
+    first.download(plain, 400_000)
+    first.until_complete()  # it has loaded all
     second.download(held, 400_000)
     third.download(gone, 400_000)
     time.sleep(0.3)
