@@ -95,18 +95,9 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
         asked = forked.asked
         second = asked.request
         worker = worker.another(write, stop, asked.started)
-    lines = Lines(requests.fileno(), second)
-
-    def leaves(request: protocol.Request, line: bytes) -> bool:
-        may_leave = worker.objects == 1 and not lines.is_ahead and worker.is_for_hub(request)
-        return may_leave and zygote.goes_on_with(line)
-
-    _converse(worker, lines, stop, asked, leaves)
-    while rest := zygote.given_back(stop):
-        lines = Lines(requests.fileno(), rest)
-        _converse(worker, lines, stop, asked, leaves)
+    _converse(worker, Lines(requests.fileno(), second), stop, asked)
     worker.end()
-    status = 130 if stop.is_set() else zygote.status
+    status = 130 if stop.is_set() else 0
     if asked:
         asked.tell(status)
     else:
@@ -114,13 +105,13 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
     return status
 
 
-def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: Asked | None, leaves: "Leaves") -> None:
+def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: Asked | None) -> None:
     """The conversation, in a thread of its own: this one sees to signals, and to what git-lfs hears meanwhile."""
     over = threading.Event()
 
     def serve() -> None:
         try:
-            worker.serve(lines, leaves)
+            worker.serve(lines)
         except BaseException:  # a fault of ours: git-lfs hears the end of us, and does not wait for an answer
             stop.set()
             raise
@@ -131,8 +122,7 @@ def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: As
         if lines.broke_off() or (asked and asked.is_left):  # git-lfs is killed sooner than it says terminate
             stop.set()
         worker.tick()
-    if not over.is_set():
-        worker.leave()
+    worker.leave()
     over.wait(_GRACE_S if worker.is_busy else 0)  # a blocked thread can't be ended; what must survive is in files
 
 
@@ -298,12 +288,7 @@ class Worker:
         is_large = isinstance(request, Upload | Download) and request.size > _SMALL
         return not is_large and self._ready is not None and self._ready.store.takes_turns()
 
-    @property
-    def objects(self) -> int:
-        """How many have been moved."""
-        return self._counts.objects
-
-    def serve(self, lines: Lines, leaves: Leaves) -> None:
+    def serve(self, lines: Lines, leaves: Leaves = lambda _request, _line: False) -> None:
         """The conversation, until there is nothing more to say, or another process goes on with it."""
         _serving.set(self)
         state: protocol.State = self._init.operation

@@ -5,7 +5,6 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 from array import array
 from collections.abc import Callable, Iterator
@@ -23,12 +22,9 @@ _ASKS_FOR_S: Final = 1.0
 """Who asks says it all at once."""
 _TAKEN_OVER: Final = b"+"
 _GIVEN_BACK: Final = b"="
-_TAKES_S: Final = 2.0
-"""Whoever is asked says that it does it, in that time."""
 _ENDS_FOR_S: Final = 1.0
 """Most that the first worker waits for the others, which git-lfs tells to end at the same time."""
 _POLL_S: Final = 0.002
-_LOOK_MS: Final = 100
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))
 
 
@@ -133,18 +129,6 @@ def _received(link: socket.socket) -> tuple[bytes, bytes]:
     return told, b"".join(data for _, _, data in sent)
 
 
-def _is_taken(link: socket.socket) -> bool:
-    """Whether somebody at the other end has begun; after a while nobody can any more. Raises OSError."""
-    link.settimeout(_TAKES_S)
-    try:
-        taken = link.recv(1)
-    except TimeoutError:
-        link.shutdown(socket.SHUT_RD)
-        taken = link.recv(1)
-    link.settimeout(None)
-    return taken == _TAKEN_OVER
-
-
 class Zygote:
     """A child of the first worker, which forks for as long as that lives. `init`: what git-lfs says to all workers.
 
@@ -156,13 +140,7 @@ class Zygote:
         self._init = init
         self._requests = requests
         self._answers = answers
-        self._pid = -1
-        self._life: socket.socket | None = None
-        """To the child, for as long as this process lives."""
-        self._link: socket.socket | None = None
-        """To who goes on with the conversation."""
-        self.status = 0
-        """With which somebody else has ended it."""
+        self._pid = self._life = -1
 
     def start(self, is_small: Callable[[bytes], bool]) -> Forked | None:
         """None in the process that calls it; in each that is forked, what that has to do.
@@ -184,57 +162,26 @@ class Zygote:
                 listener.close()
         return None
 
-    def goes_on_with(self, request: bytes) -> bool:
-        """Whether the hub goes on with the conversation of who has called `start`, from this request on."""
-        if self._life is None:
-            return False
-        with suppress(OSError):
-            link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            requests, answers, errors = (os.dup(fd) for fd in (self._requests, self._answers, 2))
-            asked = Asked(request, os.getpid(), theirs, requests, answers, errors)
-            if not hand_over(self._life, asked):
-                asked.close()
-            elif _is_taken(link):
-                self._link = link
-        return self._link is not None
-
-    def given_back(self, stop: threading.Event) -> bytes:
-        """The request from which on the hub cannot go on with that; b"" when it has ended, or has never left."""
-        link, self._link = self._link, None
-        if link is None:
-            return b""
-        ends = select.poll()
-        ends.register(link.fileno(), select.POLLIN)
-        while not ends.poll(_LOOK_MS):
-            if stop.is_set():
-                link.close()
-                return b""
-        said = link.recv(_LONGEST) or b"\1"
-        if said.startswith(_GIVEN_BACK):
-            return said.removeprefix(_GIVEN_BACK)
-        self.status = said[0]
-        return b""
-
     def end(self) -> None:
         """No worker is forked any more; those that were go on, and mostly end now, too."""
-        if self._life:
-            self._life.close()
+        if self._pid > 0:
+            os.close(self._life)
             until = time.monotonic() + _ENDS_FOR_S
             with suppress(ChildProcessError):  # started where ended children are ignored
                 while os.waitpid(self._pid, os.WNOHANG)[0] == 0 and time.monotonic() < until:
                     time.sleep(_POLL_S)
 
     def _split(self, listener: socket.socket) -> Forked | None:
-        mine, life = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        life, mine = os.pipe()
         self._pid = os.fork()
         if self._pid:
             self._life = mine
-            life.close()
+            os.close(life)
             return None
         try:
-            mine.close()
+            os.close(mine)
             forked = self._serve(listener, life)
-            life.close()
+            os.close(life)
             if forked.zygote is None:
                 asked = forked.asked
                 self._take(asked.requests, asked.answers, asked.errors)
@@ -243,7 +190,7 @@ class Zygote:
             os._exit(1)
         return forked
 
-    def _serve(self, listener: socket.socket, life: socket.socket) -> Forked:
+    def _serve(self, listener: socket.socket, life: int) -> Forked:
         """Comes back in forked processes only."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -267,18 +214,10 @@ class Zygote:
                 os.wait()
         os._exit(0)
 
-    def _asked(self, listener: socket.socket, life: socket.socket) -> Iterator[tuple[Asked, bool]]:
-        """What others ask for, what the first worker leaves, and what the hub hands back, until that one ends.
-
-        Each with whether it is for the hub.
-        """
-        while True:
-            ready = self._ready(life, listener)
-            if life.fileno() in ready:
-                if (asked := receive(life)) is None:
-                    break
-                yield asked, True
-            elif hub := next((hub for hub in self._hubs if hub.fileno() in ready), None):
+    def _asked(self, listener: socket.socket, life: int) -> Iterator[tuple[Asked, bool]]:
+        """What others ask for, and hubs hand back, until the first worker has ended; and whether a hub may do it."""
+        while life not in (ready := self._ready(life, listener)):
+            if hub := next((hub for hub in self._hubs if hub.fileno() in ready), None):
                 if asked := receive(hub):
                     yield asked, False
                 else:
@@ -292,9 +231,10 @@ class Zygote:
                 yield asked, False
             self._forget(hub)
 
-    def _ready(self, life: socket.socket, listener: socket.socket) -> set[int]:
+    def _ready(self, life: int, listener: socket.socket) -> set[int]:
         ends = select.poll()
-        for end in (life, listener, *self._hubs):
+        ends.register(life, 0)  # is hung up when the first worker ends
+        for end in (listener, *self._hubs):
             ends.register(end.fileno(), select.POLLIN)
         return {fd for fd, _ in ends.poll()}
 

@@ -88,41 +88,6 @@ def test_small_objects_of_all_but_the_first_worker_are_of_one_process(team: Team
     assert [note["objects"] for note in record_of(work) if note["event"] == "ended"] == [1, 1, 1, 1]
 
 
-def test_the_first_worker_s_conversation_joins_the_others(team: Team, work: Path) -> None:
-    first, second = team(2)
-    hub = workers_in(work)[-1]
-
-    push(first, work, 1)
-    push(second, work, 2)
-    push(first, work, 3, LARGE)
-    push(first, work, 4)
-
-    *_, joined, own = workers_in(work)
-    assert joined == hub
-    assert own not in (hub, first.process.pid)
-    assert (first.end(), second.end()) == (0, 0)
-    wait_for(lambda: not is_alive(hub) and not is_alive(own) and not first.left_over(), 5)
-
-
-@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
-def test_a_conversation_that_has_joined_ends_with_the_process_that_git_lfs_knows(
-    team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack, by: signal.Signals
-) -> None:
-    oid, path = new_object(work, 1)
-    proxy = proxied(home, any_server, agents, Rule(Stall("request-head", 30), method="PUT", target=oid))
-    first, second = team(2)
-    push(first, work, 2)
-    first.upload(oid, path)
-    wait_for(lambda: any(oid in seen.path for seen in proxy.requests), 10)
-
-    first.process.send_signal(by)
-
-    assert first.process.wait(5) == (-by if by == signal.SIGKILL else 130)
-    wait_for(lambda: any(note["event"] == "failed" for note in record_of(work)), 5)
-    push(second, work, 3)
-    assert second.end() == 0
-
-
 def test_while_one_waits_for_the_store_another_goes_on(
     team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack
 ) -> None:
@@ -168,21 +133,6 @@ def test_where_nobody_forks_any_more_a_worker_does_a_large_object_itself(team: T
 
     assert second.process.pid in workers_in(work)
     assert (second.end(), third.end()) == (0, 0)
-
-
-def test_where_nobody_forks_any_more_the_first_worker_goes_on_itself(team: Team, work: Path) -> None:
-    first, second = team(2)
-    push(first, work, 1)
-    hub = workers_in(work)[-1]
-    zygote = int(Path(f"/proc/{hub}/stat").read_text().rpartition(") ")[2].split()[1])
-
-    os.kill(zygote, signal.SIGKILL)
-    push(first, work, 2, LARGE)
-    push(first, work, 3)
-    push(second, work, 4)
-
-    assert (first.end(), second.end()) == (0, 0)
-    wait_for(lambda: not is_alive(hub), 5)
 
 
 def test_no_conversation_is_lost_between_a_hub_that_ends_and_the_next(
