@@ -1,22 +1,29 @@
 """`Turns`: tasks that share a thread: who waits lets the others go on. Without them, a thread waits as usual."""
 
+import math
+import os
 import select
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
 T = TypeVar("T")
 
-_NAPS_S: Final = (0.001, 0.05)
-"""Between two looks at what only others change, the first and the last."""
+_NAP_S: Final = 0.001
+"""Between two looks at a mutex."""
+
+
+_MANY: Final = 4096
 
 
 class _Wait(NamedTuple):
-    """What a task waits for: one of these descriptors, or that time.monotonic()."""
+    """What a task waits for: one of these descriptors, that time.monotonic(), or that some flag is set."""
 
     fds: Sequence[int]
     until: float
+    for_flag: bool = False
 
 
 class Turns:
@@ -34,6 +41,10 @@ class Turns:
         self._waits: dict[Any, _Wait] = {}
         self._by_fd: dict[int, Any] = {}
         self._poll = select.poll()
+        self._woken, self._wakes = os.pipe()
+        for end in (self._woken, self._wakes):
+            os.set_blocking(end, False)
+        self._poll.register(self._woken, select.POLLIN)
         self._thread = threading.get_ident()
 
     def __enter__(self) -> Self:
@@ -44,6 +55,8 @@ class Turns:
     def __exit__(self, *_: object) -> None:
         global _entered
         _entered = None
+        os.close(self._woken)
+        os.close(self._wakes)
 
     def start(self, run: Callable[[], None]) -> Any:
         """A new task, which begins when whoever calls waits."""
@@ -63,12 +76,23 @@ class Turns:
                 continue  # it may have been the end
             until = min((wait.until for wait in self._waits.values()), default=next_tick)
             until = min(until, next_tick)
-            ready = {self._by_fd[fd]: True for fd, _ in self._poll.poll(max(0.0, 1000 * (until - now)))}
-            now = time.monotonic()
-            ready |= {task: False for task, wait in self._waits.items() if wait.until <= now and task not in ready}
-            for task, is_ready in ready.items():
+            fds = {fd for fd, _ in self._poll.poll(max(0.0, 1000 * (until - now)))}
+            for task, is_ready in self._ready(fds).items():
                 if task in self._waits:  # nobody before has ended it
                     task.switch(is_ready)
+
+    def _ready(self, fds: set[int]) -> dict[Any, bool]:
+        """The tasks that go on, and whether because one of these descriptors is ready."""
+        is_woken = self._woken in fds
+        if is_woken:
+            os.read(self._woken, _MANY)
+            fds.remove(self._woken)
+        ready = {self._by_fd[fd]: True for fd in fds}
+        now = time.monotonic()
+        for task, wait in self._waits.items():
+            if wait.until <= now or (is_woken and wait.for_flag):
+                ready.setdefault(task, False)
+        return ready
 
     def throw(self, task: Any, error: BaseException) -> None:
         """Raises the error where the task waits; not where it has ended."""
@@ -85,6 +109,15 @@ class Turns:
 
     def sleep(self, seconds: float) -> None:
         self._wait(_Wait((), time.monotonic() + seconds))
+
+    def until_flag(self, seconds: float) -> None:
+        """Waits so long, or until some flag is set."""
+        self._wait(_Wait((), time.monotonic() + seconds, for_flag=True))
+
+    def wake(self) -> None:
+        """Some flag is set; from any thread."""
+        with suppress(OSError):  # so many are that nobody has looked at
+            os.write(self._wakes, b"\0")
 
     def _wait(self, wait: _Wait) -> bool:
         task = self._current()
@@ -155,12 +188,15 @@ class Flag(threading.Event):
     def wait(self, timeout: float | None = None) -> bool:
         if (shared := turns()) is None:
             return super().wait(timeout)
-        nap_s, longest_s = _NAPS_S
-        until = float("inf") if timeout is None else time.monotonic() + timeout
+        until = math.inf if timeout is None else time.monotonic() + timeout
         while not self.is_set() and (left_s := until - time.monotonic()) > 0:
-            shared.sleep(min(left_s, nap_s))
-            nap_s = min(2 * nap_s, longest_s)
+            shared.until_flag(left_s)
         return self.is_set()
+
+    def set(self) -> None:
+        super().set()
+        if shared := _entered:
+            shared.wake()
 
 
 class Mutex:
@@ -174,7 +210,7 @@ class Mutex:
             self._lock.acquire()
         else:
             while not self._lock.acquire(blocking=False):
-                shared.sleep(_NAPS_S[0])
+                shared.sleep(_NAP_S)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -91,6 +91,22 @@ def test_a_flag_is_waited_for_by_tasks_and_threads(shared: Turns) -> None:
     assert sorted(found) == [False, True, True]
 
 
+def test_whoever_sets_a_flag_wakes_those_who_wait_for_it(shared: Turns) -> None:
+    flags, over = [Flag() for _ in range(3)], Flag()
+
+    def passes_on(number: int) -> None:
+        flags[number].wait()
+        (flags[number + 1] if number < 2 else over).set()
+
+    for number in range(3):
+        shared.start(lambda number=number: passes_on(number))  # type: ignore[misc]
+    threading.Timer(0.05, flags[0].set).start()
+    shared.run_while(lambda: not over.is_set(), lambda: None, 600)
+
+    for _ in range(100_000):  # more than a pipe takes
+        over.set()
+
+
 def test_a_mutex_is_held_while_its_task_waits(shared: Turns) -> None:
     mutex, held = Mutex(), []
 
