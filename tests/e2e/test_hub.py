@@ -76,6 +76,17 @@ def record_of(work: Path) -> list[Message]:
     return [json.loads(line) for path in sessions.glob("*.jsonl") for line in path.read_text().splitlines()]
 
 
+@pytest.fixture
+def stalled(team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack) -> Sequence[Agent]:
+    """Three workers, the second of which uploads an object to which the store does not answer."""
+    oid, path = new_object(work, 1)
+    proxy = proxied(home, any_server, agents, Rule(Stall("request-head", 30), method="PUT", target=oid))
+    workers = team(3)
+    workers[1].upload(oid, path)
+    wait_for(lambda: any(oid in seen.path for seen in proxy.requests), 10)
+    return workers
+
+
 def test_small_objects_of_all_but_the_first_worker_are_of_one_process(team: Team, work: Path) -> None:
     workers = team(4)
 
@@ -232,13 +243,9 @@ def test_a_request_that_is_too_long_to_be_handed_over_is_answered_by_the_hub(tea
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGKILL])
 def test_one_conversation_ends_with_its_process_and_the_others_go_on(
-    team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack, by: signal.Signals
+    stalled: Sequence[Agent], work: Path, by: signal.Signals
 ) -> None:
-    oid, path = new_object(work, 1)
-    proxy = proxied(home, any_server, agents, Rule(Stall("request-head", 30), method="PUT", target=oid))
-    _, second, third = team(3)
-    second.upload(oid, path)
-    wait_for(lambda: any(oid in seen.path for seen in proxy.requests), 10)
+    _, second, third = stalled
 
     second.process.send_signal(by)
     second.process.wait(10)
@@ -248,14 +255,8 @@ def test_one_conversation_ends_with_its_process_and_the_others_go_on(
     assert third.end() == 0
 
 
-def test_a_hub_that_is_told_to_stop_stops_all(
-    team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack
-) -> None:
-    oid, path = new_object(work, 1)
-    proxy = proxied(home, any_server, agents, Rule(Stall("request-head", 30), method="PUT", target=oid))
-    first, second, third = team(3)
-    second.upload(oid, path)
-    wait_for(lambda: any(oid in seen.path for seen in proxy.requests), 10)
+def test_a_hub_that_is_told_to_stop_stops_all(stalled: Sequence[Agent], work: Path) -> None:
+    first, second, third = stalled
 
     os.kill(workers_in(work)[-1], signal.SIGTERM)
 
@@ -275,14 +276,8 @@ def test_a_hub_that_is_killed_is_no_success(team: Team, work: Path) -> None:
     assert (fourth.end(), first.end()) == (0, 0)
 
 
-def test_a_hang_up_in_the_midst_of_an_object_ends_that_conversation(
-    team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack
-) -> None:
-    oid, path = new_object(work, 1)
-    proxy = proxied(home, any_server, agents, Rule(Stall("request-head", 30), method="PUT", target=oid))
-    _, second, third = team(3)
-    second.upload(oid, path)
-    wait_for(lambda: any(oid in seen.path for seen in proxy.requests), 10)
+def test_a_hang_up_in_the_midst_of_an_object_ends_that_conversation(stalled: Sequence[Agent], work: Path) -> None:
+    _, second, third = stalled
 
     second.stdin.close()
 

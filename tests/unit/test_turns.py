@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -30,7 +31,7 @@ def run(shared: Turns, *tasks: Callable[[], None], tick: Callable[[], None] = la
             left.remove(task)
 
     for task in tasks:
-        shared.start(lambda task=task: one(task))  # type: ignore[misc]
+        shared.start(partial(one, task))
     shared.run_while(lambda: bool(left), tick, 0.01)
 
 
@@ -99,7 +100,7 @@ def test_whoever_sets_a_flag_wakes_those_who_wait_for_it(shared: Turns) -> None:
         (flags[number + 1] if number < 2 else over).set()
 
     for number in range(3):
-        shared.start(lambda number=number: passes_on(number))  # type: ignore[misc]
+        shared.start(partial(passes_on, number))
     threading.Timer(0.05, flags[0].set).start()
     shared.run_while(lambda: not over.is_set(), lambda: None, 600)
 
