@@ -8,6 +8,7 @@ import pytest
 
 from tests.cellar import Cellar
 from tests.conftest import absent
+from tests.e2e.dialogue import new_repository
 from tests.machine import Home
 from tests.servers import Server, Versitygw, cache
 from tests.servers.server import program
@@ -89,6 +90,13 @@ def with_ages(server: Server) -> Versitygw:
     if not isinstance(server, Versitygw):
         absent("needs versitygw, whose uploads are files: run `tests/install/install.sh versitygw` (needs Go)")
     return server
+
+
+@pytest.fixture
+def work(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> Path:
+    """A repository over `bucket`; `home` knows the server."""
+    home.environ.update(any_server.environ())
+    return new_repository(home, tmp_path / "work", f"s3::{bucket}/cellar")
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from tests.e2e.dialogue import (
     is_alive,
     left_in_tmp,
     new_object,
-    new_repository,
     push,
     wait_for,
     workers_in,
@@ -36,13 +35,6 @@ pytestmark = pytest.mark.skipif(
 
 LARGE = 600_000
 """Bytes of an object that needs a process of its own."""
-
-
-@pytest.fixture
-def work(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> Path:
-    """A repository over `bucket`; `home` knows the server."""
-    home.environ.update(any_server.environ())
-    return new_repository(home, tmp_path / "work", f"s3::{bucket}/cellar")
 
 
 Team = Callable[..., Sequence[Agent]]

@@ -40,13 +40,6 @@ LARGE = 600_000
 INIT = b'{"event":"init","operation":"upload","remote":"origin","concurrent":true,"concurrenttransfers":8}\n'
 
 
-@pytest.fixture
-def work(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> Path:
-    """A repository over `bucket`; `home` knows the server."""
-    home.environ.update(any_server.environ())
-    return new_repository(home, tmp_path / "work", f"s3::{bucket}/cellar")
-
-
 # The shell
 
 
