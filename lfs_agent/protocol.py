@@ -102,7 +102,8 @@ def _init(message: dict[str, Any]) -> Init:
     workers = message.get("concurrenttransfers")
     if not isinstance(workers, int) or workers < 1 or not message.get("concurrent", True):
         workers = 1
-    return Init(operation, str(message.get("remote") or ""), workers)
+    remote = str(message.get("remote") or "").encode(errors="replace").decode()  # half a character is in no name
+    return Init(operation, remote, workers)
 
 
 def _transfer(event: Operation, message: dict[str, Any]) -> Request:

@@ -326,6 +326,11 @@ def check(desk: Desk, said: Sequence[bytes], *, wait: bool) -> None:
 @given(opening=openings, rest=st.lists(lines, max_size=8), wait=st.booleans())
 @example(Line(b'{"event":"init","operation":"upload"}\n'), [Line(b"[" * 100_000 + b"\n")], True)
 @example(Line(b'{"event":"init","operation":"upload","remote":\xff}\n'), [Line(b'{"event":"upload"}\n')], True)
+@example(
+    Line(b'{"event":"init","operation":"upload","remote":"\\ud800"}\n'),
+    [Line(line({"event": "upload", "oid": LOCAL, "size": len(CONTENT), "path": "local"}))],
+    True,
+)
 def test_any_conversation_is_taken(desk: Desk, opening: Line, rest: list[Line], wait: bool) -> None:
     said = b"".join([opening, *rest])
     for name, oid in (("local", LOCAL), ("harmed", HARMED)):
