@@ -24,6 +24,8 @@ _RECEIVED: Final = 64 * KIB
 _SENT: Final = MIB
 """More than a body gives at once: so no block has to be cut."""
 _NAP_S: Final = 0.005
+_NOT_OURS: Final = (b"Accept:", b"Expect:")
+"""What libcurl would send of its own."""
 _BLANK: Final = (b"\r\n", b"\n")
 _NOTHING: Final = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 """The SHA-256 of no bytes."""
@@ -215,17 +217,17 @@ class _Line:
         use = request.method, keys is not None
         if (handle := self._handles.get(use)) is None:
             handle = self._handles[use] = self._new_handle(*use)
-        headers = [f"{name}: {value}" for name, value in request.headers.items()]
+        headers = [f"{name}: {value}".encode() for name, value in request.headers.items()]
+        headers += _NOT_OURS
         if keys:
             handle.setopt(pycurl.USERNAME, keys.access_key)
             handle.setopt(pycurl.PASSWORD, keys.secret_key.encode())  # of a str pycurl takes ASCII only
-            headers.append(f"x-amz-content-sha256: {request.sha256}")
+            headers.append(b"x-amz-content-sha256: " + request.sha256.encode())
             if keys.token:
-                headers.append(f"x-amz-security-token: {keys.token}")
+                headers.append(b"x-amz-security-token: " + keys.token.encode())
         handle.setopt(pycurl.URL, request.url)
         handle.setopt(pycurl.WRITEFUNCTION, self._content.write)
-        # Of its own it would send these two.
-        handle.setopt(pycurl.HTTPHEADER, [line.encode() for line in (*headers, "Accept:", "Expect:")])
+        handle.setopt(pycurl.HTTPHEADER, headers)
         if request.body is not None:
             handle.setopt(pycurl.INFILESIZE_LARGE, len(request.body))
             request.body.sending()
@@ -286,6 +288,7 @@ class _Line:
         if self._handle:
             self._multi.remove_handle(self._handle)
             self._handle = None
+        self._taken.release()  # else Python 3.13 complains, aloud, when both are garbage
         del self._request
 
     def go_on(self) -> None:
