@@ -5,7 +5,7 @@ import os
 import select
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple, Self, TypeVar
 
@@ -21,7 +21,7 @@ _MANY: Final = 4096
 class _Wait(NamedTuple):
     """What a task waits for: one of these descriptors, that time.monotonic(), or that some flag is set."""
 
-    fds: Sequence[int]
+    fds: Collection[int]
     until: float
     for_flag: bool = False
 
@@ -45,7 +45,6 @@ class Turns:
         for end in (self._woken, self._wakes):
             os.set_blocking(end, False)
         self._poll.register(self._woken, select.POLLIN)
-        self._thread = threading.get_ident()
 
     def __enter__(self) -> Self:
         global _entered
@@ -101,11 +100,14 @@ class Turns:
 
     def until_ready(self, reads: Sequence[int], writes: Sequence[int], seconds: float) -> bool:
         """Whether one of the descriptors got ready in that time: to be read, to be written, or to tell an error."""
-        fds = {*reads, *writes}
-        for fd in fds:
-            self._poll.register(fd, (select.POLLIN if fd in reads else 0) | (select.POLLOUT if fd in writes else 0))
-            self._by_fd[fd] = self._current()
-        return self._wait(_Wait(tuple(fds), time.monotonic() + seconds))
+        events = dict.fromkeys(reads, select.POLLIN)
+        for fd in writes:
+            events[fd] = events.get(fd, 0) | select.POLLOUT
+        task = self._current()
+        for fd, event in events.items():
+            self._poll.register(fd, event)
+            self._by_fd[fd] = task
+        return self._wait(_Wait(events, time.monotonic() + seconds))
 
     def sleep(self, seconds: float) -> None:
         self._wait(_Wait((), time.monotonic() + seconds))
@@ -132,7 +134,7 @@ class Turns:
 
     @property
     def _is_here(self) -> bool:
-        return threading.get_ident() == self._thread and self._current() is not self._main
+        return self._current().parent is self._main  # in another thread nothing has this parent
 
 
 _entered: Turns | None = None

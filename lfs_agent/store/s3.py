@@ -321,6 +321,13 @@ class S3Store:
             **{name: value for name, value in wanted.items() if value},
         }
 
+    @cached_property
+    def _always(self) -> dict[str, Any]:
+        """The parameters of every call."""
+        settings = self._settings
+        owner = {"ExpectedBucketOwner": settings.expected_owner} if settings.expected_owner else {}
+        return owner | ({"RequestPayer": "requester"} if settings.requester_pays else {})
+
     def _context(self, key: str, doing: str = "") -> Context:
         connection = self._connection
         return Context(
@@ -341,17 +348,11 @@ class S3Store:
 
         Raises our errors, with `doing` as the verb of their sentence.
         """
-        settings = self._settings
-        always = {
-            "Key": key or None,
-            "ExpectedBucketOwner": settings.expected_owner or None,
-            "RequestPayer": "requester" if settings.requester_pays else None,
-        }
-        signed = None if settings.public else self._login.known
+        of_key = {"Key": key} if key else {}
+        given = {name: value for name, value in parameters.items() if value is not None}
+        signed = None if self._settings.public else self._login.known
         try:
-            answer = self._answer(
-                operation, {name: value for name, value in (always | parameters).items() if value is not None}
-            )
+            answer = self._answer(operation, of_key | self._always | given)
         except (LookupError, ValueError) as error:  # a number that is none, a date …
             raise nonsense(error, self._context(key, doing)) from error
         except Exception as error:

@@ -245,7 +245,7 @@ def _phrase(answer: Answer) -> str:
 def _told(answer: Answer) -> dict[str, Any]:
     """The fields of an answer. Raises ValueError for a length that is none."""
     headers = answer.headers
-    told: dict[str, Any] = {field: headers[name] for name, field in _TOLD.items() if name in headers}
+    told: dict[str, Any] = {_TOLD[name]: headers[name] for name in _TOLD.keys() & headers}
     if (length := headers.get("content-length")) is not None:
         told["ContentLength"] = int(length)
     told["Metadata"] = {
