@@ -51,7 +51,7 @@ CASES = {
     for case in (
         Case("tiny", "3 objects of 10 kB", 3, 10_000, 1),
         Case("one", "one object of 10 kB", 1, 10_000, 5),
-        Case("k200", "200 objects of 10 kB", 200, 10_000, 4),
+        Case("k200", "200 objects of 10 kB", 200, 10_000, 8),
         Case("k2000", "2,000 objects of 100 kB", 2000, 100_000, 3),
         Case(
             *("k10000", "10,000 objects of 1 kB", 10_000, 1000, 1),
