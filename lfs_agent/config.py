@@ -261,7 +261,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "part_size",
         _part_size,
         "size",
-        "Larger objects are moved in parts of this size, or larger ones where 10,000 would not do.",
+        "Larger objects are moved in parts of this size, up to four times as large where there would be more than 64.",
     ),
     Setting(
         "streams",

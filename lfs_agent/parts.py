@@ -14,7 +14,13 @@ class Limits(NamedTuple):
     max_parts: int = 10_000
     max_object: int = 10_000 * 5 * GIB
     part_size: int = 16 * MIB
-    """The part size while `max_parts` allows it; an object up to this size is sent whole."""
+    """The least size of a part; an object up to this size is sent whole."""
+
+
+_FEW: Final = 64
+"""Parts of which one may be lost without much ado: with more, parts grow, which saves requests."""
+_GROWTH: Final = 4
+"""So many times they may: on a slow link a part should not take minutes."""
 
 
 class Part(NamedTuple):
@@ -44,10 +50,12 @@ class Plan:
 
 
 def plan_parts(size: int, limits: Limits) -> Plan:
-    """The plan for an object of `size` bytes: parts of `limits.part_size`, larger where there would be too many.
+    """The plan for an object of `size` bytes: parts of `limits.part_size`, larger where there would be many.
 
     >>> plan_parts(100, Limits()).count
     1
+    >>> plan_parts(2 << 30, Limits()).part_size // MIB
+    32
     >>> plan_parts(1 << 40, Limits()).part_size // MIB
     105
 
@@ -59,9 +67,10 @@ def plan_parts(size: int, limits: Limits) -> Plan:
             f"{size} bytes is more than an object can have here ({most} bytes: "
             f"{limits.max_parts} parts of {limits.max_part})"
         )
-    part_size = max(limits.part_size, limits.min_part)
+    # In whole MiB, so that offsets stay readable.
+    least = max(limits.part_size, limits.min_part)
+    part_size = max(least, min(size // _FEW // MIB * MIB, _GROWTH * least))
     if size > limits.max_parts * part_size:
-        fewest_bytes = -(-size // limits.max_parts)
-        part_size = -(-fewest_bytes // MIB) * MIB  # whole MiB, so that offsets stay readable
+        part_size = -(-size // limits.max_parts // MIB) * MIB
     part_size = min(part_size, limits.max_part)
     return Plan(size, part_size)

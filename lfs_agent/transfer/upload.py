@@ -27,7 +27,7 @@ from lfs_agent.errors import (
 )
 from lfs_agent.lease import idle, lease
 from lfs_agent.modes import UMASK, Modes, StrPath
-from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
+from lfs_agent.parts import GIB, KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Content, MultipartUpload, ObjectStat, SentPart, Store, StoredPart
 from lfs_agent.transfer.journal import Journal
@@ -43,8 +43,9 @@ _TRIES: Final = 2
 _JOURNAL: Final = ".upload"
 _UNASKED: Final = 128 * KIB
 """Bytes of an object that is put without a question before: more would be sent in vain where it is there."""
+_IN_VAIN: Final = GIB
+"""Bytes, of so many parts at most, that are sent before it is asked again whether somebody else was faster."""
 _LOOK_EVERY: Final = 64
-"""Parts after which it is asked whether somebody else was faster: whoever sends in vain sends a GiB of it at most."""
 
 
 class Sent(NamedTuple):
@@ -333,6 +334,7 @@ def _send_parts(job: _Job, plan: Plan, streams: int, journal: Journal) -> str:
     fd, meter = job.fd, job.meter
     hashing = _Hashing(fd, meter)
     sent: list[SentPart] = []
+    look_every = max(1, min(_LOOK_EVERY, _IN_VAIN // plan.part_size))
 
     def missing() -> Iterator[tuple[Part, int]]:
         for part in plan.parts():
@@ -341,7 +343,7 @@ def _send_parts(job: _Job, plan: Plan, streams: int, journal: Journal) -> str:
                 sent.append(SentPart(part, there.etag, _base64(crc)))
                 meter.reached(part.offset, part.offset + part.length, 0)
             else:
-                if part.number % _LOOK_EVERY == 0:
+                if part.number % look_every == 0:
                     _check_unstored(job)
                 yield part, crc
 

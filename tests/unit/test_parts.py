@@ -76,15 +76,24 @@ def test_what_no_number_of_parts_can_hold_is_refused() -> None:
         (0, 16 * MIB, 1),
         (16 * MIB, 16 * MIB, 1),
         (16 * MIB + 1, 16 * MIB, 2),
-        (6 * GIB, 16 * MIB, 384),
+        (GIB + 64 * MIB - 1, 16 * MIB, 68),
+        (GIB + 64 * MIB, 17 * MIB, 64),
+        (4 * GIB, 64 * MIB, 64),
+        (6 * GIB, 64 * MIB, 96),
+        (625 * GIB, 64 * MIB, 10_000),
         (TIB, 105 * MIB, 9987),
         (MOST, 5 * GIB, 10_000),
     ],
 )
-def test_parts_grow_only_where_there_would_be_too_many(size: int, part_size: int, count: int) -> None:
+def test_parts_grow_only_where_there_would_be_many(size: int, part_size: int, count: int) -> None:
     plan = plan_parts(size, AMAZON)
 
     assert (plan.part_size, plan.count) == (part_size, count)
+
+
+def test_parts_grow_up_to_four_times_what_the_user_wants() -> None:
+    assert plan_parts(6 * GIB, Limits(part_size=5 * MIB)).part_size == 20 * MIB
+    assert plan_parts(6 * GIB, Limits(part_size=96 * MIB)).part_size == 96 * MIB
 
 
 def test_one_byte_over_a_border_is_a_part_of_its_own() -> None:
