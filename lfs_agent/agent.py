@@ -445,12 +445,11 @@ class Worker:
 
             listing = self._shared.listing if self._shared else None
             self._outgoing = Outgoing(cellar, store, listing, self._halt, self._note_saved)
-        settings = cellar.settings
         self._ready = Ready(
             cellar,
             Folders(self._repo.storage, self._repo.modes),
-            Limits(part_size=settings.part_size),
-            settings.streams or max(1, _BUDGET_STREAMS // self._init.concurrent_transfers),
+            cellar.limits,
+            cellar.settings.streams or max(1, _BUDGET_STREAMS // self._init.concurrent_transfers),
             store,
         )
         gc.freeze()  # what is loaded stays: the first collection need not look through it for 20 ms

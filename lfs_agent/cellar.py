@@ -12,6 +12,7 @@ from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.layout import key_of
 from lfs_agent.pace import PacedStore
+from lfs_agent.parts import Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
 from lfs_agent.retry import Lanes, Notice, Patience, RetryingStock, RetryingStore, RetryingUploads
@@ -93,6 +94,12 @@ class Cellar:
     @property
     def settings(self) -> Settings:
         return self.resolved[0]
+
+    @property
+    def limits(self) -> Limits:
+        """How objects are cut; who names the size of a part gets that, however large the object."""
+        settings, chosen = self.resolved
+        return Limits(part_size=settings.part_size, growth=1 if "part_size" in chosen else Limits().growth)
 
     @property
     def prefix(self) -> str:

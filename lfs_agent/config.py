@@ -261,7 +261,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "part_size",
         _part_size,
         "size",
-        "Larger objects are moved in parts of this size, up to four times as large where there would be more than 64.",
+        "Larger objects are moved in parts of this size; unless it is set, in larger ones from 1 GiB on, up to 64 MiB.",
     ),
     Setting(
         "streams",

@@ -15,12 +15,12 @@ class Limits(NamedTuple):
     max_object: int = 10_000 * 5 * GIB
     part_size: int = 16 * MIB
     """The least size of a part; an object up to this size is sent whole."""
+    growth: int = 4
+    """So many times as large a part may be where there would be more than 64."""
 
 
 _FEW: Final = 64
-"""Parts of which one may be lost without much ado: with more, parts grow, which saves requests."""
-_GROWTH: Final = 4
-"""So many times they may: on a slow link a part should not take minutes."""
+"""Parts of which one may be lost without much ado: rather than more there are larger ones, for fewer requests."""
 
 
 class Part(NamedTuple):
@@ -69,7 +69,7 @@ def plan_parts(size: int, limits: Limits) -> Plan:
         )
     # In whole MiB, so that offsets stay readable.
     least = max(limits.part_size, limits.min_part)
-    part_size = max(least, min(size // _FEW // MIB * MIB, _GROWTH * least))
+    part_size = max(least, min(size // _FEW // MIB * MIB, limits.growth * least))
     if size > limits.max_parts * part_size:
         part_size = -(-size // limits.max_parts // MIB) * MIB
     part_size = min(part_size, limits.max_part)

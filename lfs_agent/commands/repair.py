@@ -27,7 +27,6 @@ from lfs_agent.errors import AgentError, ObjectError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.ledger import Keeper, Ledger, Registrar
 from lfs_agent.parallel import in_parallel
-from lfs_agent.parts import Limits
 from lfs_agent.repair import Case, Files, Mender, OtherStore, Source, plan
 from lfs_agent.selection import select
 from lfs_agent.store import Store
@@ -127,7 +126,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
                     store,
                     sources,
                     folders=Folders(repo.storage, repo.modes),
-                    limits=Limits(part_size=cellar.settings.part_size),
+                    limits=cellar.limits,
                     streams=cellar.settings.streams or max(1, _STREAMS // min(SEND_THREADS, len(cases))),
                     stop=stop,
                     log=log,
@@ -193,8 +192,8 @@ def _source(repo: Repository, store: Store, named: str, environ: Mapping[str, st
     if from_store.identity("") == store.identity(""):
         raise UsageError(f"--from {named}: that is the store that is to be mended")
     from_store.connect()
-    folders, limits = Folders(repo.storage, repo.modes), Limits(part_size=other.settings.part_size)
-    return OtherStore(named, from_store, other.key, folders, limits, max(1, _STREAMS // SEND_THREADS))
+    folders = Folders(repo.storage, repo.modes)
+    return OtherStore(named, from_store, other.key, folders, other.limits, max(1, _STREAMS // SEND_THREADS))
 
 
 def _objects_in(folder: Path) -> Path:

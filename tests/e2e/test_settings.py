@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from lfs_agent import cellar
+from lfs_agent.gitrepo import Repository
+from lfs_agent.parts import plan_parts
 from tests.cellar import Cellar, random_bytes
 from tests.machine import Home
 from tests.servers import Server
@@ -278,6 +281,19 @@ def origins(home: Home, *words: str, cwd: Path | None = None) -> dict[str, tuple
     """`lfs-agent config --json`: value and origin by name."""
     rows = [json.loads(line) for line in agent(home, "config", "--json", *words, cwd=cwd).stdout.splitlines()]
     return {row["name"]: (row["value"], row["origin"]) for row in rows}
+
+
+def test_parts_grow_where_nobody_has_set_their_size(home: Home, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.git("config", "lfs.url", "s3::cellar/w", cwd=work)
+    for name, value in home.environ.items():
+        monkeypatch.setenv(name, value)
+
+    def size_of_parts() -> int:
+        return plan_parts(6 << 30, cellar.Cellar(Repository(work), "upload", "origin", {}).limits).part_size
+
+    assert size_of_parts() == 64 << 20
+    home.git("config", "lfs-agent.partSize", "16MiB", cwd=work)
+    assert size_of_parts() == 16 << 20
 
 
 def test_every_source_is_named(home: Home, work: Path) -> None:

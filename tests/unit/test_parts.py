@@ -91,9 +91,9 @@ def test_parts_grow_only_where_there_would_be_many(size: int, part_size: int, co
     assert (plan.part_size, plan.count) == (part_size, count)
 
 
-def test_parts_grow_up_to_four_times_what_the_user_wants() -> None:
-    assert plan_parts(6 * GIB, Limits(part_size=5 * MIB)).part_size == 20 * MIB
-    assert plan_parts(6 * GIB, Limits(part_size=96 * MIB)).part_size == 96 * MIB
+def test_parts_of_a_size_that_somebody_has_set_do_not_grow() -> None:
+    assert plan_parts(6 * GIB, Limits(part_size=5 * MIB, growth=1)).part_size == 5 * MIB
+    assert plan_parts(TIB, Limits(part_size=5 * MIB, growth=1)).part_size == 105 * MIB
 
 
 def test_one_byte_over_a_border_is_a_part_of_its_own() -> None:
