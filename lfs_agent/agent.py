@@ -69,10 +69,16 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
     """
     stop = Flag()
 
+    leaves = False
+
     def leave(*_: object) -> None:
-        stop.set()
+        nonlocal leaves
+        if leaves:  # a second signal may come while the first one is handled: it would wait for the flag's lock for ever
+            return
+        leaves = True
         if hasattr(signal, "alarm"):  # where git-lfs does not read, this thread may not come to hear of it
             signal.alarm(_LAST_S)
+        stop.set()
 
     def write(line: bytes) -> None:
         try:

@@ -462,11 +462,17 @@ def ask_to_end(agent: Agent) -> None:
     agent.process.send_signal(signal.SIGTERM)
 
 
+def interrupt_many_times(agent: Agent) -> None:
+    """Ctrl-C reaches us from the terminal and from git-lfs, at the same moment."""
+    for number in [signal.SIGINT, signal.SIGTERM] * 200:
+        agent.process.send_signal(number)
+
+
 def close_output(agent: Agent) -> None:
     agent.close_stdout()
 
 
-END = [close_input, interrupt, ask_to_end, close_output]
+END = [close_input, interrupt, interrupt_many_times, ask_to_end, close_output]
 End = Callable[[Agent], None]
 
 
