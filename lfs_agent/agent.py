@@ -73,7 +73,7 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
 
     def leave(*_: object) -> None:
         nonlocal leaves
-        if leaves:  # a second signal may come while the first one is handled: it would wait for the flag's lock for ever
+        if leaves:  # another signal, while the first one is handled, would wait for the lock of the flag for ever
             return
         leaves = True
         if hasattr(signal, "alarm"):  # where git-lfs does not read, this thread may not come to hear of it
