@@ -203,8 +203,9 @@ class _Storm:
             about = [s for s in self._proxy.requests if upload["UploadId"] in parse_qs(s.query).get("uploadId", ())]
             given_up = [s for s in about if s.method == "DELETE"]
             refused = any(s.store_status != 204 for s in given_up)
-            # A part that was still under way then brings an upload back, at Amazon, too.
-            outrun = any(part.ended is None or part.ended > s.at for s in given_up for part in about if part is not s)
+            # A part of an earlier try that is still under way when an upload ends brings it back.
+            ends = [s for s in about if s.method in ("DELETE", "POST")]
+            outrun = any(_outlasts(part, end) for end in ends for part in about if part.method == "PUT")
             self._hold(
                 not about or refused or outrun,
                 f"an upload is left unfinished: {upload['Key']} {[(s.method, s.query, s.status) for s in about]}",
@@ -288,6 +289,11 @@ class _Storm:
     def _clean_up(self) -> None:
         for key in self._keys():
             self._client.delete_object(Bucket=BUCKET, Key=key)
+
+
+def _outlasts(part: Seen, end: Seen) -> bool:
+    """Whether the store may have kept the part after it has ended the upload."""
+    return part.ended is None or part.ended > end.at
 
 
 def _notes(journal: Path) -> list[int]:
