@@ -44,6 +44,8 @@ _STEPS: Final[Mapping[Step, tuple[str, str]]] = {
     "get": ("GET", ""),
 }
 """The methods and targets of requests."""
+_OF_GIT_LFS: Final = 8
+"""Workers that git-lfs starts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,12 +207,13 @@ def case_of(seed: int) -> Case:
     random = Random(f"storm {seed}")
     through: Through = "git" if seed % 10 == 3 else "conversation"
     sizes = tuple(_size(random) for _ in range(random.choice((1, 1, 2, 3, 4))))
+    workers = random.choice((1, 1, 1, 2, 2, 3))
     return Case(
         seed=seed,
         server={1: "localstack", 5: "ceph"}.get(seed % 8, "versitygw"),
         through=through,
         sizes=sizes,
-        workers=random.choice((1, 1, 1, 2, 2, 3)),
+        workers=_OF_GIT_LFS if through == "git" else workers,
         up=_weather(random, "up", sizes),
         down=_weather(random, "down", sizes),
     )
