@@ -431,7 +431,7 @@ class Worker:
         if met is None:
             return None
         self._cause_met = True
-        return SessionError(met.message if met.message and met.at < self._started else _NOT_TRIED)
+        return SessionError(met.message if met.at < self._started else _NOT_TRIED)
 
     def _open(self) -> Ready:
         """The store, made once."""

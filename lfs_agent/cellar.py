@@ -16,7 +16,7 @@ from lfs_agent.parts import Limits
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
 from lfs_agent.retry import Lanes, Notice, Patience, RetryingStock, RetryingStore, RetryingUploads
-from lfs_agent.session import Bandwidth, Budget, Handover, SessionFiles, Slots
+from lfs_agent.session import Bandwidth, Budget, Contact, Handover, SessionFiles, Slots
 from lfs_agent.store import Stock, Store, Uploads
 from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_target
 from lfs_agent.trust import Claim, check, check_scheme
@@ -254,6 +254,7 @@ class Cellar:
             stop=stop,
             notice=notice,
             lanes=Lanes(most, Slots(most, shared.slot) if shared else None) if most else None,
+            contact=Contact(shared.contact if shared else None),
             store=f"{self.claim.endpoint} ({self.target})" if self.claim.endpoint else str(self.target),
         )
 

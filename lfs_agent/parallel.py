@@ -1,18 +1,20 @@
-"""`in_parallel`: the results of many questions, in order, from several threads."""
+"""`in_parallel`: the results of many questions, in order, from several threads; `until_one_fails`, for other pools."""
 
+import functools
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 _WAITING: Final = 64
 """Items for each thread that may wait for the ones before them, so that results keep their order."""
 
 T = TypeVar("T")
 R = TypeVar("R")
+P = ParamSpec("P")
 
 
 def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int) -> Generator[R, None, None]:
@@ -48,3 +50,23 @@ def in_parallel(work: Callable[[T], R], items: Iterable[T], *, threads: int) -> 
                 tasks.get_nowait()
         for _ in range(threads):
             tasks.put(None)
+
+
+def until_one_fails(work: Callable[P, R]) -> Callable[P, R]:
+    """`work`, which does nothing more after its first failure, but fails in the same way.
+
+    A pool's thread whose work has failed takes the next that waits before anybody can cancel it.
+    """
+    failures: list[BaseException] = []
+
+    @functools.wraps(work)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        if failures:
+            raise failures[0]
+        try:
+            return work(*args, **kwargs)
+        except BaseException as failure:
+            failures.append(failure)
+            raise
+
+    return checked

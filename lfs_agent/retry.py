@@ -9,7 +9,7 @@ from typing import Final, TypeVar
 from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
 from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
-from lfs_agent.session import Budget, Slots
+from lfs_agent.session import Budget, Contact, Slots
 from lfs_agent.store import (
     Body,
     Chunk,
@@ -92,9 +92,9 @@ class Lanes:
 class Patience:
     """How long to ask again, and how many at once; shared by everything that talks to one store.
 
-    Until the store has answered for the first time, `first_deadline_s` from the first request on is all the time there
-    is: a set-up that cannot work is told at once. Later, `deadline_s` counts from a request's first failure, and the
-    `budget` is what all workers of a session have together.
+    Until there is `contact`, that is until the store has answered anybody, `first_deadline_s` from the first request on
+    is all the time there is: a set-up that cannot work is told at once. Later, `deadline_s` counts from a request's
+    first failure. The `budget` is what all workers of a session have together.
     """
 
     def __init__(
@@ -107,6 +107,7 @@ class Patience:
         notice: Notice | None = None,
         store: str = "the store",
         lanes: Lanes | None = None,
+        contact: Contact | None = None,
     ) -> None:
         self._first_deadline_s = first_deadline_s
         self._deadline_s = deadline_s
@@ -116,8 +117,8 @@ class Patience:
         self._notice = notice
         self._store = store
         self._began_s: float | None = None
-        self._contact = threading.Lock()  # of the two below: an answer comes in time or too late, not both
-        self._answered = False
+        self._contact = contact or Contact()
+        self._giving_up = threading.Lock()  # or taking an answer: it comes in time or too late, not both
         self._given_up = False
         self.retries = 0
 
@@ -126,10 +127,10 @@ class Patience:
 
         Raises StoppedError where nobody waits for that any more.
         """
-        with self._contact:
+        with self._giving_up:
             if self._given_up:
                 raise StoppedError("stopped: the answer came too late")
-            self._answered = True
+            self._contact.make()
 
     def call(self, what: str, call: Callable[[], T]) -> T:
         """The result of `call`, made again after each TransientError while there is time.
@@ -157,7 +158,7 @@ class Patience:
             self._notice(what, reason, wait_s)
 
     def _once(self, call: Callable[[], T]) -> T:
-        return call() if self._answered else self._first(call)
+        return call() if self._contact.is_made else self._first(call)
 
     def _first(self, call: Callable[[], T]) -> T:
         """A first request has a thread of its own: no timeout of a client covers names, TLS and silence alike."""
@@ -172,10 +173,10 @@ class Patience:
             except TransientError as error:
                 failures.append(error)
                 if error.heard:
-                    self._answered = True
+                    self._contact.make()
             except BaseException as error:
                 failures.append(error)
-                self._answered = True  # a refusal is an answer, too
+                self._contact.make()  # a refusal is an answer, too
             over.set()
 
         threading.Thread(target=attempt, daemon=True).start()
@@ -194,13 +195,13 @@ class Patience:
 
     def _give_up(self) -> bool:
         """Whether the store is given up; not where its answer is on the way."""
-        with self._contact:
-            self._given_up = not self._answered
+        with self._giving_up:
+            self._given_up = not self._contact.is_made
             return self._given_up
 
     def _left_s(self, failing_s: float) -> float:
         """The time left for a request that has been failing for so long."""
-        if self._answered:
+        if self._contact.is_made:
             return self._deadline_s - failing_s
         if self._began_s is None:
             self._began_s = time.monotonic()
@@ -257,7 +258,7 @@ class Patience:
         except RetryError as over:
             last = over.last_attempt.exception()
             assert isinstance(last, TransientError)
-            kind = ObjectError if self._answered else UnreachableError
+            kind = ObjectError if self._contact.is_made else UnreachableError
             raise last.last or kind(f"{last} (asked {over.last_attempt.attempt_number} times)") from last
 
     def _spent(self, last: TransientError) -> UnreachableError:

@@ -1,5 +1,6 @@
 """What the workers of one git-lfs process share: a name, files of that name, and what they tell each other there."""
 
+import errno
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from lfs_agent.errors import DiskError, StoppedError
-from lfs_agent.lease import lease, take
+from lfs_agent.lease import disk_error, lease, take
 from lfs_agent.parts import KIB
 
 KEPT_SESSIONS: Final = 20
@@ -144,6 +145,11 @@ class SessionFiles(NamedTuple):
         return self.folder / f"{self.name}.slot"
 
     @property
+    def contact(self) -> Path:
+        """For Contact."""
+        return self.folder / f"{self.name}.contact"
+
+    @property
     def listing(self) -> Path:
         """For transfer's Listing."""
         return self.folder / f"{self.name}.listing"
@@ -182,7 +188,7 @@ class Breaker:
             return False
         except OSError:
             return True
-        with suppress(OSError), os.fdopen(fd, "w") as file:  # a full disk: that there is a cause is enough
+        with suppress(OSError), os.fdopen(fd, "w") as file:  # a full disk: that there is a cause says so
             json.dump({"message": message, "at": time.time()}, file)
         return True
 
@@ -196,12 +202,39 @@ class Breaker:
         if not self.tripped:  # mostly
             return None
         try:
-            told = json.loads(self._path.read_bytes())
-            return Cause(str(told["message"]), float(told["at"]))
+            made_at, content = self._path.stat().st_mtime, self._path.read_bytes()
         except OSError:
             return None
-        except (ValueError, LookupError, TypeError):
-            return Cause("", 0.0)  # it is being written
+        try:
+            told = json.loads(content)
+            return Cause(str(told["message"]), float(told["at"]))
+        except (ValueError, LookupError, TypeError):  # there was no room for it, or it is just being written
+            return Cause(str(disk_error(OSError(errno.ENOSPC, ""), self._path.parent)), made_at)
+
+
+class Contact:
+    """That the store has answered one of the session's workers, which tells all others so through a file.
+
+    Without a `path` this process speaks for itself.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._name = str(path) if path else ""
+        self._made = False
+
+    def make(self) -> None:
+        """The store has answered."""
+        if not self._made:
+            self._made = True
+            with suppress(OSError):  # a full disk: the others find out for themselves
+                if self._name:
+                    os.close(os.open(self._name, os.O_WRONLY | os.O_CREAT, 0o666))
+
+    @property
+    def is_made(self) -> bool:
+        """Whether it has answered anybody."""
+        self._made = self._made or (bool(self._name) and os.access(self._name, os.F_OK))
+        return self._made
 
 
 class Budget:

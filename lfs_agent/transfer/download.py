@@ -171,6 +171,8 @@ def _fetch_whole(store: Store, key: str, fd: int, meter: Meter) -> str:
 def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, journal: Journal, streams: int) -> str:
     from concurrent.futures import ThreadPoolExecutor  # 15 ms that small objects do not pay
 
+    from lfs_agent.parallel import until_one_fails
+
     found = store.stat(key)
     if found is None:
         raise MissingError(f"404: there is no {store.address(key)}; nobody has pushed it here, or it was deleted")
@@ -182,6 +184,7 @@ def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, jou
     done = {number for number in journal.notes if isinstance(number, int)}
     noting = threading.Lock()  # of the journal: ranges end in several threads
 
+    @until_one_fails
     def fetch(part: Part) -> None:
         end = part.offset + part.length
         if part.number in done and os.fstat(fd).st_size >= end:

@@ -43,6 +43,8 @@ _TRIES: Final = 2
 _JOURNAL: Final = ".upload"
 _UNASKED: Final = 128 * KIB
 """Bytes of an object that is put without a question before: more would be sent in vain where it is there."""
+_FIRST: Final = 16 * KIB
+"""The same before one has gone well: over a slow link more would take longer than the store has for a first answer."""
 _IN_VAIN: Final = GIB
 """Bytes, of so many parts at most, that are sent before it is asked again whether somebody else was faster."""
 _LOOK_EVERY: Final = 64
@@ -67,13 +69,14 @@ class Asking:
 
     def __init__(self, replaces_nothing: Callable[[], bool], listing: Listing | None = None) -> None:
         self._replaces_nothing = replaces_nothing
+        self._most = _FIRST
         self._known = False
         self._met = False
         self._listing = listing
 
     def is_needed(self, size: int) -> bool:
         """Whether the store is to be asked for an object of so many bytes first."""
-        if size > _UNASKED or self._met:
+        if size > self._most or self._met:
             return True
         self._known = self._known or self._replaces_nothing()
         return not self._known
@@ -87,7 +90,8 @@ class Asking:
         return self._listing.seen_at(oid, size) if self._listing else None
 
     def count(self, sent: Sent) -> None:
-        """Hears how it went."""
+        """Hears how it went, which was well."""
+        self._most = _UNASKED
         if self._listing:
             self._listing.count(was_there=sent.how == "skipped")
 
@@ -197,7 +201,10 @@ _HINTS: Final = {
     errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "raise the limit on open files (sysctl fs.file-max)",
 }
-_MEND: Final = "it is damaged and was not stored; git lfs fsck moves it away, then fetch or add it again"
+_MEND: Final = (
+    "it is damaged and was not stored; git lfs fsck moves it away; then run git lfs fetch, or, where the work tree has "
+    "the file, git add --renormalize FILE"
+)
 
 
 def _look(store: Store, key: str) -> ObjectStat | None:
@@ -421,8 +428,12 @@ def _in_parallel(
     """
     from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait  # 15 ms: small objects do without
 
+    from lfs_agent.parallel import until_one_fails
+
     sent: list[SentPart] = []
     waiting: set[Future[SentPart]] = set()
+    send = until_one_fails(send)
+
     with ThreadPoolExecutor(streams) as pool:
         try:
             for part, crc in hashed:

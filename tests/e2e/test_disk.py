@@ -87,6 +87,21 @@ def test_a_large_object_that_finds_no_room_goes_on_once_there_is(
     assert sha256((pulled / "weights.bin").read_bytes()).hexdigest() == oid
 
 
+def test_a_checkout_says_that_the_disk_is_full(cellar: Cellar, pulled: Path) -> None:
+    """git-lfs asks a second time for what failed in a checkout, and shows only what is said then."""
+    cellar.add("weights.bin", 3 * MIB)
+    cellar.push()
+    clone_pointers(cellar, pulled)
+    (pulled / "weights.bin").unlink()
+    with Disk(pulled / ".git" / "lfs", "1m") as disk:
+        disk.fill()
+        done = disk.run(cellar.home, "git", "restore", "weights.bin", cwd=pulled, check=False)
+
+    assert done.returncode != 0
+    assert " is full: make room (see lfs-agent prune), and pull again" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_many_objects_on_a_full_disk_fail_as_fast_as_one(cellar: Cellar, pulled: Path) -> None:
     """Not even the cause can be kept there for the other workers."""
     count = 400

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from hashlib import sha1, sha256
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -400,6 +401,48 @@ def test_a_tenth_of_all_requests_may_fail(cellar: Cellar, any_server: Server, tm
     for path, oid in oids.items():
         assert sha256(content_at(cellar, oid)).hexdigest() == oid
         assert sha256((clone / path).read_bytes()).hexdigest() == oid
+
+
+def test_small_objects_go_over_a_slow_link(cellar: Cellar, any_server: Server) -> None:
+    """What is sent before the store has answered for the first time is little enough for such a link."""
+    cellar.add("first.bin", 5_000)
+    with through(cellar, any_server) as proxy:
+        use(cellar, proxy)
+        cellar.push()  # what the store can do is known: objects may be put without a question
+        for number in range(3):
+            cellar.write(f"{number}.bin", 120_000 + number, number)
+        cellar.commit("Fill the cellar")
+        cellar.home.environ["LFS_AGENT_FIRST_DEADLINE"] = "2"
+        proxy.faults = Faults((Rule(Throttle(up=50_000)),))
+        cellar.push()
+
+    assert len(cellar.keys()) == 4
+
+
+def test_when_a_part_has_failed_no_other_is_begun(cellar: Cellar, any_server: Server) -> None:
+    """Each would wait as long again for a store that is gone."""
+    oid = cellar.add("weights.bin", 40 * MIB)
+    cellar.home.environ |= {"LFS_AGENT_STREAMS": "2", "LFS_AGENT_DEADLINE": "2"}
+    with through(cellar, any_server, Rule(INTERNAL_ERROR, "PUT", "partNumber")) as proxy:
+        use(cellar, proxy)
+        pushed = cellar.push(check=False)
+        asked = {parse_qs(seen.query)["partNumber"][0] for seen in about(proxy, oid, "PUT")}
+
+    assert pushed.returncode != 0
+    assert asked <= {"1", "2"}
+
+
+def test_when_a_range_has_failed_no_other_is_begun(cellar: Cellar, any_server: Server, tmp_path: Path) -> None:
+    oid = cellar.add("weights.bin", 40 * MIB)
+    cellar.push()
+    cellar.home.environ |= {"LFS_AGENT_STREAMS": "2", "LFS_AGENT_DEADLINE": "2"}
+    with through(cellar, any_server, Rule(INTERNAL_ERROR, "GET", oid)) as proxy:
+        use(cellar, proxy)
+        cloned = cellar.home.git("clone", cellar.origin, tmp_path / "clone", check=False)
+        asked = {seen.headers["range"].partition("-")[0] for seen in about(proxy, oid, "GET")}
+
+    assert cloned.returncode != 0
+    assert asked <= {"bytes=0", f"bytes={5 * MIB}"}
 
 
 def test_a_refusal_is_not_asked_again(cellar: Cellar, any_server: Server) -> None:

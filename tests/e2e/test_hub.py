@@ -125,6 +125,16 @@ def test_a_large_object_gets_a_process_of_its_own(team: Team, work: Path, any_se
     wait_for(lambda: not is_alive(hub), 5)
 
 
+def test_who_comes_later_waits_as_long_for_the_store_as_those_whom_it_has_answered(
+    team: Team, home: Home, work: Path, any_server: Server, agents: ExitStack
+) -> None:
+    oid, _ = new_object(work, 1, LARGE)
+    proxied(home, any_server, agents, Rule(Stall("answer-head", 7), target=oid, times=1))
+    _, second, _ = team(3, LFS_AGENT_FIRST_DEADLINE="5")
+
+    push(second, work, 1, LARGE)  # in a process of its own, which has asked the store for nothing yet
+
+
 def test_where_nobody_forks_any_more_a_worker_does_a_large_object_itself(team: Team, work: Path) -> None:
     first, second, third = team(3)
     first.process.kill()

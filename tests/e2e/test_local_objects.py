@@ -1,5 +1,6 @@
 """Another program at the local object while git pushes it: what is published is the object, or nothing is."""
 
+import os
 import subprocess
 from hashlib import sha256
 
@@ -68,6 +69,29 @@ def test_what_changes_while_it_is_read_is_not_published(
     cellar.push()
     body = any_server.client().get_object(Bucket=cellar.bucket, Key=cellar.key(oid))["Body"]
     assert sha256(body.read()).hexdigest() == oid
+
+
+def test_a_damaged_local_object_is_mended_as_the_message_says(cellar: Cellar) -> None:
+    oid = cellar.write("weights.bin", 20_000)
+    os.utime(cellar.work / "weights.bin", (0, 0))  # else git looks into it again, since it is as new as its index
+    cellar.commit("Add weights.bin")
+    local = cellar.local_object(oid)
+    local.chmod(0o644)
+    local.write_bytes(bytes(20_000))
+    refused = cellar.push(check=False)
+
+    assert refused.returncode != 0
+    assert (
+        "git lfs fsck moves it away; then run git lfs fetch, or, where the work tree has the file, " in refused.stderr
+    )
+    assert "git add --renormalize FILE" in refused.stderr
+    assert cellar.keys() == []
+
+    cellar.git("lfs", "fsck", check=False)
+    assert not local.exists()
+    cellar.git("add", "--renormalize", "weights.bin")
+    cellar.push()
+    assert cellar.keys() == [cellar.key(oid)]
 
 
 @pytest.mark.parametrize("script", [REPLACE, REMOVE], ids=["replaced", "removed"])

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from lfs_agent.errors import ObjectError, StoppedError, TransientError, UnreachableError
 from lfs_agent.parts import MIB
 from lfs_agent.retry import Lanes, Patience
+from lfs_agent.session import Budget, Contact
 from tests.contract.desk import KEY
 from tests.contract.stores import (
     BytesBody,
@@ -90,6 +92,26 @@ def test_what_was_meant_for_the_end_is_raised_at_the_end() -> None:
 
     with pytest.raises(UnreachableError, match="nobody answers"):
         retrying(flaky, first_deadline_s=0.3).stat(KEY)
+
+
+def test_what_another_worker_heard_of_the_store_gives_a_first_request_more_time(tmp_path: Path) -> None:
+    def slow() -> str:
+        time.sleep(0.5)
+        return "answer"
+
+    first, second = (
+        Patience(
+            first_deadline_s=0.1,
+            deadline_s=20,
+            budget=Budget(1),
+            stop=threading.Event(),
+            contact=Contact(tmp_path / "one.contact"),
+        )
+        for _ in range(2)
+    )
+
+    assert first.call("test", lambda: "answer") == "answer"
+    assert second.call("test", slow) == "answer"
 
 
 def test_repetitions_are_counted() -> None:

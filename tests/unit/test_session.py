@@ -62,14 +62,16 @@ def test_the_first_to_meet_a_cause_tells_it_and_all_others_know(tmp_path: Path) 
     assert abs(cause.at - time.time()) < 60
 
 
-def test_a_cause_that_is_being_written_is_a_cause(tmp_path: Path) -> None:
+@pytest.mark.parametrize("written", [b"", b'{"mess'])
+def test_a_cause_for_which_there_was_no_room_is_that_there_is_none(tmp_path: Path, written: bytes) -> None:
     path = tmp_path / "one.stop"
-    path.write_bytes(b'{"mess')
+    path.write_bytes(written)
 
     cause = Breaker(path).met()
 
     assert cause is not None
-    assert cause.message == ""
+    assert cause.message.startswith(f"the disk of {tmp_path} is full: make room")
+    assert cause.at == path.stat().st_mtime
 
 
 def test_a_cause_that_cannot_be_kept_is_told_by_whoever_meets_it(tmp_path: Path) -> None:

@@ -348,14 +348,26 @@ def test_a_stop_ends_a_wait_between_two_requests(desk: Desk) -> None:
 def test_small_objects_are_asked_for_only_after_one_was_there(desk: Desk) -> None:
     there = DictStore()
     asking, store = Asking(lambda: True), FlakyStore(there, [])
-    small = [content(128 * KIB, seed) for seed in range(4)]
+    small = [content(size * KIB, seed) for seed, size in enumerate((16, 128, 128, 128))]
     there.objects["2"] = small[2]
 
-    sent = [desk.up(store, desk.write(data), key=str(number), asking=asking).how for number, data in enumerate(small)]
+    hows = []
+    for number, data in enumerate(small):
+        asking.count(sent := desk.up(store, desk.write(data), key=str(number), asking=asking))
+        hows.append(sent.how)
 
-    assert sent == ["uploaded", "uploaded", "skipped", "uploaded"]
+    assert hows == ["uploaded", "uploaded", "skipped", "uploaded"]
     assert store.calls == ["put", "put", "put", "stat", "stat", "put"]
     assert there.objects == {str(number): data for number, data in enumerate(small)}
+
+
+def test_before_one_has_gone_well_only_tiny_ones_are_put_without_a_question(desk: Desk) -> None:
+    asking, store = Asking(lambda: True), FlakyStore(DictStore(), [])
+
+    for number, size in enumerate((16 * KIB + 1, 128 * KIB)):
+        asking.count(desk.up(store, desk.write(content(size)), key=str(number), asking=asking))
+
+    assert store.calls == ["stat", "put", "put"]
 
 
 @pytest.mark.parametrize("size, trusted", [(128 * KIB + 1, True), (10, False)])
