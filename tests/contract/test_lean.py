@@ -8,11 +8,12 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
 from itertools import count, product
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import pycurl
 import pytest
@@ -24,7 +25,7 @@ from botocore.session import Session
 
 from lfs_agent.config import Settings
 from lfs_agent.errors import AgentError, ConflictError, CredentialsError, LocalError, TransientError
-from lfs_agent.parts import MIB, Part
+from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.store import ObjectStat, SentPart
 from lfs_agent.store.aws import Aws
 from lfs_agent.store.s3 import Connection, S3Store, S3Upload, resolve_connection
@@ -83,11 +84,17 @@ class Listener:
 
 
 class Script:
-    """A server that answers each request with the next of `answers`, as it stands, and hangs up where that is "bye"."""
+    """A server that answers each request with the next of `answers`, as it stands, and hangs up where that is "bye".
 
-    def __init__(self, *answers: bytes) -> None:
+    `nap_s`: before it takes the next 32 KiB of a body; its kernel keeps no more than as many for it.
+    """
+
+    def __init__(self, *answers: bytes, nap_s: float = 0.0) -> None:
         self._answers = list(answers)
+        self._nap_s = nap_s
         self._listener = socket.create_server(("127.0.0.1", 0))
+        if nap_s:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _PIECE)
         self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.requests: list[tuple[int, str, bytes]] = []
         """On which connection, what, and the body."""
@@ -110,12 +117,21 @@ class Script:
         with client, client.makefile("rb") as sent:
             while method := sent.readline().partition(b" ")[0]:
                 headers = http.client.parse_headers(sent)
-                body = sent.read(int(headers.get("Content-Length", 0)))
+                body = b"".join(self._pieces(sent, int(headers.get("Content-Length", 0))))
                 self.requests.append((connection, method.decode(), body))
                 answer, bye, _ = self._answers.pop(0).partition(b"bye")
                 client.sendall(answer)
                 if bye:
                     return
+
+    def _pieces(self, sent: IO[bytes], left: int) -> Iterator[bytes]:
+        while left:
+            time.sleep(self._nap_s)
+            yield sent.read(min(left, _PIECE))
+            left -= min(left, _PIECE)
+
+
+_PIECE = 32 * KIB
 
 
 def ok(*headers: str, content: bytes = b"") -> bytes:
@@ -618,3 +634,12 @@ def test_another_region_is_gone_on_to_by_the_client(listener: Listener) -> None:
 
     assert [is_lean(sent) for sent in listener.requests][:2] == [True, False]
     assert "/eu-west-3/s3/" in listener.requests[2][2]["authorization"]
+
+
+def test_what_the_kernel_has_still_to_send_is_no_silence() -> None:
+    """It takes some MiB at once, which over a slow link are on their way for minutes."""
+    data = content(MIB)
+    with Script(ok('ETag: "of it"'), nap_s=0.1) as script:
+        store_at(script.endpoint, read_timeout=1.0).put(KEY, oid_of(data), BytesBody(data))
+
+    assert [(method, body == data) for _, method, body in script.requests] == [("PUT", True)]
