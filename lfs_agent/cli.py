@@ -104,13 +104,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     try:
         status: int = import_module(module_of(arguments.command)).run(arguments, os.environ)
+        print(end="", flush=True)  # a full disk is told here: Python's own end has no sentence for it
     except AgentError as error:
         from lfs_agent.log import describe
 
         print(f"lfs-agent {arguments.command}: {describe(error)}", file=sys.stderr)
         return error.status
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered goes nowhere, quietly
         return 3
     except OSError as error:  # a home that cannot be written, a full disk …
         where = f"{error.filename}: " if error.filename else ""
@@ -118,7 +118,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     except KeyboardInterrupt:
         return 130
+    finally:
+        _drop_unwritten()
     return status
+
+
+def _drop_unwritten() -> None:
+    """What cannot be written goes nowhere, quietly: at its end Python would complain, and end with another status."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 if __name__ == "__main__":

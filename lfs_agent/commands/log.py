@@ -6,7 +6,6 @@ storage folder; a session that still runs is shown as far as it is.
 
 import argparse
 import json
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -69,7 +68,6 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if number:
             screen.line("")
         show(screen, summary, places)
-    sys.stdout.flush()
     return 0
 
 

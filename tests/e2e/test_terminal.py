@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -66,3 +67,12 @@ def test_the_bar_is_for_a_terminal_and_a_pipe_gets_plain_lines(cellar: Cellar, p
     else:
         assert f"{oid[:12]}    97.7 KiB  model.pt\n" in seen.terminal
         assert seen.piped == ""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
+@pytest.mark.parametrize("command", ["log", "config", "doctor", "verify"])
+def test_an_output_that_cannot_be_written_is_told_once(cellar: Cellar, command: str) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.push()
+    done = cellar.home.run("sh", "-c", f"lfs-agent {command} > /dev/full", cwd=cellar.work, check=False)
+    assert (done.returncode, done.stderr) == (3, f"lfs-agent {command}: No space left on device\n")
