@@ -384,6 +384,16 @@ class Repository:
             if kind == "tag"
         ]
 
+    @property
+    def born(self) -> bool:
+        """Whether HEAD names a commit, even one that git cannot read."""
+        return run_git(["rev-parse", "--verify", "--quiet", "HEAD"], cwd=self.cwd).returncode == 0
+
+    def knows(self, revision: str) -> bool:
+        """Whether git has what a revision, or each end of a range, names."""
+        words = ["rev-list", "--max-count=0", "--end-of-options", revision, "--"]
+        return run_git(words, cwd=self.cwd).returncode == 0
+
     def has(self, name: str) -> bool:
         """Whether git knows an object by this name, such as `HEAD:path`."""
         return run_git(["cat-file", "-e", name], cwd=self.cwd).returncode == 0

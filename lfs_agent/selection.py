@@ -43,7 +43,7 @@ def select(
 def trees(repo: Repository, words: Sequence[str], paths: Sequence[str] = ()) -> Iterator[tuple[str, Sequence[str]]]:
     """The commits that `words` name, ranges as they stand, each with the pathspecs that limit it.
 
-    Raises UsageError for a GTO reference that leads nowhere.
+    Raises UsageError for a word that names nothing here, and for a GTO reference that leads nowhere.
     """
     for word in words:
         if _OID.fullmatch(word):
@@ -55,7 +55,16 @@ def trees(repo: Repository, words: Sequence[str], paths: Sequence[str] = ()) -> 
         elif reference and (reference.stage or not reference.version.startswith("v")):
             raise UsageError(f"{word}: nothing is registered or assigned so here: see gto show, and git fetch --tags")
         else:
+            _check_known(repo, word)
             yield word, paths
+
+
+def _check_known(repo: Repository, word: str) -> None:
+    if repo.knows(word):
+        return
+    if word == "HEAD" and not repo.born:
+        raise UsageError("there is no commit yet: git commit makes the first one; or name a branch that has some")
+    raise UsageError(f"{word}: git knows no such commit here: git fetch --tags may bring it; paths come after --")
 
 
 def _named(

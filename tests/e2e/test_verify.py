@@ -195,8 +195,9 @@ def test_a_repository_without_pointers_has_nothing_to_verify(cellar: Cellar) -> 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["nothing"], "bad revision 'nothing'"),
-        (["nothing..HEAD"], "bad revision 'nothing..HEAD'"),
+        (["nothing"], "nothing: git knows no such commit here: git fetch --tags may bring it; paths come after --"),
+        (["nothing..HEAD"], "nothing..HEAD: git knows no such commit here"),
+        (["HEAD..main", "0" * 40], f"{'0' * 40}: git knows no such commit here"),
         (["--remote", "upstream"], "there is no remote 'upstream' here (there is: origin)"),
     ],
 )
@@ -205,6 +206,16 @@ def test_what_is_not_there_is_a_usage_error(cellar: Cellar, arguments: list[str]
     assert (done.returncode, done.stdout) == (2, "")
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["verify", "push-missing", "repair"])
+def test_before_the_first_commit_there_is_nothing_to_look_at(cellar: Cellar, command: str) -> None:
+    cellar.git("checkout", "-q", "--orphan", "anew")
+    done = cellar.home.run("lfs-agent", command, cwd=cellar.work, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"lfs-agent {command}: there is no commit yet: git commit makes the first one")
+    assert len(done.stderr.splitlines()) == 1
+    assert cellar.home.run("lfs-agent", command, "main", cwd=cellar.work).returncode == 0
 
 
 def test_outside_of_a_repository_is_a_usage_error(home: Home) -> None:
