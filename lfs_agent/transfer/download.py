@@ -175,6 +175,8 @@ def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, jou
 
     found = store.stat(key)
     if found is None:
+        with suppress(MissingError):  # a HEAD says 404 of key and bucket alike, a GET says which
+            store.fetch(key, 0, 1, lambda at, chunk: None)
         raise MissingError(f"404: there is no {store.address(key)}; nobody has pushed it here, or it was deleted")
     _check_size(store, key, found.size, meter.size)
     heading = {"of": store.identity(key), "etag": found.etag, "part_size": plan.part_size}

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable
 from hashlib import sha1, sha256
 from pathlib import Path
@@ -303,6 +304,39 @@ def test_a_clone_that_cannot_work_says_so_soon(cellar: Cellar, tmp_path: Path, s
     assert seconds < 12  # a second deadline would make it more
     assert says in cloned.stderr
     assert "Traceback" not in cloned.stderr
+
+
+def pulled_large(cellar: Cellar, clone: Path, url: str) -> Done:
+    """What came of a pull of two objects in parts, from this store."""
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    for number in range(2):
+        cellar.write(f"{number}.bin", 12 * MIB, number)
+    cellar.commit("Fill the cellar")
+    cellar.push()
+    cellar.home.git("clone", "-q", cellar.origin, clone, env={"GIT_LFS_SKIP_SMUDGE": "1"})
+    cellar.home.git("config", "lfs.url", url, cwd=clone)
+    return cellar.home.git("lfs", "pull", cwd=clone, check=False)
+
+
+def test_a_bucket_that_is_gone_is_told_once_for_large_objects_too(cellar: Cellar, tmp_path: Path) -> None:
+    pulled = pulled_large(cellar, tmp_path / "clone", "s3::nobody-made-this-bucket/cellar")
+    assert pulled.returncode != 0
+    assert pulled.stderr.count("404 NoSuchBucket") == 1, pulled.stderr
+    assert pulled.stderr.count("; create the bucket at ") == 1
+    assert pulled.stderr.count("not tried: the whole session was stopped") == 1
+    assert "nobody has pushed it here" not in pulled.stderr
+
+
+def test_a_large_object_that_is_missing_costs_one_more_question(cellar: Cellar, tmp_path: Path) -> None:
+    """In a bucket that is there."""
+    elsewhere = f"s3::{cellar.bucket}/elsewhere"
+    mark = cellar.server.mark()
+    pulled = pulled_large(cellar, tmp_path / "clone", elsewhere)
+    assert pulled.returncode != 0
+    assert pulled.stderr.count("[404] 404: there is no ") == 2, pulled.stderr
+    assert pulled.stderr.count("; nobody has pushed it here, or it was deleted") == 2
+    asked = [request for request in cellar.server.requests(mark) if request.key.startswith("elsewhere/")]
+    assert Counter(request.operation for request in asked) == {"HeadObject": 2, "GetObject": 2}
 
 
 @pytest.mark.parametrize("setup", [no_credentials, refused_port, silent_port, no_bucket])
