@@ -396,12 +396,21 @@ def lfsconfig(patient: Patient) -> Iterator[Line]:
             yield Line(".lfsconfig", "problem", text, f"git add :/.lfsconfig && {commit}")
         case "staged":
             yield Line(".lfsconfig", "problem", ".lfsconfig is staged, and not committed yet", commit)
+        case "not checked out":
+            text = "the checkout did not finish (git's index is empty); what mends it overwrites changes made since"
+            yield Line(".lfsconfig", "problem", text, "git restore --source=HEAD --staged --worktree :/")
+        case "taken out":
+            text = ".lfsconfig is staged to be deleted: after a commit nobody finds the store"
+            yield Line(".lfsconfig", "problem", text, "git restore --source=HEAD --staged --worktree :/.lfsconfig")
         case "other":
             text = ".lfsconfig is not as HEAD has it: you and everybody else may use two stores"
             yield Line(".lfsconfig", "problem", text, f"git diff HEAD -- :/.lfsconfig; then {commit}")
 
 
-def _state_of_lfsconfig(patient: Patient) -> Literal["committed", "ignored", "untracked", "staged", "other"]:
+_State = Literal["committed", "ignored", "untracked", "staged", "not checked out", "taken out", "other"]
+
+
+def _state_of_lfsconfig(patient: Patient) -> _State:
     """Not by `git status`, which asks git-lfs about other files, and fails with it."""
 
     def name_of(*words: str) -> str:
@@ -410,8 +419,11 @@ def _state_of_lfsconfig(patient: Patient) -> Literal["committed", "ignored", "un
     if patient.repo.worktree is None:
         return "committed"
     head, index = (name_of("rev-parse", "--verify", "--quiet", f"{tree}:.lfsconfig") for tree in ("HEAD", ""))
-    if head and head == index == name_of("hash-object", "--", ".lfsconfig"):
+    here = name_of("hash-object", "--", ".lfsconfig")
+    if head and head == index == here:
         return "committed"
+    if head and not index and here in (head, ""):
+        return "taken out" if name_of("ls-files") else "not checked out"
     if head:
         return "other"
     if index:

@@ -336,6 +336,28 @@ def test_an_lfsconfig_that_differs_from_the_committed_one(clinic: Clinic, cellar
     assert clinic.wrong(status=0) == []
 
 
+def test_a_checkout_that_did_not_finish_is_no_other_lfsconfig(clinic: Clinic, filled: Cellar, tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    cloned = clinic.home.git("clone", "-q", filled.origin, clone, env=NOBODY_THERE, check=False)
+    assert cloned.returncode != 0
+    clinic.work = clone / "vit-l"
+    clinic.work.mkdir(exist_ok=True)
+    lines = clinic.wrong(env=NOBODY_THERE)
+    assert [(line["check"], line["status"]) for line in lines] == [(".lfsconfig", "problem"), ("bucket", "unknown")]
+    clinic.mend(clinic.one(".lfsconfig", "the checkout did not finish"))
+    assert (clone / "vit-l/1.0/weights.bin").read_bytes() == random_bytes(20_000, 1)
+    assert clinic.home.git("status", "--porcelain", cwd=clone).stdout == ""
+
+
+@pytest.mark.parametrize("how", ["--cached", "--force"])
+def test_an_lfsconfig_that_is_about_to_be_deleted(clinic: Clinic, cellar: Cellar, how: str) -> None:
+    mine = cellar.work / ".gitattributes"
+    mine.write_text(f"# mine\n{mine.read_text()}")
+    cellar.git("rm", "-q", how, ".lfsconfig")
+    clinic.mend(clinic.one(".lfsconfig", ".lfsconfig is staged to be deleted"))
+    assert mine.read_text().startswith("# mine\n")
+
+
 def test_a_store_that_only_the_user_names(clinic: Clinic, cellar: Cellar) -> None:
     cellar.git("config", "lfs.url", cellar.url)
     mend = clinic.one(".lfsconfig", "only your configuration names the store", status=0)
