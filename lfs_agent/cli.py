@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import TextIO
 
 from lfs_agent import __version__
 from lfs_agent.errors import AgentError
@@ -93,6 +94,8 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    sys.stdout = sys.stdout or _nowhere()  # both are None where the shell has closed them
+    sys.stderr = sys.stderr or _nowhere()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that the terminal's encoding does not have
     known = [words[0]] if words and words[0] in COMMANDS else list(COMMANDS)
@@ -121,6 +124,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         _drop_unwritten()
     return status
+
+
+def _nowhere() -> TextIO:
+    return Path(os.devnull).open("w")
 
 
 def _drop_unwritten() -> None:

@@ -76,3 +76,13 @@ def test_an_output_that_cannot_be_written_is_told_once(cellar: Cellar, command: 
     cellar.push()
     done = cellar.home.run("sh", "-c", f"lfs-agent {command} > /dev/full", cwd=cellar.work, check=False)
     assert (done.returncode, done.stderr) == (3, f"lfs-agent {command}: No space left on device\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_none_to_fail_at(cellar: Cellar, closed: str) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.push()
+    for command in ("log", "verify", "config"):
+        done = cellar.home.run("sh", "-c", f"lfs-agent {command} {closed}", cwd=cellar.work, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert bool(done.stdout) == (closed == "2>&-")
