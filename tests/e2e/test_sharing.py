@@ -103,7 +103,7 @@ def test_one_user_goes_on_where_another_was_killed(
         assert path.stat().st_gid == GROUP
 
 
-PRIVATE = (".stop", ".retries", ".login")
+PRIVATE = (".stop", ".contact", ".retries", ".login")
 """Of the workers of one session: all of one user."""
 
 
