@@ -1,5 +1,6 @@
 """The race: every contender pushes and pulls the same objects, in one run, in shuffled order."""
 
+import math
 import random
 import shlex
 import shutil
@@ -76,7 +77,7 @@ STAGES = {
     )
 }
 HOPELESS = 1.5
-"""Whose first round takes so many times as long as the fastest agent's need not race again."""
+"""Whose first round takes so many times as long as the best peer's, whichever way, need not race again."""
 
 
 _FEW = 8
@@ -147,17 +148,16 @@ def _rounds(track: "Track", stage: Stage, case: Case, contenders: Sequence[Conte
 
 
 def _worth_another(contenders: Sequence[Contender], outcomes: Mapping[str, Outcome]) -> list[Contender]:
-    """Those whose first round was not hopeless; ours and the floor always."""
-    took = {
-        contender.name: sum(run.wall_s for runs in outcomes[contender.name].runs.values() for run in runs)
-        for contender in contenders
-        if not outcomes[contender.name].failures
-    }
-    best = min((took[one.name] for one in contenders if one.role in ("ours", "peer") and one.name in took), default=0)
+    """Those that were not hopeless in every way of the first round; ours, the floor, and who failed, always."""
+    took = {one.name: {way: runs[0].wall_s for way, runs in outcomes[one.name].runs.items()} for one in contenders}
+    peers = [one.name for one in contenders if one.role == "peer" and not outcomes[one.name].failures]
+    best = {way: min(took[name][way] for name in peers) for name in peers for way in took[name]}
     return [
-        contender
-        for contender in contenders
-        if contender.role in ("ours", "floor") or took.get(contender.name, 0) <= HOPELESS * best
+        one
+        for one in contenders
+        if one.role in ("ours", "floor")
+        or outcomes[one.name].failures
+        or any(took[one.name][way] <= HOPELESS * best.get(way, math.inf) for way in took[one.name])
     ]
 
 
