@@ -243,7 +243,12 @@ class Collector:
         Raises ObjectError where another gc has written meanwhile.
         """
         done = {orphan.oid: orphan.status for orphan in collected}
-        kept = [each.mark for each in survey.orphans if done.get(each.oid, each.status) in _STAY]
+        now = int(self._stock.now())  # a push sees a new mark from now on, however long somebody was asked before
+        kept = [
+            each.mark._replace(marked=now) if each.status == "orphan" else each.mark
+            for each in survey.orphans
+            if done.get(each.oid, each.status) in _STAY
+        ]
         if list(kept) == list(self._found.marks) and self._found.etag:
             return len(kept)
         if not kept and not self._found.etag:

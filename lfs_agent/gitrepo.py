@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
 from lfs_agent.errors import DiskError, LocalError, UsageError
 from lfs_agent.modes import Modes
@@ -390,9 +390,13 @@ class Repository:
         return run_git(["rev-parse", "--verify", "--quiet", "HEAD"], cwd=self.cwd).returncode == 0
 
     def knows(self, revision: str) -> bool:
-        """Whether git has what a revision, or each end of a range, names."""
+        """Whether git has what a revision, or each end of a range, names; `HEAD^!` is more than one, and no range."""
         words = ["rev-list", "--max-count=0", "--end-of-options", revision, "--"]
-        return run_git(words, cwd=self.cwd).returncode == 0
+        known = run_git(words, cwd=self.cwd).returncode == 0
+        if not known or ".." in revision:
+            return known
+        one = run_git(["rev-parse", "--verify", "--quiet", "--end-of-options", revision], cwd=self.cwd)
+        return one.returncode == 0 and not one.stdout.startswith(b"^")
 
     def has(self, name: str) -> bool:
         """Whether git knows an object by this name, such as `HEAD:path`."""
@@ -515,12 +519,9 @@ class Repository:
         """Name and path of every file's blob in one tree."""
         # Not ls-tree, which knows no pathspecs and leaves out what is above cwd.
         empty = git("hash-object", "-t", "tree", "--stdin", cwd=self.cwd).strip()
-        words = ["diff-tree", "-r", "-z", "--raw", "--no-renames", empty, "--end-of-options", revision, "--", *paths]
         found = False
-        changes = _stream(words, self.cwd, b"\0")
-        for change, path in zip(changes, changes, strict=True):
+        for mode, name, path in _changes([empty, "--end-of-options", revision, "--", *paths], self.cwd):
             found = True
-            _, mode, _, name, _ = change.split(" ")
             if mode.startswith("100"):
                 yield name, path
         if paths and not found:
@@ -529,12 +530,29 @@ class Repository:
     def _versions(self, commits: str, paths: Sequence[str]) -> Generator[tuple[str, str], None, None]:
         """Name and path of every object that a range of commits has brought, merges included."""
         which = commits.split() if commits in _WITHOUT_END else ["--end-of-options", commits]
-        words = ["rev-list", "--objects", "--full-history", *which, "--", *paths]
-        for line in _stream(words, self.cwd, b"\n"):
+        if paths:
+            yield from self._versions_at(which, paths)
+            return
+        for line in _stream(["rev-list", "--objects", "--full-history", *which, "--"], self.cwd, b"\n"):
             # Only a commit is told without a space. A blob that is tagged itself has no path, and is not told again.
             name, space, path = line.partition(" ")
             if space:
                 yield name, path
+
+    def _versions_at(self, which: Sequence[str], paths: Sequence[str]) -> Generator[tuple[str, str], None, None]:
+        """By what commits have changed: into a tree that lies at two paths git looks once, with the limits of one."""
+        import tempfile
+
+        seen: set[str] = set()
+        with tempfile.TemporaryFile() as commits:
+            for commit in _stream(["rev-list", "--full-history", *which, "--", *paths], self.cwd, b"\n"):
+                commits.write(f"{commit}\n".encode())
+            commits.seek(0)
+            words = ["--stdin", "-m", "--root", "--no-commit-id", "--", *paths]
+            for mode, name, path in _changes(words, self.cwd, commits):
+                if mode.startswith("100") and name not in seen:
+                    seen.add(name)
+                    yield name, path
 
 
 def refs_at(url: str, *, own: Collection[str]) -> str:
@@ -594,7 +612,15 @@ def _may_be_pointer(kind: str, size: int) -> bool:
     return kind == "blob" and size < MAX_POINTER_SIZE
 
 
-def _stream(arguments: Sequence[str], cwd: Path, end: bytes) -> Iterator[str]:
+def _changes(words: Sequence[str], cwd: Path, stdin: IO[bytes] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Mode, name and path of each blob that git's diff-tree tells, as they are afterwards. Raises as `_stream`."""
+    told = _stream(["diff-tree", "-r", "-z", "--raw", "--no-renames", *words], cwd, b"\0", stdin)
+    for change, path in zip(told, told, strict=True):
+        _, mode, _, name, _ = change.split(" ")
+        yield mode, name, path
+
+
+def _stream(arguments: Sequence[str], cwd: Path, end: bytes, stdin: IO[bytes] | None = None) -> Iterator[str]:
     """The output of git while it comes, cut at each `end`.
 
     Raises UsageError with what git said, where it fails.
@@ -604,7 +630,7 @@ def _stream(arguments: Sequence[str], cwd: Path, end: bytes) -> Iterator[str]:
     with (
         tempfile.TemporaryFile() as said,
         subprocess.Popen(
-            ["git", *arguments], cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
+            ["git", *arguments], cwd=cwd, stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
         ) as process,
     ):
         assert process.stdout

@@ -113,7 +113,8 @@ class Pruner:
     def _judged(self, local: Local) -> Judged:
         wanted = Wanted(Pointer(local.oid, local.size), [])
         finding = self._judge.judge(wanted)
-        if finding.found and finding.found.size != local.size and (wrong := self._wrong_here(local)):
+        is_other = finding.found.size != local.size if finding.found else local.size == 0  # which nobody is asked for
+        if is_other and (wrong := self._wrong_here(local)):
             return _kept(finding, local, "unproven", wrong)
         if _is_same_file(finding.address, local.path):
             return _kept(finding, local, "unproven", _SAME_FILE)

@@ -733,6 +733,22 @@ def test_a_deletion_that_a_login_has_held_back_is_not_sent(tmp_path: Path, monke
     assert (left.status, (tmp_path / oid).read_bytes()) == ("failed", b"kept")
 
 
+def test_the_grace_period_begins_when_a_mark_is_written(tmp_path: Path) -> None:
+    """Not when the object was looked at: nobody sees the mark while somebody is asked, or other objects are deleted."""
+    oid, store = Oid("ab" * 32), FolderStore(tmp_path)
+    (tmp_path / oid).write_bytes(b"kept")
+    collector = Collector(Ledger(store, ""), FolderStock(store), "", key_of("", "flat"), older_than_s=0)
+    collector.read_marks()
+    survey = collector.survey(lambda oid: False)
+    time.sleep(1.1)
+    asked = int(FolderStock(store).now())
+
+    assert collector.write(survey, []) == 1
+
+    (mark,) = Ledger(store, "").marks().marks
+    assert mark.marked >= asked
+
+
 def test_marks_are_read_anew_after_a_machine_has_slept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its monotonic clock stood still meanwhile, and a gc elsewhere did not."""
     oid, now = Oid("ab" * 32), time.time()

@@ -221,6 +221,21 @@ def test_a_local_copy_that_is_damaged_proves_nothing(cellar: Cellar) -> None:
     assert here(cellar) == {small, large, cut, last}
 
 
+@pytest.mark.parametrize("how", [[], ["--deep"]], ids=["by checksum", "by a read"])
+def test_a_local_copy_that_was_emptied_proves_nothing(cellar: Cellar, how: list[str]) -> None:
+    emptied, last = versions(cellar, SIZE, 1000)
+    path = cellar.local_object(emptied)
+    path.chmod(0o644)
+    path.write_bytes(b"")
+    cellar.delete(emptied)
+
+    done = prune(cellar, "--apply", "--json", *how)
+
+    assert done.returncode == 3
+    assert statuses(done) == {emptied: "unproven"}
+    assert here(cellar) == {emptied, last}
+
+
 def test_the_store_that_a_pull_would_ask_is_the_one_that_counts(cellar: Cellar) -> None:
     """What was pushed elsewhere can't be fetched from here."""
     elsewhere = f"{cellar.bucket}-e"[-60:]

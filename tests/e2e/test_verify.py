@@ -186,6 +186,24 @@ def test_a_bare_repository_can_be_verified(cellar: Cellar) -> None:
     assert "1 object, 97.7 KiB: 1 present" in done.stdout
 
 
+@pytest.mark.parametrize("which", ["--all", "HEAD~1..HEAD", "HEAD"])
+@pytest.mark.parametrize("limits", [("a/x.bin", "b/y.bin"), (".", ":!a/y.bin"), ("c",)])
+def test_limits_hold_for_each_place_of_a_folder(cellar: Cellar, which: str, limits: tuple[str, ...]) -> None:
+    """git walks into one tree that lies at several places once, with the limits of the first."""
+    oids = [cellar.write(f"{folder}/{n}.bin", SIZE, n) for folder in "abc" for n in (1, 2)][:2]
+    for folder in "abc":
+        (cellar.work / folder / "1.bin").rename(cellar.work / folder / "x.bin")
+        (cellar.work / folder / "2.bin").rename(cellar.work / folder / "y.bin")
+    cellar.commit("Fill three racks alike")
+    cellar.push()
+    cellar.delete(oids[1])
+
+    done = verify(cellar.home, cellar.work, "--json", which, "--", *limits)
+
+    assert statuses(done) == {oids[0]: "present", oids[1]: "missing"}
+    assert done.returncode == 1
+
+
 def test_a_repository_without_pointers_has_nothing_to_verify(cellar: Cellar) -> None:
     done = verify(cellar.home, cellar.work)
     assert (done.returncode, done.stdout) == (0, "no LFS pointers in HEAD: nothing to verify\n")
@@ -197,6 +215,8 @@ def test_a_repository_without_pointers_has_nothing_to_verify(cellar: Cellar) -> 
     [
         (["nothing"], "nothing: git knows no such commit here: git fetch --tags may bring it; paths come after --"),
         (["nothing..HEAD"], "nothing..HEAD: git knows no such commit here"),
+        (["HEAD^!"], "HEAD^!: git knows no such commit here"),  # more than one, of which diff-tree would tell nothing
+        (["^HEAD"], "^HEAD: git knows no such commit here"),
         (["HEAD..main", "0" * 40], f"{'0' * 40}: git knows no such commit here"),
         (["--remote", "upstream"], "there is no remote 'upstream' here (there is: origin)"),
     ],
