@@ -1,4 +1,4 @@
-"""`in_parallel`: the results of many questions, in order, from several threads; `until_one_fails`, for other pools."""
+"""Work in several threads: `in_parallel` gives the results in order, `until_one_fails` ends a pool's at a failure."""
 
 import functools
 import queue
