@@ -24,7 +24,7 @@ _REMOTE: Final = re.compile(r"s3(?:\+zip)?://(?:(?P<profile>[^@/]+)@)?(?P<bucket
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A store of another agent; `committed`: the repository itself names its endpoint, not the user."""
+    """A store of another agent; `committed`: the repository itself names it, or its endpoint, not the user."""
 
     url: str
     origin: str
@@ -52,7 +52,7 @@ def _lfs_dal(repo: Repository, file: ConfigFile) -> Iterator[Found]:
         raise UsageError(f"{origin}: scheme = {says.get('scheme', '')!r}: only what lfs-dal keeps in S3 can be adopted")
     virtual = says.get("enable-virtual-host-style", "").lower() in ("true", "on", "1")
     url = _url(says["bucket"], says.get("root", ""), says, path_style=not virtual)
-    yield Found(url, origin, committed=bool(says.get("endpoint")) and not own.get("endpoint"))
+    yield Found(url, origin, committed=any(name in committed and name not in own for name in ("bucket", "endpoint")))
 
 
 def _lfs_s3(repo: Repository) -> Iterator[Found]:

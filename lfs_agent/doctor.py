@@ -98,7 +98,7 @@ def examine(patient: Patient) -> Iterator[Line]:
     if run_git(["rev-parse", "--git-dir"], cwd=patient.repo.cwd).returncode:
         yield from looked_at(repository, patient)
         return
-    for check in (hidden_failures, prune, checkout):
+    for check in (hidden_failures, prune, hooks, checkout):
         yield from (found := looked_at(check, patient))
     if _broken(found):
         return
@@ -312,7 +312,7 @@ def prune(patient: Patient) -> Iterator[Line]:
         if entry.key.startswith("alias.") and _prunes(entry.value):
             found += 1
             yield Line("prune", "warning", f"{where(entry)}: {entry.key} runs it: {harm}", taken_out(entry))
-    for hook in _hooks(patient):
+    for hook in _pruning(patient):
         found += 1
         yield Line(
             "prune",
@@ -328,14 +328,34 @@ def _prunes(command: str) -> bool:
     return re.search(r"\blfs\s+(prune\b|(fetch|pull)\b[^\n;&|]*--prune\b)", command) is not None
 
 
-def _hooks(patient: Patient) -> Iterator[Path]:
-    said = run_git(["rev-parse", "--git-path", "hooks"], cwd=patient.repo.cwd).stdout.decode(errors="surrogateescape")
-    folder = patient.repo.cwd / said.rstrip("\n")
+def _pruning(patient: Patient) -> Iterator[Path]:
+    folder = patient.repo.hooks
     for hook in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if hook.is_file() and not hook.name.endswith(".sample"):
-            lines = hook.read_bytes()[: 1 << 20].decode(errors="replace").splitlines()
-            if any(_prunes(line) for line in lines if not line.lstrip().startswith("#")):
-                yield hook
+        if hook.is_file() and not hook.name.endswith(".sample") and any(map(_prunes, _commands(hook))):
+            yield hook
+
+
+def _commands(hook: Path) -> Iterator[str]:
+    lines = hook.read_bytes()[: 1 << 20].decode(errors="replace").splitlines()
+    return (line for line in lines if not line.lstrip().startswith("#"))
+
+
+def hooks(patient: Patient) -> Iterator[Line]:
+    """Whether `git push` sends objects: that is git-lfs's hook, without which it ends well, and sends none."""
+    hook = patient.repo.hooks / "pre-push"
+    if patient.repo.worktree is None:
+        return
+    if not hook.exists():
+        if _is_there(patient, "HEAD^{commit}") and any(islice(patient.repo.pointers("HEAD"), 1)):
+            yield Line("hooks", "warning", f"there is no {hook}: git push sends no objects", "git lfs update")
+    elif not os.access(hook, os.X_OK):
+        text = f"{hook} may not be run: git push sends no objects"
+        yield Line("hooks", "problem", text, f"chmod +x {shlex.quote(str(hook))}")
+    elif not any(re.search(r"\bgit[ -]lfs\s+pre-push\b", line) for line in _commands(hook)):
+        text = f"{hook} is not git-lfs's: unless what it runs does git lfs pre-push, git push sends no objects"
+        yield Line("hooks", "warning", text, "git lfs update --manual   (it says what to add)")
+    else:
+        yield Line("hooks", "ok", "git push sends objects first")
 
 
 def checkout(patient: Patient) -> Iterator[Line]:

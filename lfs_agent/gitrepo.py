@@ -73,8 +73,13 @@ def git(*arguments: str, cwd: str | Path | None = None) -> str:
     """
     done = run_git(arguments, cwd=cwd)
     if done.returncode:
-        raise UsageError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()}")
+        raise UsageError(f"git {arguments[0]}: {_said(done)}")
     return done.stdout.decode(errors="surrogateescape")
+
+
+def _said(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Why it failed; git-lfs says that on its standard output at times."""
+    return (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
 
 
 def let_write(*arguments: str, cwd: str | Path | None = None) -> None:
@@ -89,7 +94,7 @@ def read_config(cwd: str | Path | None = None) -> list[Entry]:
     """All of the user's git configuration in `cwd`, in git's order: later entries win."""
     done = run_git(["config", "--list", "-z", "--show-origin"], cwd=cwd)
     if done.returncode:
-        raise UsageError(f"git config: {done.stderr.decode(errors='replace').strip()}")
+        raise UsageError(f"git config: {_said(done)}")
     fields = done.stdout.decode(errors="surrogateescape").split("\0")
     return [_entry(text, origin) for origin, text in zip(fields[0::2], fields[1::2], strict=False)]
 
@@ -179,6 +184,10 @@ class ConfigFile(NamedTuple):
         self._write("--fixed-value", "--unset-all", key, value)
         return True
 
+    def clear(self, key: str) -> None:
+        """Takes all values from `key`, which has some."""
+        self._write("--unset-all", key)
+
     def _write(self, *words: str) -> None:
         if not self.dry_run:
             let_write("config", "--file", str(self.path), *words)
@@ -186,7 +195,7 @@ class ConfigFile(NamedTuple):
     def remove(self) -> None:
         """Deletes the file. Raises OSError."""
         if not self.dry_run:
-            self.path.unlink()
+            self.path.resolve().unlink()
 
     def replace(self, content: bytes) -> None:
         """Writes the file anew, under the lock that git itself takes. Raises DiskError, OSError."""
@@ -211,23 +220,34 @@ class ConfigFile(NamedTuple):
 def config_file(scope: Scope, cwd: str | Path | None = None, *, dry_run: bool = False) -> ConfigFile:
     """The file that `git config --SCOPE` writes.
 
-    Raises UsageError for "local" outside of a repository.
+    Raises UsageError for "local" outside of a repository, and where git reads no such file.
     """
+    path = _file_of(scope, cwd)
+    if path.exists() and not path.is_file():  # git would put a file in the place of /dev/null
+        raise UsageError(f"git's {scope} configuration is {path} here, which is no file (GIT_CONFIG_{scope.upper()})")
+    return ConfigFile(path, dry_run)
+
+
+def _file_of(scope: Scope, cwd: str | Path | None) -> Path:
     match scope:
         case "local":
-            return ConfigFile(Repository(Path(cwd or ".")).common_dir / "config", dry_run)
+            return Repository(Path(cwd or ".")).common_dir / "config"
         case "global":
-            return ConfigFile(_global_file(), dry_run)
+            return _global_file()
         case "system":
             # The only question that every git answers: which file it would open in an editor.
             done = run_git(["config", "--system", "--edit"], cwd=cwd, environ={**os.environ, "GIT_EDITOR": "echo"})
-            return ConfigFile(Path(done.stdout.decode(errors="surrogateescape").strip() or "/etc/gitconfig"), dry_run)
+            return Path(done.stdout.decode(errors="surrogateescape").strip() or "/etc/gitconfig")
 
 
 def _global_file() -> Path:
     """As git has it: ~/.gitconfig, unless only the other place has a file."""
-    if said := os.environ.get("GIT_CONFIG_GLOBAL"):
+    said = os.environ.get("GIT_CONFIG_GLOBAL")
+    if said:
         return Path(said)
+    if said is not None or (os.name == "posix" and not os.environ.get("HOME")):
+        name = "GIT_CONFIG_GLOBAL is empty" if said is not None else "HOME is not set"
+        raise UsageError(f"{name}, so git reads no configuration of this user: set it, and run this again")
     home = Path.home()
     other = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "git" / "config"
     return other if other.exists() and not (home / ".gitconfig").exists() else home / ".gitconfig"
@@ -267,6 +287,12 @@ class Repository:
         return common, top, done.stderr.decode(errors="replace").strip()
 
     @cached_property
+    def hooks(self) -> Path:
+        """The folder of the hooks that git runs here."""
+        said = run_git(["rev-parse", "--git-path", "hooks"], cwd=self.cwd).stdout.decode(errors="surrogateescape")
+        return self.cwd / said.removesuffix("\n")
+
+    @cached_property
     def config(self) -> list[Entry]:
         """The user's git configuration, all scopes."""
         return read_config(self.cwd)
@@ -278,17 +304,23 @@ class Repository:
 
     @cached_property
     def lfsconfig(self) -> list[Entry]:
-        """All of `.lfsconfig`: the work tree's, else the index's, else HEAD's, as git-lfs does."""
+        """All of `.lfsconfig`: the work tree's, else the index's, else HEAD's, as git-lfs does.
+
+        Raises UsageError for one that cannot be read: git-lfs takes none then.
+        """
         sources = [["--blob", ":.lfsconfig"], ["--blob", "HEAD:.lfsconfig"]]
-        if self.worktree and _is_file(file := self.worktree / ".lfsconfig"):
+        is_here = self.worktree is not None and _is_file(file := self.worktree / ".lfsconfig")
+        if is_here:
             if (plain := _read_plain(file)) is not None:
                 return [Entry(key, value, ".lfsconfig") for key, value in plain]
-            sources.insert(0, ["--file", str(file)])
+            sources = [["--file", str(file)]]
         for source in sources:
             done = run_git(["config", *source, "--no-includes", "--list", "-z"], cwd=self.cwd)
             if done.returncode == 0:
                 lines = done.stdout.decode(errors="surrogateescape").split("\0")[:-1]
                 return [_entry(line, ".lfsconfig")._replace(origin=".lfsconfig") for line in lines]
+            if is_here:
+                raise UsageError(f"git cannot read .lfsconfig, and neither can git-lfs: {_said(done)}")
         return []
 
     def get(self, key: str) -> Entry | None:

@@ -18,6 +18,7 @@ from lfs_agent.cellar import TRUSTED_KEY, Cellar
 from lfs_agent.commands import steps
 from lfs_agent.commands.wording import plain
 from lfs_agent.config import from_query, resolve
+from lfs_agent.doctor import Patient, hooks
 from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, let_write, run_git
 from lfs_agent.registration import SECTION
@@ -61,8 +62,9 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     replaced = conflicts(repo, file, url, arguments.remote)
     if replaced and not arguments.force:
         raise UsageError(f"{'; '.join(replaced)}; to go ahead all the same: --force")
+    identity = trusted_by_this(cellar, target, elsewhere=bool(replaced or arguments.remote))
     named_by_user = theirs is None or not theirs.committed
-    identity = trusted_by_this(cellar, target, elsewhere=bool(replaced or arguments.remote)) if named_by_user else ""
+    trusting = config_file("global", dry_run=arguments.dry_run) if identity and named_by_user else None
     tracked_before = tracks(repo)
 
     if arguments.remote:
@@ -73,19 +75,23 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if not tracked_before:
         text = f".gitattributes: {len(WEIGHTS)} kinds of weights go to Git LFS ({', '.join(WEIGHTS)})"
         told.tell(".gitattributes", text, changed=True)
-    if identity and config_file("global", dry_run=arguments.dry_run).add(TRUSTED_KEY, identity):
+    if trusting and trusting.add(TRUSTED_KEY, identity):
         told.tell("trust", f"{identity} is trusted now, since you named it", changed=True)
     if arguments.dry_run:
         return 0
     if not tracked_before:
         track(attributes)
-    let_write("add", "--force", "--", ".lfsconfig", *([] if tracked_before else [".gitattributes"]), cwd=top)
+    staged = [".lfsconfig", *([".gitattributes"] if is_unstaged(attributes) else [])]
+    let_write("add", "--force", "--", *staged, cwd=top)
     if not arguments.json:
         print("next:")
     for command in next_steps(repo, target, remote, earlier_objects=tracked_before, second=bool(arguments.remote)):
         told.advise(command)
-    for command in adopted_steps(cellar, theirs) if theirs else ():
+    for command in adopted_steps(theirs, "" if named_by_user else identity, arguments.remote) if theirs else ():
         told.advise(command)
+    for sentence in conflicts(repo, file, url, arguments.remote):
+        print(f"not replaced: {plain(sentence)}", file=sys.stderr)
+    steps.warn(hooks(Patient(repo, environ)))
     if isinstance(target, FolderTarget) and not Path(target.path).is_dir():
         print(f"there is no folder {target.path} yet: create or mount it before the first push", file=sys.stderr)
     if not repo.value(f"{SECTION}.path"):
@@ -111,11 +117,11 @@ def adopted(repo: Repository, top: Path, remote: str | None, told: steps.Steps) 
     raise UsageError(f"several agents have been told of stores here, say which is meant: {all_of_them}")
 
 
-def adopted_steps(cellar: Cellar, theirs: Found) -> Iterator[str]:
-    """What else there is to do with objects that another agent stored."""
-    if theirs.committed:
-        yield f"lfs-agent trust {cellar.claim.identity}   (the repository names this server: is it right?)"
-    yield "lfs-agent verify --deep   (are the objects whole?)"
+def adopted_steps(theirs: Found, untrusted: str, remote: str | None) -> Iterator[str]:
+    """What else there is to do with objects that another agent stored; `untrusted`: the identity, where it is to be."""
+    if untrusted:
+        yield f"lfs-agent trust {untrusted}   (the repository names it: is it right?)"
+    yield f"lfs-agent verify --deep{f' --remote {remote}' if remote else ''}   (are the objects whole?)"
     if theirs.profile:
         yield f"git config lfs-agent.profile {theirs.profile}   (the remote names it)"
 
@@ -193,7 +199,16 @@ def tracks(repo: Repository) -> bool:
     pathspec = ":(top,glob)**/.gitattributes"
     listed = git("ls-files", "-z", "--full-name", "--cached", "--others", "--exclude-standard", "--", pathspec)
     files = (_top(repo) / name for name in {".gitattributes", *listed.split("\0")[:-1]})
-    return any(re.search(rb"^[^#\n]*\sfilter=lfs\b", ConfigFile(file).content, re.MULTILINE) for file in files)
+    return any(_TRACKS.search(ConfigFile(file).content) for file in files)
+
+
+_TRACKS: Final = re.compile(rb"^[^#\n]*\sfilter=lfs\b", re.MULTILINE)
+
+
+def is_unstaged(attributes: Path) -> bool:
+    """Whether this file sends something to Git LFS, and what is staged of it nothing: made just now, or before."""
+    staged = run_git(["cat-file", "blob", ":.gitattributes"], cwd=attributes.parent).stdout
+    return bool(_TRACKS.search(ConfigFile(attributes).content)) and not _TRACKS.search(staged)
 
 
 def track(attributes: Path) -> None:
@@ -217,7 +232,8 @@ def next_steps(repo: Repository, target: Target, remote: str, *, earlier_objects
         yield f"git lfs fetch --all {source}   (the objects of earlier commits: a push needs them here)"
     yield f"git push {remote} HEAD"
     if earlier:
-        yield f"git lfs push --all {remote}   (the objects of earlier commits)"
+        named = "" if remote == repo.default_remote() else f" --remote {remote}"
+        yield f"lfs-agent push-missing --all{named}   (the objects of earlier commits, and of other branches)"
 
 
 def _top(repo: Repository) -> Path:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from lfs_agent.commands import steps
+from lfs_agent.doctor import Patient, hooks
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import ConfigFile, Entry, Scope, config_file, git, read_config, run_git
+from lfs_agent.gitrepo import ConfigFile, Entry, Repository, Scope, config_file, git, read_config, run_git
 from lfs_agent.registration import FILTER, GET_GIT_LFS, SECTION, another_agent, registration
 
 EXAMPLES = """\
@@ -46,21 +47,30 @@ def add_scopes(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     scope: Scope = arguments.scope
     told = steps.Steps(arguments.dry_run, arguments.json)
+    file = config_file(scope, dry_run=arguments.dry_run)
+    seen = _seen(scope, file)  # first: without its configuration git runs no git-lfs
     if run_git(["lfs", "version"]).returncode:
         raise UsageError(f"git-lfs is not installed: {GET_GIT_LFS}")
-    file = config_file(scope, dry_run=arguments.dry_run)
-    seen = _seen(scope, file)
     if other := another_agent(seen, file.path):
         raise UsageError(other)
     wants_filter = not any(entry.key in FILTER for entry in seen)
     changed = register(file, [*_before(file), *(_with_filter(scope, file) if wants_filter else [])])
     if wants_filter:
         if not arguments.dry_run:
-            git("lfs", "install", "--skip-repo" if scope == "global" else f"--{scope}")
+            set_up_git_lfs(scope)
         told.tell("git lfs install", "git lfs install, since git-lfs was not set up yet", changed=True)
     already = "" if changed else " already"
     told.tell("registration", f"registered{already} for s3:: and dir:: in {file.path}", changed=changed)
+    if scope == "local":
+        steps.warn(hooks(Patient(Repository(Path.cwd()), environ)))
     return 0
+
+
+def set_up_git_lfs(scope: Scope) -> None:
+    """By `git lfs install`, which fails where there are hooks of others: then without hooks."""
+    words = ["lfs", "install", "--skip-repo" if scope == "global" else f"--{scope}"]
+    if scope != "local" or run_git(words).returncode:
+        git(*words, *(["--skip-repo"] if scope == "local" else []))
 
 
 def register(file: ConfigFile, added: Iterable[str]) -> bool:
@@ -98,7 +108,7 @@ def _with_filter(scope: Scope, file: ConfigFile) -> list[str]:
     """The words for what `git lfs install` will add."""
     words = ["filter"]
     if scope == "local":
-        hooks = Path(git("rev-parse", "--git-path", "hooks").rstrip("\n"))
+        folder = Repository(Path.cwd()).hooks
         words += ["version"] if not file.values(VERSION[0]) else []
-        words += ["hooks"] if not any((hooks / name).exists() for name in _HOOKS) else []
+        words += ["hooks"] if not any((folder / name).exists() for name in _HOOKS) else []
     return words

@@ -2,15 +2,25 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from lfs_agent.commands.wording import plain
+from lfs_agent.doctor import Line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that `Steps` is made of."""
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and change nothing")
     parser.add_argument("--json", action="store_true", help="print every step as one JSON object on a line")
+
+
+def warn(lines: Iterable[Line]) -> None:
+    """Tells on standard error what a check of doctor's has found, unless all is well."""
+    for line in lines:
+        if line.status != "ok":
+            print(f"{plain(line.text)}; to mend it: {line.mend}", file=sys.stderr)
 
 
 def to_json(step: str, status: str, text: str) -> dict[str, str]:

@@ -12,8 +12,9 @@ from lfs_agent.cellar import TRUSTED_KEY, Cellar
 from lfs_agent.commands import steps
 from lfs_agent.commands.init import checked
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import LfsUrl, Repository, config_file
+from lfs_agent.gitrepo import Entry, LfsUrl, Repository, config_file, read_config
 from lfs_agent.protocol import Operation
+from lfs_agent.registration import where
 from lfs_agent.store.url import FolderTarget
 from lfs_agent.trust import Claim, parse_identity
 
@@ -44,13 +45,16 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if arguments.list:
         if arguments.identity:
             raise UsageError("--list shows everything: leave the store out")
-        for trusted in file.values(TRUSTED_KEY):
-            told.tell("trust", trusted, changed=False)
+        for identity in dict.fromkeys(entry.value for entry in trusting()):
+            told.tell("trust", identity, changed=False)
         return 0
     identities = [identity_of(arguments.identity, repo, environ)] if arguments.identity else named(repo, environ, told)
     for identity in identities:
         if arguments.remove:
             removed = file.unset(TRUSTED_KEY, identity)
+            left = [entry for entry in trusting() if entry.value == identity]
+            if left and not arguments.dry_run:
+                raise UsageError(f"{identity} is still trusted: take it out of {where(left[0])}")
             text = f"{identity} is no longer trusted" if removed else f"{identity} was not trusted"
             told.tell("trust", text, changed=removed)
         else:
@@ -58,6 +62,11 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             text = f"{identity} is trusted now" if added else f"{identity} was trusted already"
             told.tell("trust", text, changed=added)
     return 0
+
+
+def trusting() -> list[Entry]:
+    """What says so, in whichever file git reads."""
+    return [entry for entry in read_config() if entry.key == TRUSTED_KEY]
 
 
 def identity_of(text: str, repo: Repository, environ: Mapping[str, str]) -> str:

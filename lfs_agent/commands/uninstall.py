@@ -2,11 +2,11 @@
 
 import argparse
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from lfs_agent.commands import steps
 from lfs_agent.commands.install import ADDED_KEY, VERSION, add_scopes
-from lfs_agent.gitrepo import ConfigFile, config_file, run_git
+from lfs_agent.gitrepo import ConfigFile, Entry, config_file, read_config, run_git
 from lfs_agent.registration import FILTER, NAME, SCHEME_KEYS, SECTION
 
 EXAMPLES = """\
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     file = config_file(arguments.scope, dry_run=arguments.dry_run)
     added = " ".join(file.values(ADDED_KEY)).split()
     content = file.content
-    if "hooks" in added and not arguments.dry_run:
+    if "hooks" in added and not arguments.dry_run and not is_registered_elsewhere(file):
         run_git(["lfs", "uninstall", "--local"])  # removes hooks that are as git-lfs wrote them, no others
     if not unregister(file, content, added):
         told.tell("registration", f"{NAME} is not registered in {file.path}", changed=False)
@@ -36,6 +36,15 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         text = "git lfs install came with it and is undone as well; if you need Git LFS elsewhere: git lfs install"
         told.tell("git lfs install", text, changed=True)
     return 0
+
+
+def is_registered_elsewhere(file: ConfigFile) -> bool:
+    """Whether another file of git's registers us, too: then a push still needs the hooks."""
+    return len(_registrations(read_config())) > len(_registrations(file.entries()))
+
+
+def _registrations(entries: Iterable[Entry]) -> list[Entry]:
+    return [entry for entry in entries if entry.key in SCHEME_KEYS and entry.value == NAME]
 
 
 def unregister(file: ConfigFile, before: bytes, added: list[str]) -> bool:
@@ -48,14 +57,23 @@ def unregister(file: ConfigFile, before: bytes, added: list[str]) -> bool:
     }
     after = without(before, unwanted)
     if after == before:
-        return False
+        return _unset(file, unwanted)
     if "newline" in added and _last_line(before) != _last_line(after):  # nothing was written below ours since
         after = after.removesuffix(b"\n")
     if "file" in added and not after:
         file.remove()
     else:
         file.replace(after)
+        _unset(file, unwanted)
     return True
+
+
+def _unset(file: ConfigFile, unwanted: Mapping[str, str | None]) -> bool:
+    """Has git take out what is written in other ways than git writes; whether there was anything."""
+    left = {entry.key for entry in file.entries() if unwanted.get(entry.key, "") in (None, entry.value)}
+    for key in left:
+        file.clear(key)
+    return bool(left)
 
 
 def without(content: bytes, unwanted: Mapping[str, str | None]) -> bytes:

@@ -64,12 +64,21 @@ class Aws:
 
     @cached_property
     def session(self) -> "Session":
-        """botocore's, which takes 110 ms to import."""
+        """botocore's, which takes 110 ms to import. Raises CredentialsError for a file that cannot be read."""
         # awscrt beside botocore takes its signers over and makes them four times slower: keep it out.
         os.environ.setdefault("BOTO_DISABLE_CRT", "true")
+        from botocore.exceptions import ConfigParseError
+
         from lfs_agent.store.s3boto import open_session
 
-        return open_session(self._settings, self._environ, self._cellar_profile)
+        try:
+            session = open_session(self._settings, self._environ, self._cellar_profile)
+            _ = session.full_config  # kept there: whoever asks it first would hear of a file that is broken
+        except ConfigParseError as error:
+            raise CredentialsError(
+                f"{error.kwargs['path']} is not as AWS's configuration is written: mend it"
+            ) from None
+        return session
 
     @cached_property
     def is_plain(self) -> bool:

@@ -124,6 +124,16 @@ def test_an_endpoint_that_only_the_repository_names_is_not_trusted_by_adoption(o
     assert [request for request in any_server.requests(mark) if request.bucket == old.bucket] == []
 
 
+def test_a_bucket_that_only_the_repository_names_is_not_trusted_for_a_second_remote(old: Cellar) -> None:
+    lfs_dal(old)
+    old.git("remote", "add", "second", str(old.origin))
+    done = init(old, "--remote", "second")
+    identity = f"127.0.0.1:{old.server.port}/{old.bucket}"
+    assert f"  lfs-agent trust {identity}" in done.stdout
+    assert "  lfs-agent verify --deep --remote second" in done.stdout
+    assert old.home.run("lfs-agent", "trust", "--list", cwd=old.work).stdout == ""
+
+
 def test_two_agents_with_two_stores_are_a_question(old: Cellar) -> None:
     lfs_s3(old)
     git_remote_s3(old)

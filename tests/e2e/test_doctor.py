@@ -328,6 +328,15 @@ def test_an_lfsconfig_that_is_not_committed(clinic: Clinic, cellar: Cellar) -> N
     clinic.mend(clinic.one(".lfsconfig", "is staged, and not committed yet"))
 
 
+def test_an_lfsconfig_that_git_cannot_read_is_not_passed_by(clinic: Clinic, filled: Cellar) -> None:
+    (filled.work / ".lfsconfig").write_text("<<<<<<< HEAD\n[lfs]\n")
+    for line in clinic.wrong():
+        assert line["text"].startswith("git cannot read .lfsconfig, and neither can git-lfs: ")
+    done = clinic.home.run("lfs-agent", "verify", cwd=filled.work, check=False)
+    assert done.returncode == 2
+    assert "git cannot read .lfsconfig" in done.stderr
+
+
 def test_an_lfsconfig_that_differs_from_the_committed_one(clinic: Clinic, cellar: Cellar) -> None:
     file = cellar.work / ".lfsconfig"
     file.write_text(f"# mine\n{file.read_text()}")
@@ -404,6 +413,25 @@ def test_a_hook_that_runs_prune(clinic: Clinic, cellar: Cellar) -> None:
     assert mend == f"in {hook}, call lfs-agent prune in place of git lfs prune"
 
 
+def test_a_push_that_would_send_no_objects(clinic: Clinic, filled: Cellar) -> None:
+    hook = filled.work / ".git" / "hooks" / "pre-push"
+    theirs = hook.read_text()
+    hook.write_text("#!/bin/sh\n# not git lfs pre-push\nexit 0\n")
+    mend = clinic.one("hooks", "is not git-lfs's: unless what it runs does git lfs pre-push, git push", status=0)
+    assert "pre-push" in clinic.home.run("sh", "-c", mend.partition("   (")[0], cwd=filled.work).stdout
+
+    hook.write_text(theirs)
+    hook.chmod(0o644)
+    mend = clinic.one("hooks", "may not be run: git push sends no objects")
+    clinic.home.run("sh", "-c", mend, cwd=filled.work)
+    assert clinic.wrong(status=0) == []
+
+    hook.unlink()
+    mend = clinic.one("hooks", f"there is no {hook}: git push sends no objects", status=0)
+    clinic.home.run("sh", "-c", mend, cwd=filled.work)
+    assert hook.read_text() == theirs
+
+
 def test_a_fetch_before_the_checkout_in_ci_is_named_and_its_remedy_works(
     clinic: Clinic, filled: Cellar, tmp_path: Path
 ) -> None:
@@ -472,6 +500,19 @@ def test_no_credentials(clinic: Clinic) -> None:
 
 def test_a_profile_that_does_not_exist(clinic: Clinic) -> None:
     clinic.one("credentials", "profile (nope) could not be found", env={"AWS_PROFILE": "nope"})
+
+
+@pytest.mark.parametrize("name", ["config", "credentials"])
+@pytest.mark.parametrize("content", [b"nonsense[", b"[default]\nregion = \xff\xfe\n"])
+def test_a_file_of_aws_that_cannot_be_read(clinic: Clinic, filled: Cellar, name: str, content: bytes) -> None:
+    file = clinic.home.folder / ".aws" / name
+    file.parent.mkdir()
+    file.write_bytes(content)
+    clinic.one("credentials", f"{file} is not as AWS's configuration is written: mend it")
+    for words in (["config"], ["verify"], ["prune"], ["init", "--force", "s3::other"], ["setup-storage"]):
+        done = clinic.home.run("lfs-agent", *words, cwd=filled.work, check=False)
+        assert done.returncode not in (0, 1), words
+        assert [str(file) in sentence for sentence in done.stderr.splitlines()] == [True]
 
 
 def test_a_certificate_that_is_not_there(clinic: Clinic) -> None:

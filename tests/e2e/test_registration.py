@@ -238,6 +238,32 @@ def test_local_leaves_hooks_that_were_there(home: Home) -> None:
     assert (repository / ".git" / "hooks" / "pre-push").exists()
 
 
+def test_hooks_stay_while_another_registration_needs_them(home: Home) -> None:
+    repository = home.folder / "work"
+    home.git("init", "-q", repository)
+    home.run("lfs-agent", "install", "--local", cwd=repository)
+    home.install()
+
+    home.run("lfs-agent", "uninstall", "--local", cwd=repository)
+
+    assert (repository / ".git" / "hooks" / "pre-push").exists()
+
+
+def test_a_hook_of_somebody_else_s_is_left_and_named_each_time(home: Home) -> None:
+    repository = home.folder / "work"
+    home.git("init", "-q", repository)
+    hook = repository / ".git" / "hooks" / "pre-push"
+    hook.write_text("#!/bin/sh\nexit 0\n")
+    hook.chmod(0o755)
+
+    for _ in range(2):
+        done = home.run("lfs-agent", "install", "--local", cwd=repository)
+        assert f"{hook} is not git-lfs's: unless what it runs does git lfs pre-push, git push sends" in done.stderr
+
+    assert hook.read_text() == "#!/bin/sh\nexit 0\n"
+    assert get(home, "filter.lfs.process", "--file", repository / ".git" / "config") == "git-lfs filter-process"
+
+
 def test_local_outside_of_a_repository_is_a_sentence(home: Home) -> None:
     done = home.run("lfs-agent", "install", "--local", check=False)
 
@@ -293,6 +319,59 @@ def test_without_git_lfs_a_sentence_says_how_to_get_it(home: Home, config: Path,
     assert done.returncode == 2
     assert "apt install git-lfs" in done.stderr
     assert config.read_bytes() == before
+
+
+def test_configuration_that_git_cannot_read_is_no_missing_git_lfs(home: Home, config: Path) -> None:
+    config.write_text("[x\n")
+
+    done = home.run("lfs-agent", "install", check=False)
+
+    assert done.returncode == 2
+    assert "bad config line 1" in done.stderr
+    assert config.read_text() == "[x\n"
+
+
+@pytest.mark.parametrize("command", [("install",), ("trust", "amazonaws.com/cellar"), ("uninstall",)])
+@pytest.mark.parametrize("told", ["", "a folder", "no home"])
+def test_where_git_reads_no_configuration_of_the_user_nothing_is_written(
+    home: Home, config: Path, command: tuple[str, ...], told: str
+) -> None:
+    before = config.read_bytes()
+    if told == "no home":
+        env = {"HOME": ""}
+    else:
+        env = {"GIT_CONFIG_GLOBAL": told and str(home.folder / "tmp")}
+
+    done = home.run("lfs-agent", *command, check=False, env=env)
+
+    assert done.returncode == 2
+    [sentence] = done.stderr.splitlines()
+    assert {"": "GIT_CONFIG_GLOBAL is empty", "a folder": "which is no file", "no home": "HOME is not"}[
+        told
+    ] in sentence
+    assert config.read_bytes() == before
+
+
+def test_what_git_writes_in_another_way_is_taken_out_too(home: Home, config: Path) -> None:
+    config.write_text('[lfs "s3::"] foo = bar\n[lfs "dir::"]\n\tstandalonetransferagent = "lfs-agent"\n[a]\n\tb = c\n')
+    home.install()
+
+    home.run("lfs-agent", "uninstall")
+
+    left = home.git("config", "--file", config, "--list").stdout.splitlines()
+    assert left == ["lfs.s3::.foo=bar", "a.b=c"]
+
+
+def test_the_link_to_a_file_that_install_made_stays(home: Home, config: Path) -> None:
+    config.unlink()
+    target = home.folder / "dotfiles"
+    config.symlink_to(target)
+    home.install()
+
+    home.run("lfs-agent", "uninstall")
+
+    assert config.is_symlink()
+    assert not target.exists()
 
 
 def test_a_locked_file_is_a_sentence(home: Home, config: Path) -> None:

@@ -77,6 +77,39 @@ def test_init_twice_is_once(home: Home, work: Path) -> None:
     assert "git commit" not in done.stdout
 
 
+def test_an_init_that_broke_off_is_finished_by_the_next(home: Home, work: Path) -> None:
+    lock = work / ".git" / "index.lock"
+    lock.touch()
+    assert agent(home, "init", "s3::cellar/weights", cwd=work, check=False).returncode == 3
+    lock.unlink()
+
+    agent(home, "init", "s3::cellar/weights", cwd=work)
+
+    assert staged(home, work) == {".lfsconfig", ".gitattributes"}
+    assert (work / ".gitattributes").read_text().count("*.bin ") == 1
+
+
+def test_what_force_cannot_replace_is_named(home: Home, work: Path) -> None:
+    home.install()
+    (work / ".lfsconfig").write_text("[lfs]\n\turl = s3::old\n\tpushurl = dir::/srv/share\n")
+    home.git("config", "lfs.url", "s3::mine", cwd=work)
+
+    done = agent(home, "init", "s3::cellar", "--force", cwd=work)
+
+    pushurl, mine = done.stderr.splitlines()
+    assert pushurl == "not replaced: .lfsconfig sends uploads elsewhere: lfs.pushurl = dir::/srv/share"
+    assert "says lfs.url = s3::mine, which git-lfs takes before .lfsconfig" in mine
+
+
+def test_init_names_a_hook_by_which_a_push_sends_nothing(home: Home, work: Path) -> None:
+    home.install()
+    hook = work / ".git" / "hooks" / "pre-push"
+    hook.write_text("#!/bin/sh\nexit 0\n")
+    hook.chmod(0o755)
+
+    assert f"{hook} is not git-lfs's" in agent(home, "init", "s3::cellar", cwd=work).stderr
+
+
 def test_init_says_what_a_machine_still_needs(home: Home, work: Path) -> None:
     done = agent(home, "init", "s3::cellar", cwd=work)
 
@@ -467,6 +500,16 @@ def test_trust_shows_and_keeps_what_the_repository_names(home: Home, work: Path)
     agent(home, "trust", "--remove", cwd=work)
     assert trusted(home) == []
     assert agent(home, "trust", "--list").stdout == ""
+
+
+def test_what_another_file_trusts_is_not_called_untrusted(home: Home) -> None:
+    other = home.folder / "other"
+    home.git("config", "--file", other, "lfs-agent.trusted", "amazonaws.com/cellar")
+    home.git("config", "--global", "include.path", other)
+
+    assert agent(home, "trust", "--list").stdout.split() == ["amazonaws.com/cellar"]
+    refused = sentence(agent(home, "trust", "--remove", "amazonaws.com/cellar", check=False), 2)
+    assert f"is still trusted: take it out of {other}" in refused
 
 
 def test_what_the_user_names_needs_no_trust(home: Home, work: Path) -> None:

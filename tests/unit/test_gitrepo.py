@@ -165,11 +165,12 @@ def test_what_is_read_without_git_is_what_git_reads(
         assert plain == [(entry.key, entry.value) for entry in ConfigFile(file).entries()]
 
 
-def test_a_broken_lfsconfig_is_not_believed(work: Path) -> None:
+def test_a_broken_lfsconfig_is_not_passed_by(work: Path) -> None:
     commit_lfsconfig(work, "[lfs]\nurl = s3::in-head")
     (work / ".lfsconfig").write_text("[lfs\nurl = s3::c")
 
-    assert resolved(work) == ("s3::in-head", True)
+    with pytest.raises(UsageError, match=r"cannot read \.lfsconfig, and neither can git-lfs: .*bad config line"):
+        resolved(work)
 
 
 # Where things are
