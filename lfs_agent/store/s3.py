@@ -341,6 +341,7 @@ class S3Store:
             payer=self._settings.requester_pays,
             would_tell=self._would_tell,
             own=self._own,
+            proxy=connection.proxy,
         )
 
     def ask(self, doing: str, operation: str, key: str, **parameters: Any) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class Context(NamedTuple):
     """The right without which the store does not say whether a key is there, where it has named it."""
     own: bool = True
     """Whether it is the bucket that the repository names, and not one of the command line."""
+    proxy: str = ""
+    """git's; "" where the environment says how to go there."""
 
     @property
     def address(self) -> str:
@@ -169,6 +171,8 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     sentence = f"{context.doing} {context.address}: {words}"
     headers = meta.get("HTTPHeaders", {})
 
+    if status == 407:  # of a proxy: no store says that
+        return _refused_by_proxy(context)
     if code in _TRY_AGAIN or status in (429, 500, 502, 503, 504):
         busy = code in _BUSY or status in (429, 503)
         return TransientError(sentence, retry_after_s=_retry_after(headers), heard=True, busy=busy)
@@ -331,11 +335,28 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         return None
 
 
+def _refused_by_proxy(context: Context) -> UnreachableError:
+    """Nothing has come to the store; asked again, the proxy says the same."""
+    proxy, named_by = context.proxy, "git's http.proxy"
+    if not proxy:
+        from urllib.request import getproxies  # 15 ms
+
+        scheme = (context.endpoint or "https:").partition(":")[0]
+        proxy, named_by = getproxies().get(scheme, ""), f"{scheme.upper()}_PROXY"
+    host = re.sub(r"^\w+://", "", proxy).rpartition("@")[2].rstrip("/")
+    return UnreachableError(
+        f"the proxy {host} wants a name and a password, or other ones, before it lets a request for {context.address} "
+        f"through (407 Proxy Authentication Required); name them in {named_by}: NAME:PASSWORD@{host}"
+    )
+
+
 def _unanswered(error: Unanswered, context: Context) -> AgentError:
     said = _one_line(error)
     match error.kind:
         case "tls":
             return _tls_failure(said, context)
+        case "unreachable" if re.search(_NO_TUNNEL, said):
+            return _refused_by_proxy(context)
         case "unreachable":
             unreachable = UnreachableError(
                 f"{context.server} cannot be reached for {context.address} ({said}); "
@@ -349,6 +370,10 @@ def _unanswered(error: Unanswered, context: Context) -> AgentError:
             )
         case "broken":
             return TransientError(f"{context.address}: {said}")
+
+
+_NO_TUNNEL: Final = r"CONNECT tunnel failed, response 407|Tunnel connection failed: 407"
+"""libcurl's words, or Python's."""
 
 
 def _no_answer(error: Exception, context: Context) -> AgentError:
@@ -377,6 +402,8 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
             return _unanswered(Unanswered("tls", str(error.kwargs["error"])), context)
         case boto.ParamValidationError() | boto.InvalidRegionError() | boto.InvalidProxiesConfigError():
             return UsageError(sentence)
+        case boto.ProxyConnectionError() if re.search(_NO_TUNNEL, str(error.kwargs.get("error"))):
+            return _refused_by_proxy(context)
         case boto.EndpointConnectionError() | boto.ConnectTimeoutError() | boto.ProxyConnectionError():
             return _unanswered(Unanswered("unreachable", _why(error)), context)
         case boto.ConnectionClosedError():

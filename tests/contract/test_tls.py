@@ -16,7 +16,7 @@ from lfs_agent.retry import RetryingStore
 from lfs_agent.store.s3 import Connection, S3Store
 from tests.contract.conftest import BucketOf, InBucket
 from tests.contract.stores import BytesBody, aws_of, content, crc_of, oid_of, put_parts, read, retrying
-from tests.proxy import BlackHole
+from tests.proxy import Answer, BlackHole, FaultProxy, Faults, Rule
 from tests.proxy.tls import TlsFront, server_side
 from tests.servers import Authority, Tls
 from tests.servers.authority import lock
@@ -248,3 +248,20 @@ def test_a_proxy_that_nobody_runs_is_named_without_its_password(place: InBucket,
         with pytest.raises(UnreachableError, match=r"cannot be reached.*proxy URL: .*127\.0\.0\.1") as raised:
             store.stat(KEY)
     assert "Canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_wants_a_password_is_asked_once_and_told_as_what_it_is(place: InBucket, scheme: str) -> None:
+    with FaultProxy("http://127.0.0.1:1", Faults((Rule(Answer(407, "ERR_CACHE_ACCESS_DENIED")),))) as refusing:
+        proxy = refusing.endpoint.replace("http://", "http://vera:Canary@")
+        store = retrying(store_at(place, f"{scheme}://s3.example.org", proxy=proxy))
+        with pytest.raises(UnreachableError) as raised:
+            store.put(KEY, OID, BytesBody(DATA))
+        assert len(refusing.requests) == 1
+
+    host = refusing.endpoint.removeprefix("http://")
+    assert str(raised.value) == (
+        f"the proxy {host} wants a name and a password, or other ones, before it lets a request for "
+        f"s3://{place.bucket}/{KEY} through (407 Proxy Authentication Required); name them in git's http.proxy: "
+        f"NAME:PASSWORD@{host}"
+    )

@@ -8,7 +8,7 @@ import pytest
 from tests.cellar import Cellar
 from tests.conftest import absent
 from tests.machine import Home
-from tests.proxy import FaultProxy, Faults
+from tests.proxy import Answer, FaultProxy, Faults, Rule
 from tests.proxy.tls import TlsFront, server_side
 from tests.servers import KINDS, Authority, Server, Tls, is_ledger
 
@@ -31,6 +31,27 @@ def test_requests_go_through_the_users_proxy(cellar: Cellar, way: str) -> None:
     assert cellar.keys() == [cellar.key(oid)]
     # The registration beside it may have shown already that the store obeys conditions: then nobody asks first.
     assert asked in ([[]] if way == "NO_PROXY" else [["HEAD", "PUT"], ["PUT"]])
+
+
+def test_a_proxy_that_wants_another_password_ends_the_push_once_and_is_named(cellar: Cellar) -> None:
+    for number in range(20):
+        cellar.write(f"{number}.bin", 1000, number)
+    cellar.commit("Fill the cellar")
+    with FaultProxy("http://127.0.0.1:1", Faults((Rule(Answer(407)),))) as proxy:
+        environ = {"http_proxy": proxy.endpoint.replace("http://", "http://vera:Canary@")}
+        pushed = cellar.home.git("push", "origin", "main", cwd=cellar.work, check=False, env=environ)
+        asked = len(proxy.requests)
+        examined = cellar.home.run("lfs-agent", "doctor", cwd=cellar.work, check=False, env=environ)
+
+    says = f"{proxy.endpoint.removeprefix('http://')} wants a name and a password, or other ones"
+    assert pushed.returncode != 0
+    assert pushed.stderr.count(says) == 1
+    assert "name them in HTTP_PROXY: NAME:PASSWORD@" in pushed.stderr
+    assert asked <= 8
+    assert examined.returncode == 3
+    assert says in examined.stdout
+    assert "Canary" not in pushed.stderr + examined.stdout + examined.stderr
+    assert cellar.keys() == []
 
 
 def test_a_recommended_profile_that_is_not_here_is_ignored_with_a_line_in_the_record(cellar: Cellar) -> None:
