@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 from lfs_agent.config import Settings
 from lfs_agent.errors import CredentialsError
 from lfs_agent.session import Handover
-from lfs_agent.store.login import FREE, Given, Keys, Source, as_given
+from lfs_agent.store.login import FREE, NONSENSE, Given, Keys, Source, as_given, failure_of
 
 if TYPE_CHECKING:
     from botocore.session import Session
@@ -174,9 +174,27 @@ class Aws:
         if spare := self._spare:
             self._spare = None
             return spare
-        from botocore.credentials import create_credential_resolver
-
-        found = cast("Source | None", create_credential_resolver(self.session).load_credentials())
+        found = self._asked()
         if self._handover and found and found.method in FREE:
             self._leave(self.said, {"method": found.method, **as_given(found.get_frozen_credentials())})
         return found
+
+    def _asked(self) -> Source | None:
+        """As botocore's own resolver asks, from source to source; what one says nonsense of is told as its."""
+        from botocore.credentials import create_credential_resolver
+
+        try:
+            resolver = create_credential_resolver(self.session)
+        except ValueError as error:
+            raise CredentialsError(
+                f"AWS's own settings have a number that is none ({error}): correct AWS_METADATA_SERVICE_TIMEOUT or "
+                "AWS_METADATA_SERVICE_NUM_ATTEMPTS, or the profile's metadata_service_…"
+            ) from None
+        for source in resolver.providers:
+            try:
+                found = cast("Source | None", source.load())
+            except NONSENSE as error:
+                raise failure_of(str(source.METHOD), error) from error
+            if found is not None:
+                return found
+        return None

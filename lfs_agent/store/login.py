@@ -1,5 +1,6 @@
 """`Login`: what AWS's chain of credentials gives, once for all workers of a session, and anew when it is refused."""
 
+import json
 import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
@@ -81,15 +82,11 @@ class Login:
         """What the next request is signed with; botocore renews in time what says when it ends."""
         assert self._source is not None, "load_credentials comes first"
         try:
-            frozen = self._source.get_frozen_credentials()
+            frozen = _frozen(self._source)
         except Exception as error:
             if self.known is None or is_from_client(error):  # whoever logs in for the first time tells it better
                 raise
-            # Of a helper that is gone, or says nonsense.
-            from botocore.exceptions import CredentialRetrievalError
-
-            words = str(error) or type(error).__name__
-            raise CredentialRetrievalError(provider=self._source.method, error_msg=words) from error
+            raise failure_of(self._source.method, error) from error  # of a helper that is gone
         if frozen != self.known:
             for secret in (frozen.secret_key, frozen.token):
                 if secret:
@@ -138,9 +135,36 @@ class Login:
                 if given in of_no_use:
                     found = beside(self._chain)
                     spare = found if found and found.method not in FREE else None
-                    self._handover.leave(as_given(spare.get_frozen_credentials()) if spare else {})
+                    self._handover.leave(as_given(_frozen(spare)) if spare else {})
                     return found
         return Given(Keys(**given), "handed over") if given else beside(self._chain)
+
+
+NONSENSE: Final = (LookupError, ValueError)
+"""What comes of a source that says nonsense, where botocore does not look."""
+
+
+def failure_of(method: str, error: Exception) -> Exception:
+    """What botocore raises for a source that fails, for what it has let through: that names no source."""
+    from botocore.exceptions import CredentialRetrievalError, SSOTokenLoadError
+
+    match error:
+        case json.JSONDecodeError():  # nobody else's answer is parsed without a look
+            words = f"a credential_process gave no JSON ({error})"
+        case LookupError() if method == "sso":  # its file was cut, mostly
+            return SSOTokenLoadError(error_msg=f"what is kept of the login lacks {error}")
+        case LookupError():
+            words = f"what answered lacks {error}"
+        case _:
+            words = str(error) or type(error).__name__
+    return CredentialRetrievalError(provider=method, error_msg=words)
+
+
+def _frozen(source: Source) -> Keys:
+    try:
+        return source.get_frozen_credentials()
+    except NONSENSE as error:
+        raise failure_of(source.method, error) from error
 
 
 def _check(keys: Keys, method: str) -> None:

@@ -392,8 +392,12 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
             )
         case boto.SSOError() | boto.TokenRetrievalError() | boto.NoAuthTokenError():
             return CredentialsError(f"{sentence}; log in again: aws sso login --profile {profile}")
-        case boto.LoginError():
-            return CredentialsError(f"{sentence}; log in again: aws login --profile {profile}")
+        case boto.MissingDependencyException() if not context.doing:  # while logging in: as only aws login does
+            return CredentialsError(
+                f"no AWS credentials for {context.address}: profile {context.profile or 'default'} is one of aws login, "
+                "which cannot be used here; choose another one, that asks the AWS command line for them: credential_process"
+                f" = aws configure export-credentials --profile {context.profile or 'default'} --format process"
+            )
         case boto.ProfileNotFound():
             return CredentialsError(f"{sentence}; see: aws configure list-profiles")
         case boto.CredentialRetrievalError() | boto.MetadataRetrievalError() | boto.RefreshWithMFAUnsupportedError():
@@ -468,13 +472,9 @@ def translate_login(error: Exception, context: Context) -> CredentialsError:
     if is_from_client(error) and isinstance(known := translate(error, context), CredentialsError):
         return known
     profile = f" --profile {context.profile}" if context.profile else ""
-    match error:
-        case EOFError():
-            reason = "the profile asks for a one-time password, and nobody can be asked here"
-        case ValueError():
-            reason = f"a credential_process gave no JSON ({_one_line(error)})"
-        case _:
-            reason = _one_line(error)
+    reason = _one_line(error)
+    if isinstance(error, EOFError):
+        reason = "the profile asks for a one-time password, and nobody can be asked here"
     return CredentialsError(
         f"no AWS credentials for {context.address}: {reason}; see: aws sts get-caller-identity{profile}"
     )

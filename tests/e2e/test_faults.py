@@ -133,6 +133,41 @@ def failing_helper(cellar: Cellar, _: Any) -> None:
     profile(cellar, "credential_process = false")
 
 
+def unclosed_helper(cellar: Cellar, _: Any) -> None:
+    profile(cellar, 'credential_process = echo "nonsense')
+
+
+def helper_of_another_encoding(cellar: Cellar, _: Any) -> None:
+    profile(cellar, r"""credential_process = sh -c 'printf "refus\351" >&2; exit 3'""")
+
+
+def strange_container(cellar: Cellar, _: Any) -> None:
+    no_credentials(cellar, _)
+    cellar.home.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = "http://10.1.2.3/x"
+
+
+def no_number(cellar: Cellar, _: Any) -> None:
+    no_credentials(cellar, _)
+    cellar.home.environ["AWS_METADATA_SERVICE_TIMEOUT"] = "soon"
+
+
+def role_of_a_portal(cellar: Cellar, cleanup: list[Any]) -> None:
+    portal = Answer(200, body=b"<html><body>Welcome</body></html>")
+    cleanup.append(FaultProxy(cellar.server.endpoint, Faults((Rule(portal),))).__enter__())
+    role(cellar, cleanup[-1].endpoint)
+
+
+def torn_login(cellar: Cellar, _: Any) -> None:
+    """A file of single sign-on that a full disk has cut."""
+    expired_login(cellar, _)
+    for file in (cellar.home.folder / ".aws" / "sso" / "cache").iterdir():
+        file.write_text(file.read_text()[:20])
+
+
+def aws_login(cellar: Cellar, _: Any) -> None:
+    profile(cellar, "login_session = arn:aws:iam::123456789012:user/vera")
+
+
 def no_token_file(cellar: Cellar, _: Any) -> None:
     profile(cellar, "role_arn = arn:aws:iam::123456789012:role/ci", "web_identity_token_file = /run/no-such-token")
 
@@ -231,7 +266,17 @@ CANNOT_WORK: list[tuple[Setup, str]] = [
     (one_time_password, "one-time password"),
     (no_helper, "no-such-helper"),
     (nonsense_helper, "see: aws sts get-caller-identity"),
+    (nonsense_helper, "from custom-process: a credential_process gave no JSON (Expecting value"),
     (failing_helper, "see: aws sts get-caller-identity"),
+    (unclosed_helper, "from custom-process: No closing quotation; see: aws sts get-caller-identity"),
+    (helper_of_another_encoding, "from custom-process: 'utf-8' codec can't decode"),
+    (strange_container, "from container-role: Unsupported host '10.1.2.3'"),
+    (no_number, "a number that is none (invalid literal for int() with base 10: 'soon')"),
+    (no_number, "correct AWS_METADATA_SERVICE_TIMEOUT"),
+    (role_of_a_portal, "from assume-role: what answered lacks 'AssumeRoleResult'; see: aws sts"),
+    (torn_login, "what is kept of the login lacks '"),
+    (torn_login, "log in again: aws sso login --profile weights"),
+    (aws_login, "aws configure export-credentials --profile default --format process"),
     (no_token_file, "no-such-token"),
     (refused_role, "not for you"),
     (silent_role, "see: aws sts get-caller-identity"),
