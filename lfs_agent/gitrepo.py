@@ -334,8 +334,8 @@ class Repository:
 
     @cached_property
     def storage(self) -> Path:
-        """The folder in which git-lfs keeps its objects (`lfs.storage`)."""
-        return self.common_dir / Path(self.value("lfs.storage") or "lfs").expanduser()
+        """The folder in which git-lfs keeps its objects (`lfs.storage`): a tilde is no home to it."""
+        return self.common_dir / (self.value("lfs.storage") or "lfs")
 
     @cached_property
     def modes(self) -> Modes:

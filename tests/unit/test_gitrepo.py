@@ -207,7 +207,16 @@ def test_outside_of_a_repository_a_sentence(tmp_path: Path) -> None:
     assert Repository(tmp_path).get("user.name") is not None
 
 
-@pytest.mark.parametrize("value, folder", [("", ".git/lfs"), ("store", ".git/store"), ("/srv/lfs", "/srv/lfs")])
+@pytest.mark.parametrize(
+    "value, folder",
+    [
+        ("", ".git/lfs"),
+        ("store", ".git/store"),
+        ("/srv/lfs", "/srv/lfs"),
+        ("~/lfs", ".git/~/lfs"),  # git-lfs expands none
+        ("~nobody-is-called-so/lfs", ".git/~nobody-is-called-so/lfs"),
+    ],
+)
 def test_the_storage_is_where_git_lfs_has_it(work: Path, value: str, folder: str) -> None:
     if value:
         git(work, "config", "lfs.storage", value)
