@@ -173,7 +173,7 @@ class Log:
 
 def _structured(level: str, file: str | None, bound: dict[str, Any]) -> Any:
     structlog = _import_structlog()
-    lines = Lines(Path(file).expanduser()) if file else None
+    lines = Lines(Path(os.path.expanduser(file))) if file else None
     write: Callable[[str], None] = lines.write if lines else _to_stderr
     return structlog.wrap_logger(
         _Logger(write),

@@ -9,6 +9,7 @@ proven by its SHA-256. Copies come from this clone, and from wherever --from say
 
 import argparse
 import json
+import os
 import sys
 import threading
 import time
@@ -181,7 +182,7 @@ def _source(repo: Repository, store: Store, named: str, environ: Mapping[str, st
         other = Cellar(repo, "download", named, environ)
     elif is_ours(named):
         other = Cellar(repo, "download", "", environ, given=LfsUrl(named, "--from", False))
-    elif (folder := Path(named).expanduser()).is_dir():
+    elif (folder := Path(os.path.expanduser(named))).is_dir():
         return Files(named, _objects_in(folder))
     else:
         raise UsageError(

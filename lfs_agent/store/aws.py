@@ -89,7 +89,7 @@ class Aws:
         if any(name.startswith("AWS_") and environ[name] and name not in _PLAIN for name in environ):
             return False
         files = (os.path.expandvars(environ.get(name) or usual) for name, usual in _FILES.items())
-        return not any(Path(file).expanduser().exists() for file in files)
+        return not any(Path(os.path.expanduser(file)).exists() for file in files)
 
     @cached_property
     def said(self) -> Said:

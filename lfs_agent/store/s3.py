@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -130,7 +131,7 @@ def why_no_libcurl() -> str:
 
 
 def _file(named: str) -> str:
-    return str(Path(named).expanduser()) if named else ""
+    return os.path.expanduser(named)
 
 
 def _environment_proxy(url: str) -> bool:

@@ -393,10 +393,11 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
         case boto.SSOError() | boto.TokenRetrievalError() | boto.NoAuthTokenError():
             return CredentialsError(f"{sentence}; log in again: aws sso login --profile {profile}")
         case boto.MissingDependencyException() if not context.doing:  # while logging in: as only aws login does
+            name = context.profile or "default"
             return CredentialsError(
-                f"no AWS credentials for {context.address}: profile {context.profile or 'default'} is one of aws login, "
-                "which cannot be used here; choose another one, that asks the AWS command line for them: credential_process"
-                f" = aws configure export-credentials --profile {context.profile or 'default'} --format process"
+                f"no AWS credentials for {context.address}: profile {name} is one of aws login, which cannot be used "
+                "here; choose another one, that asks the AWS command line for them: credential_process = "
+                f"aws configure export-credentials --profile {name} --format process"
             )
         case boto.ProfileNotFound():
             return CredentialsError(f"{sentence}; see: aws configure list-profiles")

@@ -3,6 +3,7 @@
 import os
 import resource
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,20 @@ def without_a_home(cellar: Cellar, _: Path) -> Iterator[None]:
     environ["GIT_CONFIG_GLOBAL"] = str(cellar.home.folder / ".gitconfig")
     for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
         del environ[name]
+    yield
+
+
+def as_a_user_whom_nobody_knows(cellar: Cellar, folder: Path) -> Iterator[None]:
+    """As a container's number may be: there is no home to be found anywhere."""
+    stranger = ["unshare", "--user", "--map-user=54321", "--map-group=54321"]
+    if not shutil.which("unshare") or subprocess.run([*stranger, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine lets nobody be another user (unshare --user --map-user)")
+    cellar.home.runs_as = stranger
+    yield from without_a_home(cellar, folder)
+
+
+def with_a_home_of_nobody(cellar: Cellar, _: Path) -> Iterator[None]:
+    cellar.home.environ["AWS_CONFIG_FILE"] = "~nobody-is-called-so/config"
     yield
 
 
@@ -65,6 +80,8 @@ def with_few_descriptors(cellar: Cellar, _: Path) -> Iterator[None]:
     "poor",
     [
         without_a_home,
+        as_a_user_whom_nobody_knows,
+        with_a_home_of_nobody,
         with_a_read_only_home,
         without_a_folder_for_temporary_files,
         without_proc,
