@@ -119,11 +119,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"lfs-agent {arguments.command}: {where}{error.strerror or error}", file=sys.stderr)
         return 3
+    except Exception as error:  # a fault of ours: as Python ends, with 1, it would say that objects are missing
+        _tell_fault(arguments.command, error)
+        return 3
     except KeyboardInterrupt:
         return 130
     finally:
         _drop_unwritten()
     return status
+
+
+def _tell_fault(command: str, error: Exception) -> None:
+    """In a sentence; for who looks for faults, with where it was."""
+    from lfs_agent.log import describe
+
+    if os.environ.get("LFS_AGENT_LOG_LEVEL") == "debug":
+        import traceback  # 10 ms, for nobody else
+
+        print(describe("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+    print(
+        f"lfs-agent {command}: {describe(f'unexpected {type(error).__name__}: {error}')}; please report it",
+        file=sys.stderr,
+    )
 
 
 def _nowhere() -> TextIO:

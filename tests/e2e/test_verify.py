@@ -260,6 +260,25 @@ def test_nobody_answers_is_not_missing(cellar: Cellar) -> None:
     assert "0 present (0 proven), 40 unknown (39 not asked: one cause stops them all)" in done.stdout
 
 
+def test_a_fault_of_the_agent_is_a_sentence_and_not_missing(cellar: Cellar, tmp_path: Path) -> None:
+    """As of an installation that is torn: a library that cannot be loaded, and says so as it likes."""
+    cellar.add("weights.bin", 1000)
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "pycurl.py").write_text("raise RuntimeError('torn at https://vera:Canary@example.org/')\n")
+    torn = {"PYTHONPATH": str(tmp_path / "torn")}
+
+    ended = cellar.home.run("lfs-agent", "verify", cwd=cellar.work, check=False, env=torn)
+    sentence = "unexpected RuntimeError: torn at https://***@example.org/; please report it\n"
+    assert (ended.returncode, ended.stdout, ended.stderr) == (3, "", f"lfs-agent verify: {sentence}")
+
+    looked = {**torn, "LFS_AGENT_LOG_LEVEL": "debug"}
+    ended = cellar.home.run("lfs-agent", "verify", cwd=cellar.work, check=False, env=looked)
+    assert ended.returncode == 3
+    assert "Traceback" in ended.stderr
+    assert ended.stderr.endswith(f"lfs-agent verify: {sentence}")
+    assert "Canary" not in ended.stderr
+
+
 def test_without_credentials_or_a_bucket_nothing_is_missing(cellar: Cellar) -> None:
     cellar.add("model.pt", SIZE)
     environ = dict(cellar.home.environ)
