@@ -439,7 +439,15 @@ class Worker:
             return self._ready
         self._logger()
         handover = Handover(self._shared.aws, self._halt) if self._shared else None
-        cellar = Cellar(self._repo, self._init.operation, self._init.remote, os.environ, handover=handover)
+        cellar = Cellar(
+            self._repo,
+            self._init.operation,
+            self._init.remote,
+            os.environ,
+            handover=handover,
+            stop=self._halt,
+            on_wait=self._note_waiting,
+        )
         store, _ = cellar.open(stop=self._halt, notice=self._note_retry, shared=self._shared)
         store.load()
         self._log = self._open_log(cellar)
@@ -522,6 +530,9 @@ class Worker:
             return {"oid": request.oid}
         where = {"key": self._ready.cellar.key(request.oid)} if self._ready else {}
         return {"oid": request.oid, "size": request.size, **where}
+
+    def _note_waiting(self, message: str) -> None:
+        self._logger().warning("waiting", message=message)
 
     def _note_retry(self, what: str, reason: AgentError, wait_s: float) -> None:
         worker = _serving.get(self)  # one of those that share the store

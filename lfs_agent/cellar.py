@@ -38,8 +38,8 @@ _MAX_CELLAR_FILE: Final = 1 << 13
 class Cellar:
     """A repository's objects for one operation and remote: where they are, by which settings.
 
-    `given`: a store to look at in place of the one that the repository's configuration names. `handover`: where the
-    workers of a session tell each other what AWS's files say.
+    `given`: a store to look at in place of the one that the repository's configuration names. `handover`, `stop`,
+    `on_wait`: as Aws has them.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class Cellar:
         environ: Mapping[str, str],
         given: LfsUrl | None = None,
         handover: Handover | None = None,
+        stop: threading.Event | None = None,
+        on_wait: Callable[[str], None] = log.to_stderr,
     ) -> None:
         self.repo: Final = repo
         self.operation: Final = operation
@@ -57,6 +59,8 @@ class Cellar:
         self.environ: Final = environ
         self.given: Final = given
         self._handover = handover
+        self._stop = stop
+        self._on_wait = on_wait
 
     @cached_property
     def named(self) -> LfsUrl:
@@ -302,7 +306,7 @@ class Cellar:
     def _aws(self) -> "Aws":
         from lfs_agent.store.aws import Aws
 
-        return Aws(self.settings, self.environ, self._cellar_profile, self._handover)
+        return Aws(self.settings, self.environ, self._cellar_profile, self._handover, self._stop, self._on_wait)
 
     @cached_property
     def claim(self) -> Claim:

@@ -174,7 +174,7 @@ class Log:
 def _structured(level: str, file: str | None, bound: dict[str, Any]) -> Any:
     structlog = _import_structlog()
     lines = Lines(Path(os.path.expanduser(file))) if file else None
-    write: Callable[[str], None] = lines.write if lines else _to_stderr
+    write: Callable[[str], None] = lines.write if lines else to_stderr
     return structlog.wrap_logger(
         _Logger(write),
         processors=[
@@ -210,7 +210,8 @@ class _Logger:
         self.debug = self.info = self.warning = self.error = write
 
 
-def _to_stderr(line: str) -> None:
+def to_stderr(line: str) -> None:
+    """A line for a person; nobody is stopped where there is no stderr."""
     try:
         sys.stderr.write(line + "\n")
         sys.stderr.flush()

@@ -121,6 +121,8 @@ class Summary:
     unproven: int = 0
     retries: int = 0
     failures: dict[str, Failure] = field(default_factory=dict)
+    waiting: str = ""
+    """For what, if nothing has happened since."""
 
     @property
     def seconds(self) -> float:
@@ -140,6 +142,7 @@ def summarize(session: str, events: Iterable[Mapping[str, Any]]) -> Summary | No
     for event in events:
         known = True
         _note_frame(summary, event)
+        summary.waiting = str(event.get("message", "")) if event["event"] == "waiting" else ""
         match event["event"]:
             case "started":
                 summary.workers += 1
@@ -269,6 +272,8 @@ def show(screen: Screen, summary: Summary, places: Places) -> None:
         screen.row(_FACT, "failed", spell_count(len(summary.failures), "object"))
     if summary.workers > summary.finished:
         screen.line("not at its end: it is still running, or it was killed")
+        if summary.waiting:
+            screen.line(plain(summary.waiting))
     _show_failures(screen, summary.failures.values(), places)
 
 

@@ -1,11 +1,13 @@
 """`Aws`: what AWS's own environment and files say, by botocore only where the environment alone does not say it all."""
 
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
+from lfs_agent import log
 from lfs_agent.config import Settings
 from lfs_agent.errors import CredentialsError
 from lfs_agent.session import Handover
@@ -45,7 +47,8 @@ class Aws:
     """AWS's own settings, and its chain of credentials, with the user's profile.
 
     `cellar_profile`: the one that the repository recommends; used where the user has it, and nothing else of the
-    user's chooses an identity. `handover`: where the workers of a session tell each other what the files say.
+    user's chooses an identity. `handover`: where the workers of a session tell each other what the files say. `stop`:
+    nobody waits for credentials any more. `on_wait` is told in a sentence what is waited for, where that takes long.
     """
 
     def __init__(
@@ -54,11 +57,15 @@ class Aws:
         environ: Mapping[str, str],
         cellar_profile: str = "",
         handover: Handover | None = None,
+        stop: threading.Event | None = None,
+        on_wait: Callable[[str], None] = log.to_stderr,
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._cellar_profile = cellar_profile
         self._handover = handover
+        self._stop = stop or threading.Event()
+        self._on_wait = on_wait
         self._spare: Source | None = None
         """What another worker has read, until it was asked for."""
 
@@ -183,6 +190,8 @@ class Aws:
         """As botocore's own resolver asks, from source to source; what one says nonsense of is told as its."""
         from botocore.credentials import create_credential_resolver
 
+        from lfs_agent.store.helper import attend
+
         try:
             resolver = create_credential_resolver(self.session)
         except ValueError as error:
@@ -190,6 +199,7 @@ class Aws:
                 f"AWS's own settings have a number that is none ({error}): correct AWS_METADATA_SERVICE_TIMEOUT or "
                 "AWS_METADATA_SERVICE_NUM_ATTEMPTS, or the profile's metadata_service_…"
             ) from None
+        attend(resolver, self.session, self._stop, self._on_wait)
         for source in resolver.providers:
             try:
                 found = cast("Source | None", source.load())

@@ -22,6 +22,7 @@ from lfs_agent.errors import (
     DeniedError,
     MissingError,
     ObjectError,
+    StoppedError,
     TransientError,
     UnreachableError,
     UnsupportedError,
@@ -231,6 +232,8 @@ class S3Store:
         try:
             login = self._login.load_credentials()
             frozen = login.get_frozen_credentials() if login else None
+        except StoppedError:
+            raise
         except Exception as error:
             raise translate_login(error, self._context("")) from error
         if frozen is None or not frozen.access_key:
@@ -399,6 +402,8 @@ class S3Store:
         """Whether the chain had others to give than the refused ones, which have served so far."""
         try:
             return self._login.renewed(refused)
+        except StoppedError:
+            raise
         except Exception as error:
             raise translate_login(error, self._context(key)) from error
 

@@ -551,6 +551,7 @@ def test_it_ends_while_credentials_are_awaited(home: Home, work: Path, end: End)
         end(agent)
         assert time_to_end(agent) < 2.5
         assert not any("worker.py" in line for line in agent.left_over())
+        wait_for(lambda: not any("sleep 30" in line for line in agent.left_over()), 10)
 
 
 @pytest.mark.parametrize("end", END)

@@ -1,16 +1,19 @@
 """One login for all workers of a push or pull, and what happens when it expires on the way."""
 
+import json
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.cellar import Cellar, random_bytes
 from tests.conftest import absent
-from tests.e2e.dialogue import Agent, seen_by_spy
+from tests.e2e.dialogue import Agent, seen_by_spy, wait_for
 from tests.machine import Home
 from tests.proxy import EXPIRED_TOKEN, FaultProxy, Faults, Rule
 from tests.proxy.faults import Action, Seen
@@ -68,6 +71,71 @@ def fill(cellar: Cellar, count: int = 24, size: int = 100_000) -> list[str]:
     oids = [cellar.write(f"{number}.bin", size, number) for number in range(count)]
     cellar.commit("Fill the cellar")
     return oids
+
+
+SLOW_HELPER = """
+import os, pathlib, subprocess, sys, time
+folder = pathlib.Path(sys.argv[1])
+(folder / "pid").write_text(str(os.getpid()))
+sessions = pathlib.Path(".git/lfs/lfs-agent/sessions")
+while not (folder / "go").exists() and not any('"waiting"' in file.read_text() for file in sessions.glob("*.jsonl")):
+    time.sleep(0.1)
+(folder / "log").write_text(subprocess.run(["lfs-agent", "log"], capture_output=True, text=True).stdout)
+print((folder / "answer").read_text())
+"""
+WAITING = "waiting for the program that gives credentials (credential_process of profile slow)\n"
+
+
+@pytest.fixture
+def slow_helper(cellar: Cellar, any_server: Server, tmp_path: Path) -> Path:
+    """A `credential_process` that answers when it is known to be waited for, or "go" is in its folder."""
+    helper = Helper(cellar.home, any_server)
+    (tmp_path / "slow.py").write_text(SLOW_HELPER)
+    answer = {"Version": 1, "AccessKeyId": any_server.access_key, "SecretAccessKey": any_server.secret_key}
+    (tmp_path / "answer").write_text(json.dumps(answer))
+    command = shlex.join([sys.executable, str(tmp_path / "slow.py"), str(tmp_path)])
+    (cellar.home.folder / ".aws" / "config").write_text(f"[profile slow]\ncredential_process = {command}\n")
+    cellar.home.environ["AWS_PROFILE"] = "slow"
+    assert helper.calls == 0
+    return tmp_path
+
+
+def test_a_push_that_waits_for_a_helper_says_so_in_its_record(cellar: Cellar, slow_helper: Path) -> None:
+    oids = fill(cellar, 3)
+
+    cellar.push()
+
+    assert cellar.keys() == sorted(map(cellar.key, oids))
+    assert [event["message"] + "\n" for event in cellar.recorded() if event["event"] == "waiting"] == [WAITING]
+    assert (slow_helper / "log").read_text().endswith(f"it is still running, or it was killed\n{WAITING}")
+    assert "waiting" not in cellar.home.run("lfs-agent", "log", cwd=cellar.work).stdout
+
+
+def slow_verify(cellar: Cellar) -> subprocess.Popen[str]:
+    words = ["lfs-agent", "verify"]
+    return subprocess.Popen(words, cwd=cellar.work, env=cellar.home.environ, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_command_that_waits_for_a_helper_says_so_and_goes_on(cellar: Cellar, slow_helper: Path) -> None:
+    cellar.put(cellar.add("weights.bin", 1000), random_bytes(1000, 0))
+    with slow_verify(cellar) as verifying:
+        assert verifying.stderr is not None
+        assert verifying.stderr.readline() == WAITING
+        (slow_helper / "go").touch()
+        assert verifying.wait(60) == 0
+        assert verifying.stderr.read() == ""
+
+
+def test_a_helper_ends_with_the_command_that_waits_for_it(cellar: Cellar, slow_helper: Path) -> None:
+    cellar.add("weights.bin", 1000)
+    with slow_verify(cellar) as verifying:
+        while not (slow_helper / "pid").exists() or not (slow_helper / "pid").read_text():
+            assert verifying.poll() is None
+            time.sleep(0.05)
+        helper = Path("/proc", (slow_helper / "pid").read_text())
+        verifying.send_signal(signal.SIGINT)
+        assert verifying.wait(60) == 130
+    wait_for(lambda: not (helper.exists() and (helper / "cmdline").read_bytes()), 20)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a login is handed over on Linux only")
