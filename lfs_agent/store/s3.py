@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, cast, get_args
+from urllib.parse import urlsplit
 
 from lfs_agent import __version__
 from lfs_agent.config import Settings
@@ -93,6 +94,7 @@ class Connection(NamedTuple):
 def resolve_connection(aws: Aws, settings: Settings, endpoint: str, git_http: Callable[[str, str], str]) -> Connection:
     """Where requests go. `endpoint`: "" for Amazon's own; `git_http(url, name)`: git's own `http.<name>` for a URL."""
     url = endpoint or "https://s3.amazonaws.com"
+    _spell_no_proxy(url)
     said = aws.said
     ca = settings.ca or said.ca or git_http(url, "sslcainfo")
     proxy = git_http(url, "proxy")
@@ -133,6 +135,26 @@ def why_no_libcurl() -> str:
 
 def _file(named: str) -> str:
     return os.path.expanduser(named)
+
+
+def _spell_no_proxy(url: str) -> None:
+    """Has NO_PROXY say for Python what it says to git and curl: with blanks between names, and ranges of addresses.
+
+    In our own environment: that is where all look, those who ask for credentials, too.
+    """
+    said = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+    if not re.search(r"[\s/:]", said):  # names, as Python has them
+        return
+    from ipaddress import ip_address, ip_network  # 5 ms
+
+    names = re.split(r"[,\s]+", said.strip())
+    host = urlsplit(url).hostname or ""
+    spelled = f"[{host}]" if ":" in host else host
+    for name in list(names):
+        with suppress(ValueError):  # a name, mostly
+            if spelled not in names and ip_address(host) in ip_network(name.strip("[]"), strict=False):
+                names.append(spelled)
+    os.environ["no_proxy"] = ",".join(names)
 
 
 def _environment_proxy(url: str) -> bool:

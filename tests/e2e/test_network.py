@@ -33,6 +33,29 @@ def test_requests_go_through_the_users_proxy(cellar: Cellar, way: str) -> None:
     assert asked in ([[]] if way == "NO_PROXY" else [["HEAD", "PUT"], ["PUT"]])
 
 
+@pytest.mark.parametrize("names", ["10.0.0.0/8,127.0.0.0/8", "localhost 127.0.0.1", ".example.org, 127.0.0.1/32"])
+def test_no_proxy_is_understood_as_git_and_curl_do(cellar: Cellar, names: str) -> None:
+    oid = cellar.add("weights.bin", 1000)
+    with FaultProxy("http://127.0.0.1:1", Faults(())) as proxy:
+        cellar.home.environ |= {"http_proxy": proxy.endpoint, "NO_PROXY": names}
+        cellar.push()
+        listed = cellar.home.run("lfs-agent", "uploads", cwd=cellar.work)  # which goes by boto3
+        assert proxy.all_requests == []
+
+    assert cellar.keys() == [cellar.key(oid)]
+    assert "0 unfinished uploads" in listed.stdout
+
+
+def test_a_range_of_no_proxy_is_no_other_one(cellar: Cellar) -> None:
+    oid = cellar.add("weights.bin", 1000)
+    with FaultProxy(cellar.server.endpoint, Faults(())) as proxy:
+        cellar.home.environ |= {"http_proxy": proxy.endpoint, "NO_PROXY": "10.0.0.0/8 ::1 127.0.0.2"}
+        cellar.push()
+        assert "PUT" in [seen.method for seen in proxy.requests]
+
+    assert cellar.keys() == [cellar.key(oid)]
+
+
 def test_a_proxy_that_wants_another_password_ends_the_push_once_and_is_named(cellar: Cellar) -> None:
     for number in range(20):
         cellar.write(f"{number}.bin", 1000, number)
