@@ -123,12 +123,19 @@ class Cellar:
         top = self.repo.worktree or self.repo.common_dir
         return list(dict.fromkeys(shareable(url, top) for url in self.repo.push_urls(self.remote)))
 
-    def registrar(self, store: Store, ledger: "Ledger") -> "Registrar":
-        """Registers the repository at the store."""
+    def registrar(self, store: Store, ledger: "Ledger", *, looks: bool = False) -> "Registrar":
+        """Registers the repository at the store; `looks`: as for Registrar. In a folder that costs nothing."""
         from lfs_agent.ledger import Registrar
 
         memory = self.repo.common_dir / "lfs-agent" / "registered"
-        return Registrar(ledger, self.repositories, memory, lambda: store.identity(ledger.root), self.repo.modes)
+        return Registrar(
+            ledger,
+            self.repositories,
+            memory,
+            lambda: store.identity(ledger.root),
+            self.repo.modes,
+            looks=looks or isinstance(self.target, FolderTarget),
+        )
 
     def keeper(
         self, ledger: "Ledger", stop: threading.Event, on_saved: Callable[[Oid], None] = lambda oid: None

@@ -135,6 +135,10 @@ class Ledger:
         except ConflictError:  # something is there, and who may not read need not
             return False
 
+    def is_registered(self, url: str) -> bool:
+        """Whether anybody has said that the repository is here; False also for who may not read it."""
+        return self._read(self.repository_key(url)) is not None
+
     def registration(self, key: str) -> Registration | None:
         """What is registered at the key; None where it was taken out meanwhile.
 
@@ -353,17 +357,26 @@ class Registrar:
     """Registers the repositories that a clone pushes to, before a push has succeeded.
 
     `memory`: a folder of the clone for what has been said; `place`: which store, with all that decides that, which
-    is known when there are credentials.
+    is known when there are credentials. `looks`: the memory is believed only where the store has it, too: somebody may
+    have made it anew a moment ago, and brings back what it had.
     """
 
     def __init__(
-        self, ledger: Ledger, urls: Sequence[str], memory: Path, place: Callable[[], str], modes: Modes
+        self,
+        ledger: Ledger,
+        urls: Sequence[str],
+        memory: Path,
+        place: Callable[[], str],
+        modes: Modes,
+        *,
+        looks: bool = False,
     ) -> None:
         self._ledger = ledger
         self._urls = urls
         self._memory = memory
         self._of = place
         self._modes = modes
+        self._looks = looks
         self._looked: Moment | None = None
         self._beside: Flag | None = None
         """Set when the thread that was begun has ended."""
@@ -387,7 +400,7 @@ class Registrar:
         if self._beside and not self._beside.is_set():  # it was begun beside another object
             return
         self._beside = self._failure = None
-        if not self._has_looked() and not all(map(_is_fresh, self._memories.values())):
+        if not self._has_looked() and (self._looks or not all(map(_is_fresh, self._memories.values()))):
             over = Flag()
             threading.Thread(target=self._try, args=(stop, over), daemon=True).start()
             self._beside = over  # only now: where no thread can be had, nobody would ever set it
@@ -424,15 +437,18 @@ class Registrar:
             return
         for url, file in self._memories.items():
             with ExitStack() as stack:
-                if _is_fresh(file):
+                if self._is_known(url, file):
                     continue
                 with suppress(DiskError):  # without a memory it is said again
                     stack.enter_context(lease(file, stop, self._modes))
-                if not _is_fresh(file):  # else another worker was faster
+                if not self._is_known(url, file):  # else another worker was faster
                     self._say(url, again=_said_s(file) < math.inf)
                     with suppress(OSError):
                         file.write_text(f"{self._place}\n{url}\n", errors="surrogateescape")
         self._looked = Moment.now()
+
+    def _is_known(self, url: str, memory: Path) -> bool:
+        return _is_fresh(memory) and (not self._looks or self._ledger.is_registered(url))
 
     def _say(self, url: str, *, again: bool) -> None:
         try:

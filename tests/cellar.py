@@ -24,6 +24,12 @@ def random_bytes(size: int, seed: int) -> bytes:
     return random.Random(seed).randbytes(size)
 
 
+def new_share(folder: Path) -> Path:
+    """A shared folder that is a store, and has no objects yet."""
+    (folder / ".lfs-agent").mkdir(parents=True)
+    return folder
+
+
 def findings(done: subprocess.CompletedProcess[str]) -> dict[str, dict[str, Any]]:
     """By oid, what a command said with --json."""
     return {finding["oid"]: finding for finding in map(json.loads, done.stdout.splitlines())}

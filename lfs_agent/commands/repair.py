@@ -95,7 +95,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
         judge = Judge(store, cellar.key, depth=depth, stop=stop, on_read=tally.looked.read)
         wrong: list[Finding] = []
         ledger = Ledger(store, cellar.prefix)
-        keeper, registrar = cellar.keeper(ledger, stop), cellar.registrar(store, ledger)
+        keeper, registrar = cellar.keeper(ledger, stop), cellar.registrar(store, ledger, looks=True)
         if not arguments.dry_run:
             try:
                 store.connect()

@@ -22,7 +22,7 @@ from lfs_agent.log import Log
 from lfs_agent.modes import UMASK
 from lfs_agent.pointer import Oid
 from lfs_agent.store.folder import FolderStock, FolderStore
-from tests.cellar import ASKED_TWICE, Cellar, random_bytes
+from tests.cellar import ASKED_TWICE, Cellar, new_share, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.e2e.dialogue import Agent, keep_local, listed_by_a_worker, wait_for
 from tests.e2e.terminal import typed_at
@@ -491,6 +491,55 @@ def test_in_a_folder_it_is_the_same(home: Home, any_server: Server, bucket: str,
     stored = {path.name for path in share.rglob("*") if path.is_file() and ".lfs-agent" not in path.parts}
     assert stored == {kept, saved, "notes.txt"}
     assert [line["event"] for line in audit(cellar)] == ["deleting", "deleted"]
+
+
+def in_folder(cellar: Cellar, share: Path) -> Cellar:
+    """A new repository whose store is a folder."""
+    cellar.build()
+    cellar.git("config", "lfs.url", f"dir::{share}")
+    return cellar
+
+
+@pytest.mark.parametrize("how", ["push", "push-missing"])
+def test_a_share_that_was_just_made_anew_knows_whose_objects_it_has(
+    home: Home, any_server: Server, bucket: str, tmp_path: Path, how: str
+) -> None:
+    """The clone has registered a moment ago, and that was in the old one."""
+    home.install()
+    share = new_share(tmp_path / "share")
+    first, second = (
+        in_folder(Cellar(home, any_server, bucket, "", tmp_path / f"origin-{n}", tmp_path / f"work-{n}"), share)
+        for n in (1, 2)
+    )
+    oids = {first.add("a.bin", SIZE, seed=1)}
+    first.push()
+    share.rename(tmp_path / "old")
+    new_share(share)
+    if how == "push-missing":
+        home.run("lfs-agent", "push-missing", cwd=first.work)
+    else:
+        oids = {first.add("b.bin", SIZE, seed=2)}
+        first.push()
+    second.add("c.bin", SIZE, seed=3)
+    second.push()
+
+    assert statuses(gc(second)) == {}
+    assert len(list((share / ".lfs-agent" / "repositories").iterdir())) == 2
+    assert oids <= {path.name for path in share.glob("??/??/*")}
+
+
+def test_who_brings_back_what_a_bucket_has_lost_registers_anew(cellar: Cellar) -> None:
+    """The clone has registered a moment ago; who empties a bucket takes that away, too."""
+    oid = cellar.add("a.bin", SIZE)
+    cellar.push()
+    client = cellar.server.client()
+    for key in [*ledger(cellar), cellar.key(oid)]:
+        client.delete_object(Bucket=cellar.bucket, Key=key)
+
+    cellar.home.run("lfs-agent", "push-missing", cwd=cellar.work)
+
+    assert cellar.keys() == [cellar.key(oid)]
+    assert len(ledger(cellar, "repositories/")) == 1
 
 
 # Pushes between the runs
