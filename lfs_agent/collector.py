@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from lfs_agent.errors import ConflictError, MissingError, ObjectError, StoppedError, TransientError
-from lfs_agent.layout import oid_at
-from lfs_agent.ledger import RESERVED, Ledger, Mark, Marks, Registration, age_of
+from lfs_agent.layout import RESERVED, oid_at
+from lfs_agent.ledger import Ledger, Mark, Marks, Registration, age_of
 from lfs_agent.log import Log
 from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid

@@ -8,6 +8,9 @@ from lfs_agent.pointer import Oid, parse_oid
 Layout = Literal["git-lfs", "flat"]
 LAYOUTS: Final[tuple[Layout, ...]] = ("git-lfs", "flat")
 
+RESERVED: Final = ".lfs-agent"
+"""Below the prefix, for what is no object; it begins with what no layout of objects has."""
+
 
 def sharded(oid: Oid) -> str:
     """The path that git-lfs itself uses below `objects/`.

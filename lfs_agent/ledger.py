@@ -25,15 +25,13 @@ from lfs_agent.errors import (
     StoppedError,
     UnsupportedError,
 )
+from lfs_agent.layout import RESERVED
 from lfs_agent.lease import lease
 from lfs_agent.modes import Modes
 from lfs_agent.pointer import Oid, parse_oid
 from lfs_agent.session import Moment, name_user
 from lfs_agent.store import Content, ObjectStat, Stock, Store, Stored
 from lfs_agent.turns import Flag, Mutex
-
-RESERVED: Final = ".lfs-agent"
-"""Below the prefix; it begins with what no layout of objects has."""
 
 STALE_S: Final = 3600.0
 """After so long nobody is at work on a deletion that was begun: it is sent within a minute, or not at all."""

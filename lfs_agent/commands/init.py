@@ -19,9 +19,10 @@ from lfs_agent.commands import steps
 from lfs_agent.commands.wording import plain
 from lfs_agent.config import from_query, resolve
 from lfs_agent.doctor import Patient, hooks
-from lfs_agent.errors import TargetError, UsageError
+from lfs_agent.errors import AgentError, TargetError, UsageError
 from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, let_write, run_git
 from lfs_agent.registration import SECTION
+from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.url import FolderTarget, Target, parse_target
 from lfs_agent.trust import Claim, check_scheme
 
@@ -77,6 +78,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         told.tell(".gitattributes", text, changed=True)
     if trusting and trusting.add(TRUSTED_KEY, identity):
         told.tell("trust", f"{identity} is trusted now, since you named it", changed=True)
+    needed = open_folder(Path(target.path), told) if isinstance(target, FolderTarget) else ""
     if arguments.dry_run:
         return 0
     if not tracked_before:
@@ -92,8 +94,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     for sentence in conflicts(repo, file, url, arguments.remote):
         print(f"not replaced: {plain(sentence)}", file=sys.stderr)
     steps.warn(hooks(Patient(repo, environ)))
-    if isinstance(target, FolderTarget) and not Path(target.path).is_dir():
-        print(f"there is no folder {target.path} yet: create or mount it before the first push", file=sys.stderr)
+    if needed:
+        print(f"the first push would fail: {plain(needed)}", file=sys.stderr)
     if not repo.value(f"{SECTION}.path"):
         print("git-lfs does not know this agent on this machine yet; run: lfs-agent install", file=sys.stderr)
     return 0
@@ -192,6 +194,17 @@ def trusted_by_this(cellar: Cellar, target: Target, *, elsewhere: bool) -> str:
         return Claim(target, text, url_committed=True, endpoint_committed=bool(text)).identity
     # A push would ask: has the target changed behind the user's back?
     return cellar.claim.identity if elsewhere else ""
+
+
+def open_folder(folder: Path, told: steps.Steps) -> str:
+    """Makes an empty folder a store, which a push would take for an unmounted share; what keeps it from being one."""
+    store = FolderStore(folder)
+    try:
+        if store.is_empty() if told.dry_run else store.create():
+            told.tell("store", f"{folder} is a store now: it was empty", changed=True)
+    except AgentError as error:
+        return str(error)
+    return ""
 
 
 def tracks(repo: Repository) -> bool:

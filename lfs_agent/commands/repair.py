@@ -24,7 +24,7 @@ from lfs_agent.commands import verify
 from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
-from lfs_agent.errors import AgentError, ObjectError, UsageError
+from lfs_agent.errors import AgentError, BucketError, ObjectError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.ledger import Keeper, Ledger, Registrar
 from lfs_agent.parallel import in_parallel
@@ -154,7 +154,7 @@ def tell_if_unregistered(command: str, registrar: Registrar, stop: threading.Eve
     """Registers the repository where all is there already; who may not write has done no harm, and is told."""
     try:
         registrar.register(stop)
-    except ObjectError as error:
+    except (ObjectError, BucketError) as error:
         print(f"lfs-agent {command}: {plain(error)}", file=sys.stderr)
 
 

@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -19,10 +19,12 @@ from lfs_agent.errors import (
     DeniedError,
     DiskError,
     MissingError,
+    ObjectError,
     TransientError,
     UnsupportedError,
 )
-from lfs_agent.lease import lease
+from lfs_agent.layout import RESERVED
+from lfs_agent.lease import FULL, lease
 from lfs_agent.parts import MIB, Part
 from lfs_agent.pointer import Oid, parse_oid
 from lfs_agent.store import (
@@ -40,12 +42,17 @@ from lfs_agent.store import (
 
 _BLOCK: Final = MIB
 _UNFINISHED: Final = "lfs-agent-unfinished"
+_LOST: Final = "lost+found"
+"""What a new file system has at its root: root's own, and nobody's objects."""
+_KINDS: Final = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+_AT_ONCE: Final = getattr(os, "O_NONBLOCK", 0)
+"""To open a pipe waits for a writer without that; of a file it changes nothing."""
 _STAT_BLOCK: Final = 512
 """Bytes: the unit of st_blocks."""
 
 
 class FolderStore:
-    """A Store below `root`, which must exist: an unmounted share is not an empty store."""
+    """A Store below `root`, where something must be: an unmounted share is not an empty store."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -63,17 +70,88 @@ class FolderStore:
         pass  # all is there
 
     def connect(self) -> None:
-        if not self._root.is_dir():
-            raise BucketError(f"there is no folder {self._root}: mount it, or create it")
+        if self.is_empty():
+            raise BucketError(
+                f"{self._root} is empty: mount the share; or, where it is to be a new store: {self._creation()}"
+            )
+
+    def _creation(self) -> str:
+        from shlex import quote  # here: mostly nobody needs it
+
+        return f"mkdir -p {quote(str(self._root / RESERVED))}"
+
+    def create(self) -> bool:
+        """Makes an empty folder a store; False where something is in it already. Raises BucketError, DeniedError."""
+        if not self.is_empty():
+            return False
+        try:
+            self._make(self._root / RESERVED)
+        except OSError as error:
+            raise self._translated(error, RESERVED) from error
+        return True
+
+    def is_empty(self) -> bool:
+        """Whether nothing is in the folder, as in one to which nothing is mounted. Raises BucketError."""
+        try:
+            if (self._root / RESERVED).is_dir():  # one question, however much there is
+                return False
+            with os.scandir(self._root) as entries:
+                return all(entry.name == _LOST for entry in entries)
+        except (FileNotFoundError, NotADirectoryError):
+            raise BucketError(f"there is no folder {self._root}: mount it, or create it ({self._creation()})") from None
+        except PermissionError as error:
+            raise BucketError(
+                f"the shared folder {self._root}: {error.strerror}; its owner, or that of a folder above it, can give "
+                "you the right"
+            ) from error
+        except OSError as error:
+            raise BucketError(f"the shared folder {self._root}: {error.strerror}; mount it anew") from error
+
+    def _make(self, folder: Path) -> None:
+        """Makes a folder, and what is missing above it, for all who may use the share. Raises OSError."""
+        if folder == self._root or folder.is_dir():
+            return
+        self._make(folder.parent)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            if not folder.is_dir():  # else somebody was faster
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+        else:
+            self._open_up(folder, 0o1777)
+
+    def _open_up(self, made: Path | int, most: int) -> None:
+        """Gives what this user has made the rights of the share's root, as far as `most` has them.
+
+        They come to those that the umask has left: with that alone, what one user makes may be closed to the next.
+        """
+        with suppress(OSError):  # a file system that knows no modes, or a lock that another user has left
+            mode = stat.S_IMODE(os.stat(made).st_mode)
+            wanted = mode | stat.S_IMODE(os.stat(self._root).st_mode) & most
+            if wanted != mode:
+                os.chmod(made, wanted)
 
     def stat(self, key: str) -> ObjectStat | None:
         try:
             found = os.stat(self._root / key)
         except FileNotFoundError:
-            self.connect()
+            self._check_missing(key)
             return None
         except OSError as error:
             raise self._translated(error, key) from error
+        return self._file(key, found)
+
+    def _check_missing(self, key: str) -> None:
+        """Raises what is wrong where more than the object is missing: BucketError, or ObjectError for a link."""
+        self.connect()
+        if (self._root / key).is_symlink():
+            raise ObjectError(f"{self.address(key)} is a link that leads nowhere: look at it, and move it away")
+
+    def _file(self, key: str, found: os.stat_result) -> ObjectStat:
+        """What is at the key. Raises ObjectError where that is no file: to read it could take for ever."""
+        if not stat.S_ISREG(found.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+            raise ObjectError(f"{self.address(key)} is {kind}, and no file: look at it, and move it away")
         return ObjectStat(key, found.st_size, _etag(found))
 
     def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
@@ -96,11 +174,12 @@ class FolderStore:
         self.connect()
         temporary = self._root / _UNFINISHED / f"{oid}-{os.urandom(8).hex()}"
         try:
-            temporary.parent.mkdir(exist_ok=True)
-            (self._root / key).parent.mkdir(parents=True, exist_ok=True)
+            self._make(temporary.parent)
+            self._make((self._root / key).parent)
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o444)
         except OSError as error:
             raise self._translated(error, key) from error
+        self._open_up(fd, 0o444)
         return FolderUpload(self, key, oid, temporary, fd, replacing)
 
     def resume(
@@ -110,9 +189,9 @@ class FolderStore:
 
     def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
         try:
-            fd = os.open(self._root / key, os.O_RDONLY)
+            fd = os.open(self._root / key, os.O_RDONLY | _AT_ONCE)
         except FileNotFoundError:
-            self.connect()
+            self._check_missing(key)
             raise MissingError(
                 f"404: there is no {self.address(key)}; nobody has pushed it here, or it was deleted: "
                 "see lfs-agent verify"
@@ -120,13 +199,13 @@ class FolderStore:
         except OSError as error:
             raise self._translated(error, key) from error
         try:
-            found = os.fstat(fd)
-            if etag and etag != _etag(found):
+            found = self._file(key, os.fstat(fd))
+            if etag and etag != found.etag:
                 raise DamagedError(f"{self.address(key)} was replaced while it was read")
             while start < stop and (chunk := self._read(fd, key, min(_BLOCK, stop - start), start)):
                 write(start, chunk)
                 start += len(chunk)
-            return ObjectStat(key, found.st_size, _etag(found))
+            return found
         finally:
             os.close(fd)
 
@@ -143,8 +222,9 @@ class FolderStore:
         Raises ConflictError where it has not.
         """
         lock = self._root / _UNFINISHED / f"{key.rpartition('/')[2]}-replacing"
-        lock.parent.mkdir(exist_ok=True)
-        with lease(lock, threading.Event()):
+        self.connect()
+        self._make(lock.parent)
+        with self._locked(lock):
             try:
                 found = self.stat(key)
                 if found is None or found.etag != etag:
@@ -153,16 +233,69 @@ class FolderStore:
             finally:
                 lock.unlink(missing_ok=True)
 
+    @contextmanager
+    def _locked(self, lock: Path) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                held = stack.enter_context(lease(lock, threading.Event()))
+            except DiskError as error:  # said as of a file in the LFS storage
+                raise self._unlocked(lock, error) from error
+            self._open_up(held.fd, 0o666)
+            yield
+
+    def _unlocked(self, lock: Path, error: DiskError) -> AgentError:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno in (errno.EMFILE, errno.ENFILE):
+            return error
+        if isinstance(cause, PermissionError) and os.path.lexists(lock):
+            return ObjectError(
+                f"{lock}: {cause.strerror}; another user's repair or gc is at work there, or was killed: when it is "
+                "certain that none is, delete it, or let lfs-agent uploads --abort --older-than 1h do that"
+            )
+        return self._translated(cause, f"{_UNFINISHED}/{lock.name}")
+
     def _translated(self, error: OSError, key: str) -> AgentError:
-        address = self.address(key)
+        if error.errno in FULL:
+            return DiskError(
+                f"the shared folder {self._root} is full: make room; what killed pushes have left there, "
+                "lfs-agent uploads --abort --older-than 7d gives up"
+            )
+        if error.errno == errno.EROFS:
+            return BucketError(f"the shared folder {self._root} can only be read: {error.strerror}")
+        try:
+            self.connect()
+        except BucketError as lost:  # it is not about this key
+            return lost
+        where = error.filename2 or error.filename or self.address(key)
         match error.errno:
-            case errno.EACCES | errno.EPERM | errno.EROFS:
-                return DeniedError(f"{address}: {error.strerror}; the folder's owner can give you the right")
-            case errno.ENOSPC | errno.EDQUOT:
-                return DiskError(f"the shared folder {self._root} is full")
+            case errno.EACCES | errno.EPERM:
+                return DeniedError(f"{where}: {error.strerror}; the folder's owner can give you the right")
             case errno.ESTALE | errno.EIO | errno.ETIMEDOUT | errno.EAGAIN:
-                return TransientError(f"{address}: {error.strerror}")
-        return DeniedError(f"{address}: {error.strerror}")
+                return TransientError(f"{where}: {error.strerror}")
+        return DeniedError(f"{where}: {error.strerror}")
+
+
+class _Clock:
+    """That of the machine that has the disk; ours, until it was read."""
+
+    def __init__(self, store: FolderStore) -> None:
+        self._store = store
+        self._ahead_s = 0.0
+
+    def read(self) -> None:
+        """Looks at it, by a file that is made for that; after `FolderStore.connect`."""
+        file = self._store._root / _UNFINISHED / f"clock-{os.urandom(8).hex()}"
+        try:
+            self._store._make(file.parent)
+            file.touch()
+            self._ahead_s = file.stat().st_mtime - time.time()
+            file.unlink()
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):  # who may only look judges by our clock
+                raise self._store._translated(error, _UNFINISHED) from error
+
+    def now(self) -> float:
+        return time.time() + self._ahead_s
 
 
 class FolderUploads:
@@ -175,12 +308,15 @@ class FolderUploads:
         self._store = store
         self._folder = store._root / _UNFINISHED
         self._key = key
+        self._clock = _Clock(store)
 
     def address(self, key: str) -> str:
         return self._store.address(key)
 
     def connect(self) -> None:
         self._store.connect()
+        with suppress(DiskError):  # this is what makes room again
+            self._clock.read()
 
     def listed(self, after: Marker | None) -> tuple[list[Unfinished], Marker | None]:
         try:
@@ -206,7 +342,7 @@ class FolderUploads:
         except OSError as error:
             raise self._store._translated(error, upload.key) from error
         size = min(found.st_size, found.st_blocks * _STAT_BLOCK)  # it is written in any order, with holes
-        return Progress(int(size > 0), size, found.st_mtime, max(0.0, time.time() - found.st_mtime))
+        return Progress(int(size > 0), size, found.st_mtime, max(0.0, self._clock.now() - found.st_mtime))
 
     def abort(self, upload: Unfinished) -> None:
         try:
@@ -216,29 +352,21 @@ class FolderUploads:
 
 
 class FolderStock:
-    """All files in a store that are whole; its clock is that of the machine that has the disk."""
+    """All files in a store that are whole."""
 
     def __init__(self, store: FolderStore) -> None:
         self._store = store
-        self._ahead_s = 0.0
+        self._clock = _Clock(store)
 
     def address(self, key: str) -> str:
         return self._store.address(key)
 
     def connect(self) -> None:
         self._store.connect()
-        clock = self._store._root / _UNFINISHED / f"clock-{os.urandom(8).hex()}"
-        try:
-            clock.parent.mkdir(exist_ok=True)
-            clock.touch()
-            self._ahead_s = clock.stat().st_mtime - time.time()
-            clock.unlink()
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):  # who may only look judges by our clock
-                raise self._store._translated(error, _UNFINISHED) from error
+        self._clock.read()
 
     def now(self) -> float:
-        return time.time() + self._ahead_s
+        return self._clock.now()
 
     def listed(self, prefix: str, after: str = "") -> tuple[list[Stored], str]:
         """First the files of the folder itself, then those in and below each of its folders, by name."""
@@ -250,8 +378,11 @@ class FolderStock:
             return [], ""
         except OSError as error:
             raise self._store._translated(error, prefix) from error
-        following = next((name for name in folders if name > after and name != _UNFINISHED), "")
-        found = [each for path in _files(top / after, deep=bool(after)) if (each := self.look(path))]
+        following = next((name for name in folders if name > after and name not in (_UNFINISHED, _LOST)), "")
+        try:
+            found = [each for path in _files(top / after, deep=bool(after)) if (each := self.look(path))]
+        except OSError as error:
+            raise self._store._translated(error, f"{prefix}{after}") from error
         return found, following
 
     def look(self, key: str | Path) -> Stored | None:
@@ -377,7 +508,7 @@ def _publish(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
-        if path.exists():  # a file system without links (exFAT, some SMB shares): the next best there is
+        if os.path.lexists(path):  # a file system without links (exFAT, some SMB shares): the next best there is
             raise FileExistsError(path) from None
         os.rename(temporary, path)
 

@@ -13,6 +13,7 @@ import pytest
 from lfs_agent.store import Store
 from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.s3 import S3Store
+from tests.cellar import new_share
 from tests.conftest import ServerOf
 from tests.contract.desk import Desk
 from tests.contract.stores import DictStore, retrying, s3_store
@@ -78,7 +79,7 @@ class InFolder(Place):
     can = frozenset({"conditional_put", "conditional_complete"})
 
     def __init__(self, root: Path) -> None:
-        self.root = root
+        self.root = new_share(root)
         self.store = FolderStore(root)
 
     def without_bucket(self) -> Store:

@@ -1,17 +1,21 @@
 """A shared folder as the store, `dir::/srv/share`: a whole push and clone without any server."""
 
 import hashlib
+import os
 import re
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from tests.cellar import PATTERNS, random_bytes
+from tests.cellar import PATTERNS, new_share, random_bytes
+from tests.disk import Disk
 from tests.e2e.dialogue import Agent, files_below, keep_local, new_repository
-from tests.machine import Home
+from tests.machine import POWERLESS, Home
 from tests.servers import is_ledger
 
 MIB = 1 << 20
@@ -23,10 +27,9 @@ class Shelf:
 
     def __init__(self, home: Home, folder: Path) -> None:
         self.home = home
-        self.share = folder / "share of all"
+        self.share = new_share(folder / "share of all")
         self.origin = folder / "origin.git"
         self.work = folder / "work"
-        self.share.mkdir()
         self.join(home)
         home.git("init", "-q", "--bare", self.origin)
         home.git("init", "-q", self.work)
@@ -150,12 +153,179 @@ def test_a_bad_object_is_named_and_the_others_arrive(
 
 
 def test_a_share_that_is_not_mounted_is_not_an_empty_one(shelf: Shelf, second_home: Home, tmp_path: Path) -> None:
-    shelf.share.rmdir()
+    shutil.rmtree(shelf.share)
     pushed = shelf.home.git("push", "origin", "HEAD", cwd=shelf.work, check=False)
 
     assert pushed.returncode != 0
     assert pushed.stderr.count(f"there is no folder {shelf.share}: mount it, or create it") == 1
     assert not shelf.share.exists()
+
+
+ASKING = [
+    ("verify",),
+    ("push-missing",),
+    ("repair", "--deep"),
+    ("prune", "--deep", "--apply"),
+    ("gc", "--apply"),
+    ("uploads", "--abort", "--older-than", "0s"),
+    ("doctor",),
+]
+
+
+@pytest.mark.parametrize("left", [[], ["lost+found"]])
+def test_the_empty_mount_point_of_a_share_is_no_store(shelf: Shelf, tmp_path: Path, left: list[str]) -> None:
+    """Else a push lies below it, on the local disk, and counts as proof until the share is mounted again."""
+    shelf.git("push", "-q", "-u", "origin", "HEAD")
+    shelf.oids["z.bin"] = shelf.write("z.bin", 5000, 9)
+    shelf.git("add", "-A")
+    shelf.git("commit", "-q", "-m", "Add z")
+    away = shelf.share.rename(shelf.share.with_name("not mounted"))
+    for name in [".", *left]:
+        (shelf.share / name).mkdir()
+    says = f"{shelf.share} is empty: mount the share; or, where it is to be a new store: mkdir -p "
+
+    pushed = shelf.home.git("push", "origin", "HEAD", cwd=shelf.work, check=False)
+    assert pushed.returncode != 0
+    assert pushed.stderr.count(says) == 1
+    for words in ASKING:
+        done = shelf.home.run("lfs-agent", *words, cwd=shelf.work, check=False)
+        assert done.returncode in (1, 3), words
+        assert says in done.stdout + done.stderr, words
+    pulled = shelf.home.git("clone", shelf.origin, tmp_path / "clone", check=False)
+    assert says in pulled.stderr
+
+    assert sorted(path.name for path in shelf.share.rglob("*")) == left
+    shutil.rmtree(shelf.share)
+    away.rename(shelf.share)
+    shelf.git("push", "-q", "origin", "HEAD")
+    assert shelf.home.run("lfs-agent", "verify", "--deep", cwd=shelf.work).returncode == 0
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="root may enter any folder, unless setpriv takes that right")
+def test_a_share_in_a_folder_that_is_closed_is_told_once(shelf: Shelf) -> None:
+    shelf.home.runs_as = POWERLESS
+    closed = shelf.share.with_name("closed")
+    closed.mkdir()
+    shelf.share.rename(closed / "share")
+    shelf.home.git("config", "lfs.url", f"dir::{closed}/share", cwd=shelf.work)
+    closed.chmod(0)
+    pushed = shelf.home.git("push", "origin", "HEAD", cwd=shelf.work, check=False)
+    closed.chmod(0o755)
+
+    assert pushed.returncode != 0
+    assert pushed.stderr.count(f"the shared folder {closed}/share: Permission denied; its owner") == 1
+    assert "please report it" not in pushed.stderr
+
+
+def test_a_share_that_can_only_be_read_is_told_once(shelf: Shelf) -> None:
+    with Disk(shelf.share, "1m") as disk:
+        (disk.content / ".lfs-agent").mkdir()
+        disk.remount("ro")
+        pushed = disk.run(shelf.home, "git", "push", "origin", "HEAD", cwd=shelf.work, check=False)
+
+    assert pushed.returncode != 0
+    assert pushed.stderr.count(f"the shared folder {shelf.share} can only be read: Read-only file system") == 1
+
+
+def test_a_full_share_says_how_to_make_room(shelf: Shelf) -> None:
+    """By what a killed push has left: that goes, though not even a clock can be looked at there."""
+    with Disk(shelf.share, "16m") as disk:
+        left = disk.content / "lfs-agent-unfinished" / f"{'ab' * 32}-0123456789abcdef"
+        left.parent.mkdir()
+        left.write_bytes(bytes(14 * MIB))
+        disk.fill()
+        pushed = disk.run(shelf.home, "git", "push", "origin", "HEAD", cwd=shelf.work, check=False)
+        assert pushed.returncode != 0
+        assert f"the shared folder {shelf.share} is full: make room; " in pushed.stderr
+        assert "lfs-agent uploads --abort --older-than 7d" in pushed.stderr
+
+        words = ("lfs-agent", "uploads", "--abort", "--older-than", "0s")
+        assert "1 aborted (14.0 MiB)" in disk.run(shelf.home, *words, cwd=shelf.work).stdout
+        disk.run(shelf.home, "git", "push", "-q", "origin", "HEAD", cwd=shelf.work)
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir(parents=True)
+
+
+def make_pipe(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+
+
+def make_link(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize(
+    "make, says",
+    [
+        (make_folder, "is a folder, and no file: look at it, and move it away"),
+        (make_pipe, "is a pipe, and no file: look at it, and move it away"),
+        (make_link, "is a link that leads nowhere: look at it, and move it away"),
+    ],
+)
+def test_what_is_no_file_is_no_object(shelf: Shelf, tmp_path: Path, make: Callable[[Path], None], says: str) -> None:
+    (probe := tmp_path / "probe").mkdir()  # as large as the folder that will be in the way
+    for name, size in (("odd.bin", probe.stat().st_size or 1), ("odd large.bin", 6 * MIB)):
+        shelf.oids[name] = shelf.write(name, size, 7)
+        make(shelf.at(name))
+    shelf.git("add", "-A")
+    shelf.git("commit", "-q", "-m", "Add what is in the way")
+    odd = {shelf.at(name) for name in ("odd.bin", "odd large.bin")}
+
+    pushed = shelf.home.git("push", "origin", "HEAD", cwd=shelf.work, check=False)
+    verified = shelf.home.run("lfs-agent", "verify", "--deep", cwd=shelf.work, check=False)
+    shelf.git("push", "-q", "--no-verify", "origin", "HEAD")
+    clone = tmp_path / "clone"
+    shelf.home.git("clone", "-q", shelf.origin, clone, env={"GIT_LFS_SKIP_SMUDGE": "1"})
+    pulled = shelf.home.run("git", "lfs", "pull", cwd=clone, check=False, timeout_s=60)
+
+    assert (pushed.returncode != 0, verified.returncode, pulled.returncode != 0) == (True, 3, True)
+    for path in odd:
+        assert pushed.stderr.count(f"{path} {says}") == 1
+        assert verified.stdout.count(f"{path} {says}") == 1
+        assert pulled.stderr.count(f"{path} {says}") == 1
+    assert len(shelf.stored()) == len(FILES)
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="root may write everything, unless setpriv takes that right")
+@pytest.mark.parametrize(
+    "harm, says",
+    [("a file", "lfs-agent-unfinished: Not a directory"), ("somebody else's", "lfs-agent-unfinished/")],
+)
+def test_what_keeps_a_push_from_writing_is_named(shelf: Shelf, harm: str, says: str) -> None:
+    shelf.home.runs_as = POWERLESS
+    unfinished = shelf.share / "lfs-agent-unfinished"
+    if harm == "a file":
+        unfinished.touch()
+    else:
+        unfinished.mkdir(mode=0o555)
+    pushed = shelf.home.git("push", "origin", "HEAD", cwd=shelf.work, check=False)
+
+    told = [line for line in pushed.stderr.splitlines() if "error transferring" in line]
+    assert len(told) == len(FILES)
+    assert all(f"{shelf.share}/{says}" in line for line in told)
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="root may write everything, unless setpriv takes that right")
+def test_a_lock_that_another_user_has_left_is_named(shelf: Shelf) -> None:
+    shelf.git("push", "-q", "origin", "HEAD")
+    path = "rack/1.0/head.bin"
+    shelf.at(path).chmod(0o644)
+    shelf.at(path).write_bytes(bytes(FILES[path]))
+    lock = shelf.share / "lfs-agent-unfinished" / f"{shelf.oids[path]}-replacing"
+    lock.touch(mode=0o444)
+    shelf.home.runs_as = POWERLESS
+    refused = shelf.home.run("lfs-agent", "repair", "--deep", cwd=shelf.work, check=False)
+
+    assert refused.returncode == 3
+    assert f"{lock}: Permission denied; another user's repair or gc is at work there, or was killed" in refused.stdout
+    assert "lfs-agent uploads --abort --older-than 1h" in refused.stdout
+    shelf.home.run("lfs-agent", "uploads", "--abort", "--older-than", "0s", cwd=shelf.work)
+    assert shelf.home.run("lfs-agent", "repair", "--deep", cwd=shelf.work).returncode == 0
+    assert sha256(shelf.at(path).read_bytes()).hexdigest() == shelf.oids[path]
 
 
 def test_a_damaged_local_object_is_never_published(shelf: Shelf) -> None:
@@ -174,8 +344,7 @@ def test_a_damaged_local_object_is_never_published(shelf: Shelf) -> None:
 
 
 def test_a_kill_publishes_no_half_object(home: Home, tmp_path: Path) -> None:
-    share = tmp_path / "share"
-    share.mkdir()
+    share = new_share(tmp_path / "share")
     work = new_repository(home, tmp_path / "work", f"dir::{share}")
     size = 256 * MIB
     digest = hashlib.sha256()

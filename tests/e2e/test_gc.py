@@ -26,7 +26,7 @@ from tests.cellar import ASKED_TWICE, Cellar, new_share, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.e2e.dialogue import Agent, keep_local, listed_by_a_worker, wait_for
 from tests.e2e.terminal import typed_at
-from tests.machine import Home
+from tests.machine import POWERLESS, Home
 from tests.proxy import ACCESS_DENIED, Answer, FaultProxy, Faults, Key, Rule, Stall, StripHeaders
 from tests.servers import Server
 
@@ -381,8 +381,7 @@ def test_what_a_transfer_has_outlived_is_registered_anew_before_its_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lfs_agent.ledger._LOOK_EVERY_S", 0.0)
-    ledger, stop = Ledger(FolderStore(tmp_path / "store"), ""), threading.Event()
-    (tmp_path / "store").mkdir()
+    ledger, stop = Ledger(FolderStore(new_share(tmp_path / "store")), ""), threading.Event()
     registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", lambda: "here", UMASK)
     entry = tmp_path / "store" / ledger.repository_key("https://git.example/a")
     registrar.begin(stop)
@@ -400,8 +399,7 @@ def test_where_no_thread_can_be_had_it_is_registered_all_the_same(
     def refuse(_: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
-    (tmp_path / "store").mkdir()
-    ledger, stop = Ledger(FolderStore(tmp_path / "store"), ""), threading.Event()
+    ledger, stop = Ledger(FolderStore(new_share(tmp_path / "store")), ""), threading.Event()
     registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", lambda: "here", UMASK)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
@@ -418,8 +416,7 @@ def test_what_was_begun_beside_an_object_that_has_failed_is_not_left_half_done(t
             time.sleep(0.2)
             return super().put(*arguments)
 
-    (tmp_path / "store").mkdir()
-    ledger = Ledger(Slow(tmp_path / "store"), "")
+    ledger = Ledger(Slow(new_share(tmp_path / "store")), "")
     registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", lambda: "here", UMASK)
     registrar.begin(threading.Event())
     registrar.end()
@@ -472,8 +469,7 @@ def test_a_list_that_breaks_off_stops_all(cellar: Cellar) -> None:
 
 def test_in_a_folder_it_is_the_same(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> None:
     home.install()
-    share = tmp_path / "share"
-    share.mkdir()
+    share = new_share(tmp_path / "share")
     cellar = Cellar(home, any_server, bucket, "", tmp_path / "origin.git", tmp_path / "work")
     cellar.build()
     cellar.git("config", "lfs.url", f"dir::{share}")
@@ -540,6 +536,33 @@ def test_who_brings_back_what_a_bucket_has_lost_registers_anew(cellar: Cellar) -
 
     assert cellar.keys() == [cellar.key(oid)]
     assert len(ledger(cellar, "repositories/")) == 1
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="root may read all, unless setpriv takes that right")
+def test_of_a_share_all_is_looked_at_but_what_the_file_system_keeps_at_its_root(
+    home: Home, any_server: Server, bucket: str, tmp_path: Path
+) -> None:
+    home.install()
+    share = new_share(tmp_path / "share")
+    cellar = in_folder(Cellar(home, any_server, bucket, "", tmp_path / "origin", tmp_path / "work"), share)
+    kept = cellar.add("main.bin", SIZE, seed=2)
+    cellar.push()
+    (orphan,) = orphaned(cellar, 1)
+    home.runs_as = POWERLESS
+    (share / "lost+found").mkdir(mode=0)
+
+    assert statuses(gc(cellar)) == {orphan: "orphan"}
+    listed = home.run("lfs-agent", "verify", "--all", cwd=cellar.work)
+    assert "unreferenced: 1 object" in listed.stdout
+
+    (share / "vault").mkdir(mode=0)
+    refused = gc(cellar, "--apply")
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert f"{share}/vault: Permission denied" in refused.stderr
+    assert "please report it" not in refused.stderr
+    listed = home.run("lfs-agent", "verify", "--all", cwd=cellar.work)
+    assert f"the store was not listed: {share}/vault: Permission denied" in listed.stdout
+    assert {path.name for path in share.glob("??/??/*")} == {kept, orphan}
 
 
 # Pushes between the runs
@@ -801,8 +824,9 @@ def test_the_grace_period_begins_when_a_mark_is_written(tmp_path: Path) -> None:
 def test_marks_are_read_anew_after_a_machine_has_slept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its monotonic clock stood still meanwhile, and a gc elsewhere did not."""
     oid, now = Oid("ab" * 32), time.time()
-    ledger = Ledger(FolderStore(tmp_path), "")
-    keeper = Keeper(ledger, key_of("", "flat"), lambda: FolderStock(FolderStore(tmp_path)), threading.Event())
+    store = FolderStore(new_share(tmp_path / "store"))
+    ledger = Ledger(store, "")
+    keeper = Keeper(ledger, key_of("", "flat"), lambda: FolderStock(store), threading.Event())
     assert not keeper.marked(oid)
     ledger.replace_marks([Mark(oid, SIZE, "etag", int(now), "0" * 16, int(now))], ledger.marks())
     assert not keeper.marked(oid)

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from tests.cellar import random_bytes
+from tests.cellar import new_share, random_bytes
 from tests.machine import Home
 from tests.servers import Server
 
@@ -388,7 +388,7 @@ def test_in_every_order_what_is_named_is_never_lost(
             if where == "bucket":
                 yield BucketShelf(any_server, bucket, f"shelf-{number}")
             else:
-                (folder := tmp_path / f"shelf-{number}").mkdir()
+                folder = new_share(tmp_path / f"shelf-{number}")
                 home.git("config", "--global", "--add", "lfs-agent.trusted", f"dir::{folder}")
                 yield FolderShelf(folder)
 

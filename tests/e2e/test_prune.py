@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.cellar import NOBODY_THERE, Cellar, findings, random_bytes, statuses
+from tests.cellar import NOBODY_THERE, Cellar, findings, new_share, random_bytes, statuses
 from tests.contract.stores import crc_of
 from tests.e2e.conftest import with_ages
 from tests.machine import Home
@@ -293,7 +293,7 @@ def share(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> Cellar
     home.install()
     cellar = Cellar(home, any_server, bucket, "unused", tmp_path / "origin.git", tmp_path / "work")
     cellar.build()
-    (tmp_path / "share").mkdir()
+    new_share(tmp_path / "share")
     cellar.git("config", "lfs.url", f"dir::{tmp_path / 'share'}")
     return cellar
 

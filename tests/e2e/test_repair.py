@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.cellar import NOBODY_THERE, Cellar, findings, random_bytes, statuses
+from tests.cellar import NOBODY_THERE, Cellar, findings, new_share, random_bytes, statuses
 from tests.machine import Home
 from tests.proxy import Answer, FaultProxy, Faults, Rule, Stall, Throttle
 from tests.servers import Server
@@ -317,7 +317,7 @@ def test_a_shared_folder_is_repaired(home: Home, tmp_path: Path, any_server: Ser
     home.install()
     cellar = Cellar(home, any_server, bucket, "unused", tmp_path / "origin.git", tmp_path / "work")
     cellar.build()
-    (share := tmp_path / "share").mkdir()
+    share = new_share(tmp_path / "share")
     cellar.git("config", "lfs.url", f"dir::{share}")
     oids = fill(cellar, dict.fromkeys(("good", "deleted", "truncated", "flipped"), SIZE))
     files = {name: share / oid[:2] / oid[2:4] / oid for name, oid in oids.items()}
@@ -384,7 +384,7 @@ def test_another_store_gives_what_this_clone_lacks(
 ) -> None:
     backup = f"{cellar.bucket}-b"[-60:]
     cellar.server.client().create_bucket(Bucket=backup)
-    (tmp_path / "share").mkdir()
+    new_share(tmp_path / "share")
     url = f"dir::{tmp_path}/share" if how == "dir" else f"s3::{backup}/copies"
     cellar.git("config", "remote.backup.url", str(tmp_path / "backup.git"))
     cellar.git("-c", f"lfs.url={url}", "lfs", "push", "--all", "backup")

@@ -121,10 +121,37 @@ def test_init_says_that_a_folder_is_not_there_yet(home: Home, work: Path, tmp_pa
     share = tmp_path / "share"
 
     done = agent(home, "init", f"dir::{share}", cwd=work)
-    assert done.stderr == f"there is no folder {share} yet: create or mount it before the first push\n"
+    told = (
+        f"the first push would fail: there is no folder {share}: mount it, or create it (mkdir -p {share}/.lfs-agent)"
+    )
+    assert done.stderr == f"{told}\n"
+    assert not share.exists()
 
-    share.mkdir()
+    (share / ".lfs-agent").mkdir(parents=True)
     assert agent(home, "init", f"dir::{share}", cwd=work).stderr == ""
+
+
+def test_init_makes_an_empty_folder_a_store(home: Home, work: Path, tmp_path: Path) -> None:
+    """What no init has made one would be taken for a share that is not mounted."""
+    home.install()
+    (share := tmp_path / "share").mkdir()
+    (share / "lost+found").mkdir()
+    told = f"{share} is a store now: it was empty"
+
+    assert f"would be done: {told}" in agent(home, "init", f"dir::{share}", "--dry-run", cwd=work).stdout.splitlines()
+    assert [path.name for path in share.iterdir()] == ["lost+found"]
+    assert told in agent(home, "init", f"dir::{share}", cwd=work).stdout.splitlines()
+    assert (share / ".lfs-agent").is_dir()
+    assert told not in agent(home, "init", f"dir::{share}", cwd=work).stdout
+
+
+def test_init_leaves_a_folder_that_is_not_empty_as_it_is(home: Home, work: Path, tmp_path: Path) -> None:
+    home.install()
+    (share := tmp_path / "share").mkdir()
+    (share / "notes.txt").write_text("somebody's")
+
+    assert agent(home, "init", f"dir::{share}", cwd=work).stderr == ""
+    assert [path.name for path in share.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cellar import Cellar
+from tests.cellar import Cellar, new_share, random_bytes
 from tests.e2e.dialogue import kill_git
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
@@ -125,3 +125,33 @@ def test_who_may_only_read_a_clone_pushes_from_it_all_the_same(
 
     assert cellar.keys() == sorted(map(cellar.key, oids))
     assert [path for path in repository.rglob("*") if path.stat().st_uid == 20002] == []
+
+
+@pytest.mark.parametrize("root, umask, file", [(0o2775, "022", 0o444), (0o2775, "077", 0o444), (0o2770, "077", 0o440)])
+def test_members_of_a_group_go_on_in_a_share_whatever_their_umask(
+    cellar: Cellar, hall: Path, user_of: UserOf, root: int, umask: str, file: int
+) -> None:
+    """As the share's root lets them, and nobody else."""
+    vera, otto = user_of("vera", 20001, umask), user_of("otto", 20002, umask)
+    origin, share = hall / "origin.git", new_share(hall / "share")
+    shutil.copytree(cellar.origin, origin)
+    for path in (origin, *origin.rglob("*"), share, share / ".lfs-agent"):
+        os.chown(path, 20001, GROUP)
+        path.chmod(root if path.is_dir() else 0o664)
+    vera.git("config", "core.sharedRepository", "group", cwd=origin)
+    oids = set()
+    for number, user in enumerate((vera, otto, vera)):
+        work = user.folder / f"clone-{number}"
+        user.git("config", "--global", "lfs.url", f"dir::{share}")
+        user.git("clone", "-q", origin, work)
+        content = random_bytes(30_000, number).hex()
+        oids.add(sha256(content.encode()).hexdigest())
+        user.run("cp", "/dev/stdin", work / f"{number}.bin", stdin=content)
+        user.git("add", "-A", cwd=work)
+        user.git("commit", "-q", "-m", "Add one", cwd=work)
+        user.git("push", "-q", "origin", "HEAD", cwd=work)
+
+    assert {path.name for path in share.glob("??/??/*")} == oids
+    for path in share.rglob("*"):
+        assert (path, oct(path.stat().st_mode & 0o7777)) == (path, oct(root if path.is_dir() else file))
+        assert path.stat().st_gid == GROUP

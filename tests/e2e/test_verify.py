@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.cellar import Cellar, findings, statuses
+from tests.cellar import Cellar, findings, new_share, statuses
 from tests.conftest import absent
 from tests.e2e.conftest import HomeOf
 from tests.machine import Home
@@ -387,7 +387,7 @@ class Folder:
     work: Path
 
     def build(self) -> None:
-        self.share.mkdir()
+        new_share(self.share)
         self.home.git("init", "-q", self.work)
         self.home.git("config", "lfs.url", f"dir::{self.share}", cwd=self.work)
 

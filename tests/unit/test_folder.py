@@ -6,6 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,16 @@ from lfs_agent.errors import (
 )
 from lfs_agent.parts import MIB
 from lfs_agent.store import folder
-from lfs_agent.store.folder import FolderStore
+from lfs_agent.store.folder import FolderStore, FolderUploads
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying
 
 KEY = "weights/ab/cd/abcd"
 OID = oid_of(b"weights")
+
+
+@pytest.fixture(autouse=True)
+def _store(tmp_path: Path) -> None:
+    (tmp_path / ".lfs-agent").mkdir()
 
 
 def files(root: Path) -> list[str]:
@@ -83,7 +89,7 @@ def test_what_does_not_read_back_as_it_was_written_is_not_published(tmp_path: Pa
 def test_a_key_whose_folder_is_a_file_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "weights").write_bytes(b"")
 
-    with pytest.raises(ObjectError, match=f"{tmp_path}/weights/ab"):
+    with pytest.raises(ObjectError, match=f"{tmp_path}/weights: Not a directory"):
         FolderStore(tmp_path).put(KEY, OID, BytesBody(b"weights"))
     with pytest.raises(ObjectError, match=f"{tmp_path}/weights/ab"):
         FolderStore(tmp_path).stat(KEY)
@@ -93,7 +99,7 @@ def test_a_key_whose_folder_is_a_file_is_a_sentence(tmp_path: Path) -> None:
     "number,error,words",
     [
         (errno.EACCES, DeniedError, "owner can give you the right"),
-        (errno.EROFS, DeniedError, "owner can give you the right"),
+        (errno.EROFS, BucketError, "can only be read"),
         (errno.ENOSPC, DiskError, "is full"),
         (errno.EDQUOT, DiskError, "is full"),
         (errno.ESTALE, TransientError, "Stale"),
@@ -184,3 +190,29 @@ def test_large_files_are_read_in_blocks(tmp_path: Path) -> None:
     FolderStore(tmp_path).fetch("key", 1, 3 * MIB, lambda offset, chunk: lengths.append(len(chunk)))
 
     assert lengths == [folder._BLOCK, folder._BLOCK, MIB - 1]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "loop"])
+def test_a_root_that_cannot_be_asked_is_one_cause(tmp_path: Path, name: str) -> None:
+    """As that of a share whose server is gone: whatever the system says of it, it is not about one object."""
+    (tmp_path / "loop").symlink_to("loop")
+    store = FolderStore(tmp_path / name)
+
+    for ask in (store.connect, lambda: store.stat(KEY), lambda: store.put(KEY, OID, BytesBody(b"weights"))):
+        with pytest.raises(BucketError, match=f"^the shared folder {tmp_path / name}: .*; mount it anew$"):
+            ask()
+
+
+def test_unfinished_uploads_are_as_old_as_the_share_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as this machine, which may be days ahead of those that write there."""
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() + 8 * 86400)
+    store = FolderStore(tmp_path)
+    store.begin(KEY, OID, 7)
+    uploads = FolderUploads(store, lambda oid: KEY)
+    uploads.connect()
+    ((upload,), _) = uploads.listed(None)
+    progress = uploads.progress(upload)
+
+    assert progress is not None
+    assert progress.age_s < 3600
