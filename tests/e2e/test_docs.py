@@ -331,9 +331,21 @@ def test_two_remotes(cellar_at_host: Cellar, any_server: Server) -> None:
     cellar_at_host.add("vit-l/0.1/model.safetensors", 1 << 20, seed=8)
     cellar_at_host.push()
     cellar_at_host.local_object(hashlib.sha256(MODEL).hexdigest()).unlink()
+    branch_at_host(cellar_at_host)
     at_host(cellar_at_host.home, "backup")
     follow(DOCS / "how-to" / "two-remotes.md", cellar_at_host.home)
     assert any_server.keys("my-backup") == any_server.keys("my-cellar") != []
+
+
+def branch_at_host(cellar: Cellar) -> bytes:
+    """Pushes a branch that this clone has not checked out then; the content of its only object."""
+    cellar.git("checkout", "-q", "-b", "trial")
+    cellar.add("vit-l/trial/model.safetensors", 50_000, seed=9)
+    cellar.push()
+    cellar.git("checkout", "-q", "main")
+    cellar.git("branch", "-q", "-D", "trial")
+    cellar.git("remote", "set-head", "origin", "main")
+    return random_bytes(50_000, 9)
 
 
 def test_ml_cellar(reader: Home, ml_cellar: Path) -> None:
@@ -367,10 +379,11 @@ def test_leave(cellar_at_host: Cellar, tmp_path: Path) -> None:
     aws.parent.mkdir()
     aws.write_text(AWS.format(python=sys.executable))
     aws.chmod(0o755)
+    trial = branch_at_host(cellar_at_host)
     shutil.rmtree(cellar_at_host.work / ".git" / "lfs" / "objects")
     follow(DOCS / "how-to" / "leave.md", home, PATH=f"{aws.parent}:{home.environ['PATH']}")
     stored = [path for path in (cellar_at_host.origin / "lfs" / "objects").rglob("*") if path.is_file()]
-    assert [path.read_bytes() for path in stored] == [MODEL]
+    assert {path.read_bytes() for path in stored} == {MODEL, trial}
 
 
 def test_the_policies_allow_what_the_agent_asks_and_no_more() -> None:
