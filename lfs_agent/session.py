@@ -7,6 +7,7 @@ import os
 import subprocess
 import threading
 import time
+from binascii import crc32
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -34,7 +35,7 @@ SHELLS: Final = frozenset({"sh", "dash", "bash", "zsh", "busybox"})
 
 
 def name_session() -> str:
-    """`<UTC start>-<pid>` of the git-lfs process that started this worker: the same in all of its workers."""
+    """`<UTC start>-<pid>-<machine>` of the git-lfs process that started this worker: the same in all of its workers."""
     pid = os.getppid()
     try:
         name, parent, ticks = process_of(pid)
@@ -45,12 +46,20 @@ def name_session() -> str:
         started = int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
     except (OSError, StopIteration):
         started = _started(pid)
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-{pid}"
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(started))}-{pid}-{_name_machine()}"
 
 
 def name_command() -> str:
-    """The same of a command that a person runs: `<UTC now>-<pid>`, the session of one process."""
-    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}"
+    """The same of a command that a person runs: `<UTC now>-<pid>-<machine>`, the session of one process."""
+    return f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{os.getpid()}-{_name_machine()}"
+
+
+def _name_machine() -> str:
+    """Four digits of what has these numbers of processes: of two containers both may have a 7 that began just now."""
+    name = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    with suppress(OSError):
+        name += str(Path("/proc/self/ns/pid").stat().st_ino)
+    return f"{crc32(name.encode(errors='surrogateescape')) & 0xFFFF:04x}"
 
 
 def name_user() -> str:
@@ -76,7 +85,10 @@ def process_of(pid: int) -> tuple[str, int, int]:
 
 
 def _started(pid: int) -> float:
-    """The start of a process as `ps` tells it, where there is no /proc; 0 where it doesn't."""
+    """The start of a process as `ps` tells it, where there is no /proc; where it doesn't, now.
+
+    Then each worker is a session of its own; at least it is none that was.
+    """
     try:
         done = subprocess.run(
             ["ps", "-o", "lstart=", "-p", str(pid)],
@@ -88,7 +100,7 @@ def _started(pid: int) -> float:
         )
         return time.mktime(time.strptime(done.stdout.strip()))
     except (OSError, ValueError):
-        return 0.0
+        return time.time()
 
 
 class Moment(NamedTuple):

@@ -17,6 +17,8 @@ class Abilities(NamedTuple):
 
     conditional_put: bool = True
     """PutObject with If-None-Match."""
+    obeyed: bool = False
+    """A put was refused for that: the condition is obeyed, not only taken."""
     conditional_complete: bool = True
     """CompleteMultipartUpload with If-None-Match."""
     put_checksum: bool = True

@@ -32,7 +32,7 @@ from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import KIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Handover
-from lfs_agent.store import Body, Chunk, ObjectStat, Replacing, SentPart, StoredPart, Write
+from lfs_agent.store import Body, Chunk, Content, ObjectStat, Replacing, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
 from lfs_agent.store.aws import Aws
 from lfs_agent.store.login import Keys, Login
@@ -58,6 +58,8 @@ T = TypeVar("T")
 _FIRST_BLOCK: Final = 16 * KIB
 """Whoever waits for a first answer need not wait on a slow link for more."""
 _BLOCK: Final = 512 * KIB
+_LITTLE: Final = 512
+"""Bytes that may be put once more to see whether the store refuses that."""
 _NO_ETAG: Final = f'"{"0" * 32}"'
 """What no object has."""
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE", *FROZEN_TIERS})
@@ -115,13 +117,12 @@ def resolve_connection(aws: Aws, settings: Settings, endpoint: str, git_http: Ca
 
 
 def obeys_conditions(endpoint: str, abilities: Path) -> bool:
-    """Whether the store puts nothing in the place of something: Amazon's, and one that has taken the condition before.
+    """Whether the store puts nothing in the place of something: Amazon's, and one that has refused to do so before.
 
-    Google's takes it, and overwrites.
+    Some take the condition, and overwrite.
     """
-    host = endpoint.partition("://")[2].partition("/")[0].partition(":")[0].lower()
     known = AbilitiesFile(abilities, endpoint or "amazonaws.com").now
-    return not endpoint or (known.put_confirmed and known.conditional_put and not host.endswith("googleapis.com"))
+    return not endpoint or (known.obeyed and known.conditional_put)
 
 
 def why_no_libcurl() -> str:
@@ -545,7 +546,11 @@ class S3Store:
 
     def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
         bare = replacing.strip('"')
-        if not replacing or self.abilities.now.bare_etag:
+        if not replacing:
+            proven = self._put(key, oid, body, "")
+            self._try_condition(key, oid, body)
+            return proven
+        if self.abilities.now.bare_etag:
             return self._put(key, oid, body, bare)
         try:
             return self._put(key, oid, body, replacing)
@@ -557,11 +562,31 @@ class S3Store:
         self.abilities.learn(bare_etag=True)
         return proven
 
+    def _try_condition(self, key: str, oid: Oid, body: Body) -> None:
+        """Puts what is there now once more, where it is little, and nobody knows whether the store refuses that."""
+        now = self.abilities.now
+        if not self._connection.endpoint or now.obeyed or not now.conditional_put or len(body) > _LITTLE:
+            return
+        body.seek(0)
+        with suppress(AgentError):  # it was a question; the object is there
+            self._put(key, oid, Content(body.read()), "")
+            self.abilities.learn(conditional_put=False)
+
+    def check_visible(self, key: str) -> None:
+        """Raises DeniedError where a put without a condition could replace what nobody is allowed to see."""
+        if self._hides_missing:
+            raise DeniedError(
+                f"{self.address(key)} was not stored: you may not see whether something is there, and this store can't "
+                "be held to replace nothing; s3:ListBucket and s3:GetObject are needed"
+            )
+
     def _put(self, key: str, oid: Oid, body: Body, replacing: str) -> bool:
         digest = base64.b64encode(bytes.fromhex(oid)).decode()
 
         def put(can: Abilities) -> tuple[dict[str, Any], str | None]:
             md5 = None if can.put_confirmed else _md5(body)
+            if not (replacing or can.conditional_put):
+                self.check_visible(key)
             body.seek(0)
             answer = self.ask(
                 "storing",
@@ -589,17 +614,31 @@ class S3Store:
             if not replacing:
                 raise
             raise ConflictError(str(error)) from error  # what was to be replaced is gone
+        except ConflictError:
+            if not (replacing or self.abilities.now.obeyed):
+                self.abilities.learn(obeyed=True)
+            raise
         if answer.get("ChecksumSHA256") == digest:
             if not self.abilities.now.put_confirmed:
                 self.abilities.learn(put_confirmed=True)
             return True
         if not answer.get("ETag"):  # whoever has said so, only a look at the store can tell what came of it
             raise ConflictError(str(nonsense(KeyError("ETag"), self._context(key, "storing"))))
-        if md5 and _is_other_md5(answer, md5):
+        md5 = md5 or _md5(body)
+        if _is_other_md5(answer, md5):
             raise DamagedError(
                 f"{self.address(key)}: the store took something else than was sent, and checks nothing. {MENDED_BY}"
             )
+        if not _is_md5(answer, md5):
+            self._check_arrived(key, len(body))
         return False
+
+    def _check_arrived(self, key: str, size: int) -> None:
+        """Raises ConflictError where an answer that says nothing of what was sent was perhaps not the store's."""
+        with suppress(DeniedError):  # there is a right to write, and none to read
+            found = self.stat(key)
+            if found is None or found.size != size:
+                raise ConflictError(f"{self.address(key)}: the answer says that it is stored, and it is not there")
 
     def begin(self, key: str, oid: Oid, size: int, replacing: str = "") -> "S3Upload":
         def begin(can: Abilities) -> S3Upload:
@@ -762,6 +801,8 @@ class S3Upload:
         ordered = sorted(parts, key=lambda sent: sent.part.number)
 
         def complete(can: Abilities) -> None:
+            if not (self._replacing or can.conditional_complete):
+                self._store.check_visible(self._key)
             answer = self._store.ask(
                 "completing",
                 "complete_multipart_upload",
@@ -889,9 +930,17 @@ def _is_other_md5(answer: Mapping[str, Any], md5: str) -> bool:
 
     At some stores it is something else; under KMS it looks like an MD5, and is none.
     """
-    etag = answer.get("ETag", "").strip('"').lower()
     kms = "kms" in answer.get("ServerSideEncryption", "")
-    return bool(re.fullmatch(r"[0-9a-f]{32}", etag)) and not kms and etag != base64.b64decode(md5).hex()
+    return bool(re.fullmatch(r"[0-9a-f]{32}", _bare_etag(answer))) and not kms and not _is_md5(answer, md5)
+
+
+def _is_md5(answer: Mapping[str, Any], md5: str) -> bool:
+    """Whether the ETag is that MD5 (in base64)."""
+    return _bare_etag(answer) == base64.b64decode(md5).hex()
+
+
+def _bare_etag(answer: Mapping[str, Any]) -> str:
+    return str(answer.get("ETag", "")).strip('"').lower()
 
 
 def _taker(body: Any, most: int) -> Callable[[int], Chunk]:

@@ -1,14 +1,15 @@
 """What a store can do beyond plain S3 is found out once, and remembered: each gets its way."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lfs_agent.errors import DamagedError, ObjectError, UnsupportedError
+from lfs_agent.errors import DamagedError, DeniedError, ObjectError, UnsupportedError
 from lfs_agent.parts import MIB
-from lfs_agent.store.s3 import S3Store
+from lfs_agent.store.s3 import S3Store, obeys_conditions
 from tests.contract.conftest import BucketOf, InBucket
 from tests.contract.desk import KEY, Desk
 from tests.contract.stores import BytesBody, content, oid_of, retrying
@@ -258,10 +259,60 @@ def test_an_etag_that_is_no_md5_is_not_taken_for_one(
     place = bucket_of(kind)
     with place.through(Rule(answer, "PUT")) as proxy:
         sent = desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(content(SMALL)))
-        assert [seen.method for seen in proxy.requests] == ["HEAD", "PUT"]
+        assert [seen.method for seen in proxy.requests] == ["HEAD", "PUT", "HEAD"]  # so it is looked at
 
     assert (sent.how, sent.proven) == ("uploaded", False)
     assert place.objects() == {KEY: content(SMALL)}
+
+
+@pytest.mark.parametrize("etag", [hashlib.md5(b"something else").hexdigest(), "v1-not-an-md5"])
+def test_who_has_confirmed_one_put_is_not_believed_the_next_without(
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path, etag: str
+) -> None:
+    """Something else may answer for the endpoint by then."""
+    place, path = bucket_of("versitygw"), tmp_path / "stores.json"
+    with place.through() as proxy:
+        store = retrying(place.store_with(endpoint=proxy.endpoint, abilities=path), deadline_s=0.5)
+        desk.up(store, desk.write(content(SMALL)), key="weights/first")
+        proxy.faults = Faults((Rule(Answer(200, headers=(("ETag", f'"{etag}"'),)), "PUT"),))
+        with pytest.raises(ObjectError, match=r"took something else than was sent|and yet nothing is there"):
+            desk.up(store, desk.write(content(SMALL, seed=1)))
+
+    assert place.objects() == {"weights/first": content(SMALL)}
+
+
+@pytest.mark.parametrize(
+    "rules, learned",
+    [([], {"obeyed": True}), ([Rule(StripHeaders(request=("if-none-match",)))], {"conditional_put": False})],
+    ids=["obeyed", "ignored"],
+)
+def test_whether_a_condition_is_obeyed_is_seen_by_one_small_put(
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path, rules: list[Rule], learned: dict[str, bool]
+) -> None:
+    place = bucket_of("versitygw")
+    with place.through(*rules) as proxy:
+        counter = Counter(place, proxy, tmp_path / "stores.json", desk)
+        assert [counter.send(500), counter.send(500)] == [3, 2]
+        (known,) = json.loads((tmp_path / "stores.json").read_text()).values()
+        assert known.items() >= learned.items()
+        assert obeys_conditions(proxy.endpoint, tmp_path / "stores.json") is bool(learned.get("obeyed"))
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_what_may_not_be_seen_is_not_replaced_where_no_condition_is_taken(
+    bucket_of: BucketOf, desk: Desk, size: int
+) -> None:
+    place = bucket_of("versitygw")
+    place.replace(KEY, b"first")
+    denied = Answer(403, "AccessDenied")
+    rules = [Rule(denied, "HEAD"), Rule(denied, "GET"), Rule(NOT_IMPLEMENTED, "P.*", header="if-none-match")]
+    with (
+        place.through(*rules) as proxy,
+        pytest.raises(DeniedError, match=r"may not see whether something is there.*s3:ListBucket and s3:GetObject"),
+    ):
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint)), desk.write(content(size)))
+
+    assert place.objects() == {KEY: b"first"}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

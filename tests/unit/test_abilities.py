@@ -88,12 +88,12 @@ def test_threads_may_learn_at_once(tmp_path: Path) -> None:
     [
         ("", {}, True),
         ("https://s3.example.org", {}, False),  # nobody has put anything there
-        ("https://s3.example.org", {"put_confirmed": True}, True),
-        ("https://s3.example.org", {"put_confirmed": True, "conditional_put": False}, False),
-        ("https://storage.googleapis.com", {"put_confirmed": True}, False),
+        ("https://s3.example.org", {"put_confirmed": True}, False),  # it has taken the condition: who knows for what
+        ("https://s3.example.org", {"obeyed": True}, True),
+        ("https://s3.example.org", {"obeyed": True, "conditional_put": False}, False),
     ],
 )
-def test_a_put_is_left_to_stores_that_have_taken_its_condition(
+def test_a_put_is_left_to_stores_that_have_refused_one(
     tmp_path: Path, endpoint: str, learned: dict[str, bool], obeys: bool
 ) -> None:
     path = tmp_path / "stores.json"

@@ -1,6 +1,7 @@
 """What the workers of one git-lfs process share."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -41,10 +42,32 @@ def test_all_workers_of_one_process_have_one_session_also_behind_a_shell() -> No
 
 
 def test_a_session_is_named_by_time_and_process() -> None:
-    started, _, pid = name_session().partition("-")
+    started, pid, machine = name_session().split("-")
 
     assert time.strptime(started, "%Y%m%dT%H%M%SZ")
     assert pid.isdigit()
+    assert re.fullmatch("[0-9a-f]{4}", machine)
+
+
+def test_containers_and_machines_that_share_a_storage_have_sessions_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = os.uname_result(("Linux", "another-container", "6", "1", "x86_64"))
+    here = name_session()
+
+    monkeypatch.setattr(os, "uname", lambda: other)
+
+    assert name_session().rpartition("-")[0] == here.rpartition("-")[0]
+    assert name_session() != here
+
+
+def test_where_nobody_tells_when_a_process_began_it_is_no_session_of_before(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lfs_agent.session.process_of", lambda pid: (_ for _ in ()).throw(OSError))
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert not name_session().startswith("1970")
 
 
 def test_the_first_to_meet_a_cause_tells_it_and_all_others_know(tmp_path: Path) -> None:
