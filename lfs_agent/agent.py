@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lfs_agent import __version__, log, protocol
 from lfs_agent.cellar import Cellar
 from lfs_agent.errors import (
+    NO_THREADS,
     AgentError,
     LocalError,
     ObjectError,
@@ -24,6 +25,7 @@ from lfs_agent.errors import (
     SessionError,
     StoppedError,
     UsageError,
+    out_of_threads,
 )
 from lfs_agent.gitrepo import Repository
 from lfs_agent.layout import sharded
@@ -123,7 +125,10 @@ def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: As
             raise
         over.set()
 
-    threading.Thread(target=serve, daemon=True).start()
+    try:
+        threading.Thread(target=serve, daemon=True).start()
+    except RuntimeError:  # no more threads are allowed: git-lfs hears that, and no end of us
+        serve()
     while not over.wait(_TICK_S) and not stop.is_set():
         if lines.broke_off() or (asked and asked.is_left):  # git-lfs is killed sooner than it says terminate
             stop.set()
@@ -583,5 +588,7 @@ def _spelled(path: Path) -> str:
     raise LocalError(f"git-lfs cannot spell {path.parent}, which is not UTF-8: let lfs.storage name another folder")
 
 
-def _unexpected(error: BaseException) -> ObjectError:
+def _unexpected(error: BaseException) -> AgentError:
+    if isinstance(error, RuntimeError) and NO_THREADS in str(error):
+        return out_of_threads()
     return ObjectError(f"unexpected {type(error).__name__}: {error}; please report it")

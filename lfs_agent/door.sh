@@ -4,7 +4,7 @@
 IFS= TMOUT= read -r init || exit 0  # bash would wait no longer than $TMOUT
 if ! [ -x "$1" ]; then
     printf '{"error":{"code":32,"message":"%s"}}\n' \
-        'the Python that lfs-agent was installed with is gone: install lfs-agent again, then run lfs-agent install'
+        'the Python that lfs-agent was installed with is gone, or you may not run it: install lfs-agent again, then run lfs-agent install'
     exit 1
 fi
 set -- "$1" -I -S "$2"

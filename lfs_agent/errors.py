@@ -57,6 +57,18 @@ class CredentialsError(SessionError):
     """There are no credentials, or they are expired or refused."""
 
 
+NO_THREADS: Final = "can't start new thread"
+"""What Python says where the system allows no more."""
+
+
+def out_of_threads() -> SessionError:
+    """What the user can do then."""
+    return SessionError(
+        "no more threads or processes are allowed here: raise the limit (ulimit -u, or the container's limit of pids), "
+        "or have fewer workers: git config lfs.concurrenttransfers 2"
+    )
+
+
 class UnreachableError(SessionError):
     """The endpoint does not answer."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from lfs_agent.errors import (
+    NO_THREADS,
     AgentError,
     ArchivedError,
     BucketError,
@@ -15,10 +16,12 @@ from lfs_agent.errors import (
     DeniedError,
     MissingError,
     ObjectError,
+    SessionError,
     TransientError,
     UnreachableError,
     UnsupportedError,
     UsageError,
+    out_of_threads,
 )
 from lfs_agent.parts import MIB
 
@@ -468,8 +471,10 @@ _REFUSED_CERTIFICATE: Final = "alert .*(certificate|unknown ca|handshake failure
 _NAME_ONE: Final = "name one that it accepts: git config --global lfs-agent.clientCert FILE, or http.sslCert"
 
 
-def translate_login(error: Exception, context: Context) -> CredentialsError:
+def translate_login(error: Exception, context: Context) -> SessionError:
     """Our error for what came of asking AWS's chain for credentials: a helper, a file, a server may have failed."""
+    if isinstance(error, RuntimeError) and NO_THREADS in str(error):
+        return out_of_threads()
     if is_from_client(error) and isinstance(known := translate(error, context), CredentialsError):
         return known
     profile = f" --profile {context.profile}" if context.profile else ""

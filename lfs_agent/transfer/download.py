@@ -1,5 +1,6 @@
 """One object from the store to a file: ranges in parallel, hashed in order, handed over when the hash is its name."""
 
+import errno
 import hashlib
 import itertools
 import os
@@ -9,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from lfs_agent.errors import DamagedError, MissingError, StoppedError
+from lfs_agent.errors import DamagedError, MissingError, ObjectError, StoppedError
 from lfs_agent.lease import FULL, disk_error, lease, take
 from lfs_agent.modes import Modes
 from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
@@ -125,6 +126,11 @@ def _fetched(
     except BaseException as error:
         if _is_final(error) or not os.path.exists(folders.ranges(oid)):
             _let_go(folders, oid)
+        if isinstance(error, OSError) and error.errno == errno.EFBIG:
+            raise ObjectError(
+                f"the file system of {folders.storage} takes no file of {meter.size} bytes: let lfs.storage name a "
+                "folder on another one"
+            ) from error
         if isinstance(error, OSError):
             raise disk_error(error, folders.storage) from error
         raise

@@ -138,6 +138,25 @@ def test_without_descriptors_there_is_a_sentence(
     assert files_below(work / ".git" / "lfs" / "incomplete") == []
 
 
+def test_a_file_that_is_too_large_for_the_disk_stops_no_other(cellar: Cellar, tmp_path: Path) -> None:
+    """As FAT takes no 4 GiB."""
+    cellar.write("small.bin", 20_000, 1)
+    cellar.write("large.bin", 2 * MIB, 2)
+    cellar.commit("Fill the cellar")
+    cellar.push()
+    clone = cellar.clone(tmp_path / "clone", "--no-checkout")
+    cellar.home.git("checkout", "-q", "main", cwd=clone, env={"GIT_LFS_SKIP_SMUDGE": "1"})
+
+    pull = ("sh", "-c", "ulimit -f 2048 && git lfs pull")  # in 512 bytes
+    done = cellar.home.run(*pull, cwd=clone, check=False)
+
+    assert done.returncode != 0
+    storage = clone / ".git" / "lfs"
+    assert f"the file system of {storage} takes no file of {2 * MIB} bytes" in done.stderr
+    assert (clone / "small.bin").read_bytes() == random_bytes(20_000, 1)
+    assert files_below(storage / "incomplete") == []
+
+
 def test_a_clock_that_was_set_back_costs_nothing(cellar: Cellar, any_server: Server) -> None:
     """What was kept comes from the future then."""
     cellar.home.environ |= {"LFS_AGENT_PART_SIZE": "5MiB", "LFS_AGENT_STREAMS": "1"}

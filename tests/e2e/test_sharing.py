@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.cellar import Cellar, new_share, random_bytes
-from tests.e2e.dialogue import kill_git
+from tests.e2e.dialogue import BY_DOOR, Agent, keep_local, kill_git, new_repository
 from tests.machine import Home
 from tests.proxy import FaultProxy, Faults, Rule, Throttle
 from tests.servers import Server, is_ledger
@@ -155,3 +155,20 @@ def test_members_of_a_group_go_on_in_a_share_whatever_their_umask(
     for path in share.rglob("*"):
         assert (path, oct(path.stat().st_mode & 0o7777)) == (path, oct(root if path.is_dir() else file))
         assert path.stat().st_gid == GROUP
+
+
+def test_where_no_thread_is_allowed_git_lfs_hears_why(user_of: UserOf, any_server: Server, bucket: str) -> None:
+    """By a limit that root has not."""
+    vera = user_of("vera", 20001, "022")
+    work = new_repository(vera, vera.folder / "work", f"s3::{bucket}/cellar")
+    content = random_bytes(30_000, 1)
+    oid = sha256(content).hexdigest()
+    path = keep_local(work, oid, content)
+    with Agent(vera, work, command=(*vera.runs_as, "prlimit", "--nproc=3", *BY_DOOR)) as agent:
+        agent.init("upload")
+        agent.upload(oid, path)
+        error = agent.until_complete()[-1]["error"]
+        agent.end()
+
+    assert (error["code"], "no more threads or processes are allowed here" in error["message"]) == (32, True)
+    assert any_server.keys(bucket, "cellar") == []
