@@ -170,7 +170,8 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     said = response.get("Error", {})
     status, code = int(meta.get("HTTPStatusCode") or 0), str(said.get("Code", ""))[:_LONGEST_CODE]
     message = str(said.get("Message") or "").strip()[:_LONGEST_MESSAGE]
-    words = f"{status} {code}" + (f" ({message})" if message and message not in ("Not Found", "Forbidden") else "")
+    words = f"{status} {'' if code == str(status) else code}".rstrip()  # what is no S3 has no code
+    words += f" ({message})" if message and message not in ("Not Found", "Forbidden") else ""
     sentence = f"{context.doing} {context.address}: {words}"
     headers = meta.get("HTTPHeaders", {})
 
@@ -272,6 +273,15 @@ def _by_status(status: int, code: str, message: str, sentence: str, context: Con
             return ConflictError(sentence)
         case 416:
             return DamagedError(f"{sentence}; the store has fewer bytes than the object")
+        case 413:
+            return ObjectError(
+                f"{sentence}; what stands before the store takes no body of this size: raise its limit (nginx: "
+                "client_max_body_size), or lower lfs-agent.partSize"
+            )
+        case 403 if "Quota" in code:
+            return ObjectError(
+                f"{sentence}; make room in {context.bucket} (lfs-agent uploads, lfs-agent gc), or have the quota raised"
+            )
         case 401 | 403:
             return DeniedError(f"{sentence}; {_right(message, context)}{_owner(context)}")
         case 501 | 405:

@@ -320,3 +320,25 @@ def test_something_else_than_s3_that_answers_is_told(bucket_of: BucketOf, answer
         with pytest.raises(SessionError, match=r"is not S3.*is it http or https"):
             retrying(place.store_with(endpoint=proxy.endpoint)).stat(KEY)
         assert [seen.method for seen in proxy.requests] == ["HEAD", "GET"]
+
+
+@pytest.mark.parametrize(
+    "answer, told",
+    [
+        (
+            Answer(413, body=b"<html>413 Request Entity Too Large"),
+            r": 413( \(.*\))?; .*nginx: client_max_body_size.*partSize",
+        ),
+        (
+            refusal(403, "QuotaExceeded"),
+            r": 403 QuotaExceeded; make room in .*lfs-agent uploads.*have the quota raised",
+        ),
+        (Answer(403, body=b"<html>Blocked"), r": 403( \(.*\))?; s3:PutObject is needed"),
+    ],
+)
+def test_who_takes_no_more_is_told_as_such(bucket_of: BucketOf, answer: Answer, told: str) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(answer, "PUT")) as proxy:
+        with pytest.raises(ObjectError, match=told):
+            retrying(place.store_with(endpoint=proxy.endpoint)).put(KEY, OID, BytesBody(DATA))
+        assert len(proxy.requests) == 1
