@@ -128,10 +128,15 @@ class Ledger:
         key = self.repository_key(url)
         if again and self._read(key):
             return False
+        content = _dump(Registration(url, _now(), name_user())._asdict())
         try:
-            return self._first(key, _dump(Registration(url, _now(), name_user())._asdict())) is None
+            if self._first(key, content) is not None:
+                return False
         except ConflictError:  # something is there, and who may not read need not
             return False
+        with suppress(ObjectError):  # a store that refuses to replace what is there is known by that from now on
+            self._store.put(key, _name(content), Content(content))
+        return True
 
     def is_registered(self, url: str) -> bool:
         """Whether anybody has said that the repository is here; False also for who may not read it."""

@@ -32,7 +32,7 @@ from lfs_agent.modes import UMASK, Modes
 from lfs_agent.parts import KIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Handover
-from lfs_agent.store import Body, Chunk, Content, ObjectStat, Replacing, SentPart, StoredPart, Write
+from lfs_agent.store import Body, Chunk, ObjectStat, Replacing, SentPart, StoredPart, Write
 from lfs_agent.store.abilities import Abilities, AbilitiesFile, MultipartChecksum
 from lfs_agent.store.aws import Aws
 from lfs_agent.store.login import Keys, Login
@@ -58,8 +58,6 @@ T = TypeVar("T")
 _FIRST_BLOCK: Final = 16 * KIB
 """Whoever waits for a first answer need not wait on a slow link for more."""
 _BLOCK: Final = 512 * KIB
-_LITTLE: Final = 512
-"""Bytes that may be put once more to see whether the store refuses that."""
 _NO_ETAG: Final = f'"{"0" * 32}"'
 """What no object has."""
 _ARCHIVES: Final = frozenset({"GLACIER", "DEEP_ARCHIVE", *FROZEN_TIERS})
@@ -546,11 +544,7 @@ class S3Store:
 
     def put(self, key: str, oid: Oid, body: Body, replacing: str = "") -> bool:
         bare = replacing.strip('"')
-        if not replacing:
-            proven = self._put(key, oid, body, "")
-            self._try_condition(key, oid, body)
-            return proven
-        if self.abilities.now.bare_etag:
+        if not replacing or self.abilities.now.bare_etag:
             return self._put(key, oid, body, bare)
         try:
             return self._put(key, oid, body, replacing)
@@ -561,16 +555,6 @@ class S3Store:
         proven = self._put(key, oid, body, bare)  # Ceph compares the quotes, too
         self.abilities.learn(bare_etag=True)
         return proven
-
-    def _try_condition(self, key: str, oid: Oid, body: Body) -> None:
-        """Puts what is there now once more, where it is little, and nobody knows whether the store refuses that."""
-        now = self.abilities.now
-        if not self._connection.endpoint or now.obeyed or not now.conditional_put or len(body) > _LITTLE:
-            return
-        body.seek(0)
-        with suppress(AgentError):  # it was a question; the object is there
-            self._put(key, oid, Content(body.read()), "")
-            self.abilities.learn(conditional_put=False)
 
     def check_visible(self, key: str) -> None:
         """Raises DeniedError where a put without a condition could replace what nobody is allowed to see."""

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from lfs_agent.errors import DamagedError, DeniedError, ObjectError, UnsupportedError
+from lfs_agent.ledger import Ledger
 from lfs_agent.parts import MIB
 from lfs_agent.store.s3 import S3Store, obeys_conditions
 from tests.contract.conftest import BucketOf, InBucket
@@ -282,20 +283,17 @@ def test_who_has_confirmed_one_put_is_not_believed_the_next_without(
 
 
 @pytest.mark.parametrize(
-    "rules, learned",
-    [([], {"obeyed": True}), ([Rule(StripHeaders(request=("if-none-match",)))], {"conditional_put": False})],
-    ids=["obeyed", "ignored"],
+    "rules, obeyed", [([], True), ([Rule(StripHeaders(request=("if-none-match",)))], False)], ids=["obeyed", "ignored"]
 )
-def test_whether_a_condition_is_obeyed_is_seen_by_one_small_put(
-    bucket_of: BucketOf, desk: Desk, tmp_path: Path, rules: list[Rule], learned: dict[str, bool]
+def test_whether_a_condition_is_obeyed_is_seen_when_a_repository_is_registered(
+    bucket_of: BucketOf, tmp_path: Path, rules: list[Rule], obeyed: bool
 ) -> None:
-    place = bucket_of("versitygw")
+    place, path = bucket_of("versitygw"), tmp_path / "stores.json"
     with place.through(*rules) as proxy:
-        counter = Counter(place, proxy, tmp_path / "stores.json", desk)
-        assert [counter.send(500), counter.send(500)] == [3, 2]
-        (known,) = json.loads((tmp_path / "stores.json").read_text()).values()
-        assert known.items() >= learned.items()
-        assert obeys_conditions(proxy.endpoint, tmp_path / "stores.json") is bool(learned.get("obeyed"))
+        store = retrying(place.store_with(endpoint=proxy.endpoint, abilities=path))
+        assert Ledger(store, "cellar").register("https://host.example/cellar.git")
+        assert [seen.method for seen in proxy.all_requests] == ["PUT", "PUT"]
+        assert obeys_conditions(proxy.endpoint, path) is obeyed
 
 
 @pytest.mark.parametrize("size", [SMALL, LARGE])
