@@ -23,7 +23,10 @@ _LONG_S: Final = 10.0
 def attend(
     resolver: "CredentialResolver", session: "Session", stop: threading.Event, on_wait: Callable[[str], None]
 ) -> None:
-    """Has the chain's helpers started by `Helper`; there is no other way in."""
+    """Has the chain's helpers started by `Helper`.
+
+    There is no public way in: where a botocore has other names for what is looked for here, they are started as ever.
+    """
 
     def attended(profile: str) -> Any:
         starts: Any = partial(Helper, profile, stop, on_wait)
@@ -31,10 +34,11 @@ def attend(
 
     sources: list[Any] = resolver.providers
     for at, source in enumerate(sources):
-        if isinstance(source, ProcessProvider):
-            sources[at] = attended(vars(source)["_profile_name"])
-        if isinstance(source, AssumeRoleProvider):  # which asks another profile's
-            vars(source)["_profile_provider_builder"]._create_process_provider = attended
+        known = vars(source)
+        if isinstance(source, ProcessProvider) and "_profile_name" in known:
+            sources[at] = attended(known["_profile_name"])
+        if isinstance(source, AssumeRoleProvider) and "_profile_provider_builder" in known:  # asks another profile's
+            known["_profile_provider_builder"]._create_process_provider = attended
 
 
 class Helper:
