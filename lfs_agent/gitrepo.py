@@ -480,6 +480,20 @@ class Repository:
             if content and (pointer := parse_pointer(content)):
                 yield pointer, path
 
+    def check_whole(self, commits: str) -> None:
+        """Raises LocalError where a range, or EVERYTHING, goes past the end of a shallow clone, as git has it."""
+        if git("rev-parse", "--is-shallow-repository", cwd=self.cwd).strip() != "true":
+            return
+        shallow = self.cwd / git("rev-parse", "--git-path", "shallow", cwd=self.cwd).removesuffix("\n")
+        ends = set(shallow.read_text().split())
+        which = [commits] if commits in _WITHOUT_END else ["--end-of-options", commits]
+        with closing(_stream(["rev-list", *which, "--"], self.cwd, b"\n")) as walked:
+            if end := next((commit for commit in walked if commit in ends), ""):
+                raise LocalError(
+                    f"this clone is shallow, and the history that was asked for goes on behind {end[:12]}: "
+                    "git fetch --unshallow brings it; in CI: fetch-depth: 0"
+                )
+
     def irregular(self, revision: str, paths: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
         """The files of a tree that belong to Git LFS, and are not as it writes them: path, and what they are.
 
@@ -598,7 +612,7 @@ def mirror(url: str, *, own: Collection[str]) -> Iterator[Repository]:
 
     What is not among the `own` URLs of a user is fetched by https, ssh or from a path only. Nobody is asked anything.
 
-    Raises LocalError with what git said, where it can't be had.
+    Raises LocalError with what git said, where it can't be had, and where it has not all of its history.
     """
     import tempfile
 
@@ -606,7 +620,9 @@ def mirror(url: str, *, own: Collection[str]) -> Iterator[Repository]:
         # Not --local: from a path, too, the other side decides what it gives.
         words = ["clone", "--quiet", "--mirror", "--no-local", "--template=", "--", url, folder]
         _asked_elsewhere(words, url, own)
-        yield Repository(Path(folder))
+        other = Repository(Path(folder))
+        other.check_whole(EVERYTHING)  # of a shallow repository git makes a shallow one, and says nothing
+        yield other
 
 
 def _asked_elsewhere(words: Sequence[str], url: str, own: Collection[str]) -> str:
@@ -652,7 +668,9 @@ def _changes(words: Sequence[str], cwd: Path, stdin: IO[bytes] | None = None) ->
         yield mode, name, path
 
 
-def _stream(arguments: Sequence[str], cwd: Path, end: bytes, stdin: IO[bytes] | None = None) -> Iterator[str]:
+def _stream(
+    arguments: Sequence[str], cwd: Path, end: bytes, stdin: IO[bytes] | None = None
+) -> Generator[str, None, None]:
     """The output of git while it comes, cut at each `end`.
 
     Raises UsageError with what git said, where it fails.

@@ -28,7 +28,8 @@ def select(
 
     A word is a commit, a range `A..B`, a GTO reference, or the oid of an object, which any commit may name.
 
-    Raises UsageError for what is none of these, and for an oid that no commit names.
+    Raises UsageError for what is none of these, and for an oid that no commit names; LocalError where a shallow clone
+    has not all of a range, or of the whole history.
     """
     oids = {match[1] for word in words if (match := _OID.fullmatch(word))}
     revisions = [word for word in words if not _OID.fullmatch(word)]
@@ -71,7 +72,11 @@ def _named(
     repo: Repository, words: Sequence[str], oids: Set[str], paths: Sequence[str], *, all_refs: bool
 ) -> Iterator[tuple[Pointer, str]]:
     for revision, limits in trees(repo, words, paths):
+        if ".." in revision:
+            repo.check_whole(revision)
         yield from repo.pointers(revision, limits)
+    if all_refs:
+        repo.check_whole(EVERYTHING)
     if all_refs or oids:
         named = repo.pointers(EVERYTHING, paths)
         yield from named if all_refs else (found for found in named if found[0].oid in oids)

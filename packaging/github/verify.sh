@@ -32,5 +32,5 @@ cat "$RUNNER_TEMP/lfs-objects.txt"
 case $status in
   0) ;;
   1) refuse "objects that this change names are not in the bucket as they should be: push them (lfs-agent push-missing)" 1 ;;
-  *) refuse "the bucket could not be asked" "$status" ;;
+  *) refuse "history or bucket could not be looked at, see above" "$status" ;;
 esac

@@ -1,6 +1,7 @@
 """The GitHub Action and the GitLab template: what they run refuses a change whose objects are not in the bucket."""
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -116,7 +117,28 @@ def test_github_is_told_in_its_own_words(cellar: Cellar, runner: Runner) -> None
     no_history = runner.on_github("1" * 40)
     assert (no_history.returncode, "fetch-depth: 0" in no_history.stdout) == (3, True)
     nobody = runner.on_github(base, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
-    assert (nobody.returncode, "::error title=LFS objects::the bucket could not be asked" in nobody.stdout) == (3, True)
+    assert (
+        nobody.returncode,
+        "::error title=LFS objects::history or bucket could not be looked at" in nobody.stdout,
+    ) == (3, True)
+
+
+def test_github_is_told_that_a_checkout_has_not_the_whole_history(cellar: Cellar, runner: Runner) -> None:
+    base, _ = propose(cellar, with_objects=False)
+    last = cellar.add("next.pt", 1000, seed=3)
+    cellar.git("switch", "-q", "-c", "merged", "main")
+    cellar.git("merge", "-q", "--no-ff", "--no-edit", "topic")
+    cellar.push("--no-verify", "origin", "merged")
+    cellar.git("lfs", "push", "--object-id", "origin", last)
+    shutil.rmtree(runner.work)
+    runner.home.git("clone", "-q", "--depth=2", "-b", "merged", f"file://{cellar.origin}", runner.work)
+
+    shallow = runner.on_github(base)
+    assert shallow.returncode == 3
+    assert "in CI: fetch-depth: 0" in shallow.stderr
+    assert "::error title=LFS objects::history or bucket could not be looked at, see above" in shallow.stdout
+    runner.home.git("fetch", "-q", "--unshallow", cwd=runner.work)
+    assert runner.on_github(base).returncode == 1
 
 
 def test_gitlab_gets_a_report(cellar: Cellar, runner: Runner) -> None:

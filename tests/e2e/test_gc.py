@@ -272,6 +272,24 @@ def test_a_repository_that_names_nothing_any_more_stops_all(cellar: Cellar, tmp_
     assert cellar.keys() == [cellar.key(theirs)]
 
 
+def test_a_repository_that_has_not_all_of_its_history_stops_all(cellar: Cellar, tmp_path: Path) -> None:
+    """git clones it without a word, and what its history names behind its end looks like nobody's."""
+    cellar.add("weights.bin", SIZE, seed=1)
+    cellar.add("weights.bin", SIZE, seed=2)
+    cellar.push()
+    whole = cellar.origin.rename(tmp_path / "whole.git")
+    cellar.home.git("clone", "-q", "--bare", "--depth=1", f"file://{whole}", cellar.origin)
+    before = cellar.keys()
+
+    refused = gc(cellar, "--apply")
+
+    assert refused.returncode == 3, refused
+    assert f"the repository {cellar.origin}, which shares this store, can't be read (" in refused.stderr
+    assert "git fetch --unshallow" in refused.stderr
+    assert ledger(cellar, "gc/") == []
+    assert cellar.keys() == before
+
+
 def test_a_registration_that_may_not_be_read_stops_all(cellar: Cellar, tmp_path: Path) -> None:
     other = second_repository(cellar, tmp_path)
     other.add("theirs.bin", SIZE, seed=3)

@@ -599,10 +599,41 @@ def test_a_clone_without_blobs_is_completed_by_one_fetch(cellar: Cellar, home_of
 
     assert statuses(done) == dict.fromkeys(oids, "present")
     assert trace.read_text().count("built-in: git fetch ") == 1
-    shallow = tmp_path / "shallow"
-    home.git("clone", "-q", "--depth=1", "--no-checkout", f"file://{cellar.origin}", shallow)
-    shown = statuses(verify(home, shallow, "--json", "--all"))
-    assert Counter(shown.values()) == {"present": 20, "unreferenced": 1}
+
+
+def test_a_shallow_clone_is_not_taken_for_the_whole_history(cellar: Cellar, home: Home, tmp_path: Path) -> None:
+    """As a CI job has it that fetches the merge of a pull request: the base is there, as a parent."""
+    base = cellar.git("rev-parse", "HEAD").stdout.strip()
+    cellar.git("switch", "-q", "-c", "topic")
+    between = cellar.add("model.pt", SIZE, seed=1)
+    last = cellar.add("model.pt", SIZE, seed=2)
+    cellar.git("switch", "-q", "-c", "merged", "main")
+    cellar.git("merge", "-q", "--no-ff", "--no-edit", "topic")
+    cellar.push("--no-verify", "origin", "merged")
+    cellar.git("lfs", "push", "--object-id", "origin", last)
+    work = tmp_path / "job"
+    home.git("init", "-q", work)
+    home.git("remote", "add", "origin", f"file://{cellar.origin}", cwd=work)
+    home.git("fetch", "-q", "--depth=2", "origin", "merged", cwd=work)
+    home.environ["GIT_LFS_SKIP_SMUDGE"] = "1"
+    home.git("checkout", "-q", "FETCH_HEAD", cwd=work)
+    home.git("branch", "merged", cwd=work)
+
+    for command in ("verify", "push-missing", "repair"):
+        for words in ([f"{base}..HEAD"], [f"{base}...HEAD", "--", "model.pt"], ["--all"]):
+            done = home.run("lfs-agent", command, *words, cwd=work, check=False)
+            assert (done.returncode, done.stdout) == (3, ""), words
+            assert "this clone is shallow, and the history that was asked for goes on behind " in done.stderr
+            assert "git fetch --unshallow brings it; in CI: fetch-depth: 0" in done.stderr
+    assert statuses(verify(home, work, "--json")) == {last: "present"}
+    assert statuses(verify(home, work, "--json", last)) == {last: "present"}
+    home.git("commit", "-q", "--allow-empty", "-m", "Go on", cwd=work)
+    assert verify(home, work, "HEAD~1..HEAD").returncode == 0  # does not go so far
+
+    home.git("fetch", "-q", "--unshallow", "origin", "merged", cwd=work)
+    for words in ([f"{base}..HEAD"], ["--all"]):
+        done = verify(home, work, "--json", *words)
+        assert (done.returncode, statuses(done)) == (1, {between: "missing", last: "present"})
 
 
 @pytest.fixture
@@ -646,6 +677,29 @@ def test_gto_references_are_what_gto_says(cellar: Cellar, gto: Callable[..., str
     assert objects("vit-l/base#prod") == {commit_of[gto("show", "vit-l/base#prod", "--version")]} == {first}
     nothing = verify(home, work, "vit-l/base#dev")
     assert (nothing.returncode, "nothing is registered or assigned so here" in nothing.stderr) == (2, True)
+
+
+def test_a_stage_leads_to_no_version_that_was_taken_back(cellar: Cellar, gto: Callable[..., str]) -> None:
+    first = cellar.add("base/model.pt", SIZE, seed=1)
+    gto("register", "base", "--version", "v1.0.0")
+    gto("assign", "base", "--stage", "prod", "--version", "v1.0.0")
+    cellar.add("base/model.pt", SIZE, seed=2)
+    gto("register", "base", "--version", "v2.0.0")
+    for stage in ("prod", "dev"):
+        gto("assign", "base", "--stage", stage, "--version", "v2.0.0")
+    gto("deprecate", "base", "v2.0.0")
+    cellar.push()
+
+    assert gto("show", "base#prod", "--version") == "v1.0.0"
+    assert statuses(verify(cellar.home, cellar.work, "--json", "base#prod")).keys() == {first}
+    assert gto("show", "base#dev", "--version") == ""
+    nothing = verify(cellar.home, cellar.work, "base#dev")
+    assert (nothing.returncode, "nothing is registered or assigned so here" in nothing.stderr) == (2, True)
+
+    time.sleep(1.1)  # GTO orders by the second in which a tag was made
+    gto("deprecate", "base")
+    assert gto("show", "base#prod", "--version") == ""
+    assert verify(cellar.home, cellar.work, "base#prod").returncode == 2
 
 
 @pytest.mark.parametrize("key", ["skipdownloaderrors", "allowincompletepush"])
