@@ -1,7 +1,7 @@
 """What a GTO reference such as `model@latest` means: the tags that GTO makes, read as `gto show` reads them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -12,7 +12,8 @@ _SEMVER = (
 )
 _TAG: Final = re.compile(
     rf"(?P<artifact>(?:[a-zA-Z0-9-_./]+=)?{_NAME})"
-    rf"(?:#(?P<stage>{_NAME})|@(?P<version>{_SEMVER}))(?P<cancel>!?)(?:#(?P<counter>[0-9]+))?"
+    rf"(?:(?:#(?P<stage>{_NAME})|@(?P<version>{_SEMVER}))(?P<cancel>!?)|@(?P<deprecated>deprecated))"
+    r"(?:#(?P<counter>[0-9]+))?"
 )
 _REFERENCE: Final = re.compile(
     rf"(?P<artifact>(?:[a-zA-Z0-9-_./]+:)?{_NAME})(?:#(?P<stage>{_NAME})|@(?P<version>latest|greatest|{_SEMVER}))"
@@ -52,7 +53,8 @@ def resolve_reference(reference: Reference, tags: Iterable[Tag]) -> str | None:
     """The commit that `reference` leads to; None where nothing is registered or assigned so.
 
     What was registered or assigned, and not taken back later, counts; of versions the greatest is the latest, of a
-    stage's assignments the last one holds.
+    stage's assignments the last one holds, to a version that was not taken back. Of an artifact that was deprecated
+    nothing counts until something is registered or assigned anew.
     """
     events = [
         (tag, match)
@@ -60,8 +62,8 @@ def resolve_reference(reference: Reference, tags: Iterable[Tag]) -> str | None:
         if (match := _TAG.fullmatch(tag.name)) and match["artifact"].replace("=", ":") == reference.artifact
     ]
     events.sort(key=lambda event: (event[0].created, int(event[1]["counter"] or 0)))
-    if reference.stage:
-        return _assigned(reference.stage, events)
+    if events and events[-1][1]["deprecated"]:
+        return None
     versions: dict[str, str] = {}
     ranks: dict[str, tuple[object, ...]] = {}
     for tag, match in events:
@@ -70,19 +72,22 @@ def resolve_reference(reference: Reference, tags: Iterable[Tag]) -> str | None:
             ranks[version] = _rank(match)
             if not match["cancel"]:
                 versions[version] = tag.commit
+    if reference.stage:
+        withdrawn = {tag.commit for tag, match in events if match["version"]} - set(versions.values())
+        return _assigned(reference.stage, events, withdrawn)
     if reference.version in ("latest", "greatest"):
         return versions[max(versions, key=ranks.__getitem__)] if versions else None
     return versions.get(reference.version)
 
 
-def _assigned(stage: str, events: Iterable[tuple[Tag, re.Match[str]]]) -> str | None:
+def _assigned(stage: str, events: Iterable[tuple[Tag, re.Match[str]]], withdrawn: Set[str]) -> str | None:
     assigned: dict[str, None] = {}  # by commit, in the order of assignment
     for tag, match in events:
         if match["stage"] == stage:
             assigned.pop(tag.commit, None)
             if not match["cancel"]:
                 assigned[tag.commit] = None
-    return next(reversed(assigned), None)
+    return next((commit for commit in reversed(assigned) if commit not in withdrawn), None)
 
 
 def _rank(match: re.Match[str]) -> tuple[object, ...]:

@@ -5,6 +5,7 @@ import pytest
 from lfs_agent.gto import Tag, parse_reference, resolve_reference
 
 TAGS = [
+    Tag("model@deprecated#1", 0, "x"),  # and something was registered later
     Tag("model@v0.9.0", 1, "a"),
     Tag("model@v0.10.0", 2, "b"),
     Tag("model@v0.11.0-rc.2", 3, "c"),
@@ -17,8 +18,13 @@ TAGS = [
     Tag("model#prod!#5", 9, "c"),
     Tag("model#dev#6", 10, "a"),
     Tag("model#dev!#7", 11, "a"),
-    Tag("model", 12, "x"),
-    Tag("model@deprecated#8", 13, "x"),
+    Tag("model#next#8", 12, "d"),
+    Tag("model#next#9", 13, "e"),
+    Tag("model#old#10", 13, "e"),
+    Tag("model", 14, "x"),
+    Tag("gone@v1.0.0", 14, "a"),
+    Tag("gone#prod#1", 15, "a"),
+    Tag("gone@deprecated#2", 16, "a"),
     Tag("model/other@v9.0.0", 14, "y"),
     Tag("sub/dir=model@v1.0.0", 15, "z"),
 ]
@@ -35,6 +41,10 @@ TAGS = [
         ("model#prod", "b"),  # the last assignment was taken back; of one second the counter decides
         ("model#dev", None),
         ("model#none", None),
+        ("model#next", "d"),  # the version that was assigned last was taken back
+        ("model#old", None),
+        ("gone#prod", None),
+        ("gone@latest", None),
         ("model/other@latest", "y"),
         ("sub/dir:model@latest", "z"),
         ("nothing@latest", None),
