@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from lfs_agent import __version__
 from lfs_agent.cellar import Cellar
 from lfs_agent.errors import AgentError, CredentialsError, DeniedError, ObjectError, TransientError, UnreachableError
-from lfs_agent.gitrepo import Entry, Repository, read_config, run_git
+from lfs_agent.gitrepo import Entry, Repository, is_include, is_yes, read_config, run_git
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
 from lfs_agent.registration import (
@@ -265,7 +265,7 @@ def hidden_failures_of_mine(patient: Patient) -> Iterator[Line]:
     """Settings of the user that turn failures into successes."""
     for key, effect in _HIDING.items():
         entry = patient.config.get(key)
-        if entry and _is_true(entry.value):
+        if entry and is_yes(entry.value):
             yield Line("hidden failures", "warning", f"{where(entry)}: {key} is set: {effect}", taken_out(entry))
     if patient.environ.get("GIT_LFS_SKIP_DOWNLOAD_ERRORS", "0") not in ("", "0", "false"):
         text = f"GIT_LFS_SKIP_DOWNLOAD_ERRORS is set: {_HIDING['lfs.skipdownloaderrors']}"
@@ -286,16 +286,21 @@ def repository(patient: Patient) -> Iterator[Line]:
 
 def hidden_failures(patient: Patient) -> Iterator[Line]:
     """Settings of the repository that turn failures into successes, for everybody."""
-    found = {entry.key: entry.value for entry in patient.repo.lfsconfig if entry.key in _HIDING}
-    for key, value in found.items():
-        if _is_true(value):
+    top = patient.repo.worktree
+    file = shlex.quote(str(top / ".lfsconfig")) if top else ".lfsconfig"  # git config knows no :/, and we may be deeper
+    commit = 'git commit -m "Tell failures" -- :/.lfsconfig'
+    if top and (top / ".lfsconfig").is_symlink():
+        text = ".lfsconfig is a symbolic link: git-lfs follows it, and can be told there to hide failures"
+        yield Line("hidden failures", "problem", text, f"cp {file} {file}.new && mv {file}.new {file} && {commit}")
+        return
+    for key, value in {entry.key: entry.value for entry in patient.repo.lfsconfig}.items():
+        mend = f"git config --file {file} --unset-all {shlex.quote(key)} && {commit}"
+        if key in _HIDING and is_yes(value):
             text = f".lfsconfig sets {key} for everybody: {_HIDING[key]}"
-            mend = f'git config --file .lfsconfig --unset-all {key} && git commit -m "Tell failures" -- .lfsconfig'
             yield Line("hidden failures", "problem", text, mend)
-
-
-def _is_true(value: str) -> bool:
-    return value.lower() in ("true", "yes", "on", "1")
+        elif is_include(key):
+            text = f".lfsconfig sets {key} for everybody: git-lfs obeys what {value} says, which may hide failures"
+            yield Line("hidden failures", "problem", text, mend)
 
 
 def prune(patient: Patient) -> Iterator[Line]:
@@ -304,7 +309,7 @@ def prune(patient: Patient) -> Iterator[Line]:
     found = 0
     for key in ("lfs.pruneverifyremotealways", "lfs.pruneverifyunreachablealways"):
         entry = patient.config.get(key)
-        if entry and _is_true(entry.value):
+        if entry and is_yes(entry.value):
             found += 1
             text = f"{where(entry)}: {key} is set, and protects nothing here: {harm}"
             yield Line("prune", "warning", text, taken_out(entry))

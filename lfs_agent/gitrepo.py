@@ -105,6 +105,24 @@ def _entry(text: str, origin: str) -> Entry:
     return Entry(key, value if equals else "true", f"git config, {origin}")
 
 
+_LISTED: Final = ("--no-includes", "--list", "-z")
+
+
+def _lfsconfig_in(listed: subprocess.CompletedProcess[bytes]) -> list[Entry]:
+    lines = listed.stdout.decode(errors="surrogateescape").split("\0")[:-1]
+    return [_entry(line, ".lfsconfig")._replace(origin=".lfsconfig") for line in lines]
+
+
+def is_yes(value: str) -> bool:
+    """Whether git-lfs takes a value for true; git itself knows no `t`."""
+    return value.lower() in ("true", "1", "on", "yes", "t")
+
+
+def is_include(key: str) -> bool:
+    """Whether an Entry includes another file: git-lfs obeys that in `.lfsconfig`, too."""
+    return key.startswith(("include.", "includeif."))
+
+
 _PLAIN: Final = rb"(?:\[[a-z]+\]\n(?:[ \t]*[A-Za-z][A-Za-z0-9-]*[ \t]*=[ \t]*[A-Za-z0-9_./:?=&%+-]+\n)*)*"
 _LONGEST_PLAIN: Final = 1 << 12
 
@@ -315,10 +333,9 @@ class Repository:
                 return [Entry(key, value, ".lfsconfig") for key, value in plain]
             sources = [["--file", str(file)]]
         for source in sources:
-            done = run_git(["config", *source, "--no-includes", "--list", "-z"], cwd=self.cwd)
+            done = run_git(["config", *source, *_LISTED], cwd=self.cwd)
             if done.returncode == 0:
-                lines = done.stdout.decode(errors="surrogateescape").split("\0")[:-1]
-                return [_entry(line, ".lfsconfig")._replace(origin=".lfsconfig") for line in lines]
+                return _lfsconfig_in(done)
             if is_here:
                 raise UsageError(f"git cannot read .lfsconfig, and neither can git-lfs: {_said(done)}")
         return []
@@ -508,10 +525,14 @@ class Repository:
             elif size and not is_canonical(content):
                 yield path, "its pointer is not as git-lfs writes it: git add --renormalize"
 
-    def says_yes(self, revision: str, key: str) -> bool:
-        """Whether the `.lfsconfig` of a commit sets `key` to true."""
-        words = ["config", "--blob", f"{revision}:.lfsconfig", "--no-includes", "--type=bool", "--get", key]
-        return run_git(words, cwd=self.cwd).stdout.strip() == b"true"
+    def lfsconfig_of(self, revision: str) -> list[Entry]:
+        """All of a commit's `.lfsconfig`, without what it includes; nothing where git cannot read it."""
+        return _lfsconfig_in(run_git(["config", "--blob", f"{revision}:.lfsconfig", *_LISTED], cwd=self.cwd))
+
+    def is_link(self, revision: str, path: str) -> bool:
+        """Whether a commit has a symbolic link there."""
+        words = ["ls-tree", "--full-tree", "--end-of-options", revision, "--", path]
+        return run_git(words, cwd=self.cwd).stdout.startswith(b"120000 ")
 
     def _read_small(self, blobs: Generator[tuple[str, str], None, None]) -> Iterator[tuple[str, int, bytes | None]]:
         """Path, size and content of each blob; None for the content of one that is too large for a pointer."""

@@ -25,7 +25,7 @@ from lfs_agent.commands import at_rest, unreferenced
 from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import Repository
+from lfs_agent.gitrepo import Repository, is_include, is_yes
 from lfs_agent.log import redact
 from lfs_agent.pointer import Oid
 from lfs_agent.selection import Wanted, select, trees
@@ -171,16 +171,29 @@ def _sample(wanted: Sequence[Wanted], share: float) -> set[Oid]:
 def find_irregular(repo: Repository, words: Sequence[str], paths: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Files of the trees among `words` that are not as Git LFS needs them, each once: path, and what is wrong.
 
-    Those that belong to it, and are no pointers as it writes them; and a `.lfsconfig` that makes failures successes.
+    Those that belong to it, and are no pointers as it writes them; and a `.lfsconfig` that makes failures successes, or
+    leaves to others what it says.
     """
     found: dict[str, str] = {}
     for revision, limits in trees(repo, words, paths):
         tip = revision.rpartition("..")[2] or "HEAD"
         if tip == revision:
             found |= repo.irregular(revision, limits)
-        if said := [key for key in _HIDES_FAILURES if repo.says_yes(tip.removeprefix("."), key)]:
-            found[".lfsconfig"] = f"it sets {' and '.join(said)}: a push or a clone then ends well without its objects"
+        if wrong := _wrong_lfsconfig(repo, tip.removeprefix(".")):
+            found[".lfsconfig"] = wrong
     yield from found.items()
+
+
+def _wrong_lfsconfig(repo: Repository, commit: str) -> str:
+    """What is wrong with a commit's `.lfsconfig`; "" where nothing is, or there is none."""
+    if repo.is_link(commit, ".lfsconfig"):
+        return "it is a symbolic link, which git-lfs follows: put the file itself there"
+    values = {entry.key: entry.value for entry in repo.lfsconfig_of(commit)}
+    if said := [key for key in _HIDES_FAILURES if is_yes(values.get(key, ""))]:
+        return f"it sets {' and '.join(said)}: a push or a clone then ends well without its objects"
+    if included := [key for key in values if is_include(key)]:
+        return f"it sets {included[0]}, and git-lfs obeys what that file says: put that into it"
+    return ""
 
 
 _HIDES_FAILURES: Final = ("lfs.skipdownloaderrors", "lfs.allowincompletepush")

@@ -383,8 +383,35 @@ def test_failures_that_the_repository_hides(clinic: Clinic, cellar: Cellar, key:
     assert clinic.wrong(status=0) == []
 
 
+@pytest.mark.parametrize("key, value", [("lfs.skipdownloaderrors", "t"), ("include.path", "conf/it's")])
+def test_what_only_git_lfs_takes_for_true_is_found_and_mended_from_a_subfolder(
+    clinic: Clinic, filled: Cellar, key: str, value: str
+) -> None:
+    filled.git("config", "--file", ".lfsconfig", key, value)
+    filled.commit("Hide failures")
+    clinic.work = filled.work / "vit-l"
+    clinic.mend(clinic.one("hidden failures", f".lfsconfig sets {key} for everybody"))
+    assert filled.git("status", "--porcelain").stdout == ""
+
+
+def test_an_lfsconfig_that_is_a_link_is_a_problem_and_becomes_a_file(clinic: Clinic, filled: Cellar) -> None:
+    filled.git("config", "lfs.url", filled.url)
+    content = (filled.work / ".lfsconfig").read_bytes()
+    (filled.work / ".lfsconfig").rename(filled.work / "vit-l/settings")
+    (filled.work / ".lfsconfig").symlink_to("vit-l/settings")
+    filled.commit("Link")
+    clinic.work = filled.work / "vit-l"
+    (line, _) = clinic.wrong()
+    assert (line["check"], line["status"]) == ("hidden failures", "problem")
+    assert ".lfsconfig is a symbolic link: git-lfs follows it" in line["text"]
+    clinic.home.run("sh", "-c", line["mend"], cwd=clinic.work)
+    filled.git("config", "--unset", "lfs.url")
+    assert clinic.wrong(status=0) == []
+    assert (filled.work / ".lfsconfig").read_bytes() == content
+
+
 def test_failures_that_the_user_hides(clinic: Clinic) -> None:
-    clinic.home.git("config", "--global", "lfs.skipdownloaderrors", "true")
+    clinic.home.git("config", "--global", "lfs.skipdownloaderrors", "t")
     clinic.mend(clinic.one("hidden failures", "lfs.skipdownloaderrors is set", status=0))
     environ = {"GIT_LFS_SKIP_DOWNLOAD_ERRORS": "1"}
     clinic.one("hidden failures", "GIT_LFS_SKIP_DOWNLOAD_ERRORS is set", status=0, env=environ)

@@ -719,6 +719,43 @@ def test_a_committed_setting_that_hides_failures_fails(cellar: Cellar, key: str)
     assert verify(cellar.home, cellar.work, base).returncode == 0
 
 
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("[lfs]\n\tskipdownloaderrors = t\n", "it sets lfs.skipdownloaderrors: "),
+        ("[lfs]\n\tallowincompletepush = ON\n", "it sets lfs.allowincompletepush: "),
+        ("[include]\n\tpath = conf/more\n", "it sets include.path, and git-lfs obeys what that file says"),
+        ('[includeIf "onbranch:main"]\n\tpath = conf/more\n', "it sets includeif.onbranch:main.path, and git-lfs"),
+    ],
+)
+def test_a_setting_that_git_lfs_reads_in_another_way_is_found_too(cellar: Cellar, content: str, said: str) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.push()
+    (cellar.work / "conf").mkdir()
+    (cellar.work / "conf/more").write_text("[lfs]\n\tskipdownloaderrors = true\n")
+    with (cellar.work / ".lfsconfig").open("a") as file:
+        file.write(content)
+    cellar.commit("Look away")
+    for words in (["HEAD~1..HEAD"], []):
+        done = verify(cellar.home, cellar.work, *words)
+        assert done.returncode == 1, words
+        assert f"irregular\t.lfsconfig\t{said}" in done.stdout
+
+
+def test_an_lfsconfig_that_is_a_link_fails(cellar: Cellar) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.git("config", "lfs.url", cellar.url)
+    cellar.push()
+    (cellar.work / ".lfsconfig").rename(cellar.work / "settings")
+    (cellar.work / ".lfsconfig").symlink_to("settings")
+    cellar.commit("Link")
+    (cellar.work / "deep").mkdir()
+    for words in (["HEAD~1..HEAD"], []):
+        done = verify(cellar.home, cellar.work / "deep", *words)
+        assert done.returncode == 1, words
+        assert "irregular\t.lfsconfig\tit is a symbolic link, which git-lfs follows" in done.stdout
+
+
 # What no ref names
 
 
