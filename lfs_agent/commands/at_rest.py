@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import threading
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO, Final, cast
 from lfs_agent.batch import Job, manifest_lines, read_report
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands.wording import plain, spell_count
-from lfs_agent.errors import DeniedError, ReportError, TargetError, UsageError
+from lfs_agent.errors import AgentError, ConflictError, DeniedError, ReportError, TargetError, UsageError
 from lfs_agent.inventory import read_inventory
 from lfs_agent.policy import partition_of
 from lfs_agent.selection import Wanted
@@ -40,12 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser, depth: argparse._MutuallyExcl
     depth.add_argument(
         "--batch", metavar="FILE", help="write a batch job's manifest, to be computed at rest, and create that job"
     )
-    parser.add_argument("--max-age", metavar="DAYS", type=int, help="refuse an inventory or a report that is older")
+    parser.add_argument("--max-age", metavar="DAYS", type=days, help="refuse an inventory or a report that is older")
     parser.add_argument("--role", metavar="ARN", help="with --batch: as whom the job runs (default: print how)")
     parser.add_argument("--report", metavar="URL", help="with --batch: where the job reports (default: beside FILE)")
     parser.add_argument("--account", metavar="ID", help="with --batch: whose job it is (default: as STS says)")
     parser.add_argument("--priority", metavar="N", type=int, help="with --batch: of the job (default: 10)")
     parser.add_argument("--dry-run", action="store_true", help="with --batch: write and create nothing, print how")
+
+
+def days(text: str) -> int:
+    """A number of days.
+
+    >>> days("90")
+    90
+    """
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 36500:
+        raise argparse.ArgumentTypeError(f"not a number of days: {text!r}")
+    return int(text)
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:
@@ -54,7 +66,8 @@ def check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError("--max-age is for --inventory and --batch-report")
     if not arguments.batch:
         for name in _ONLY_WITH_BATCH:
-            if getattr(arguments, name):
+            value = getattr(arguments, name)
+            if value is not None and value is not False:  # a priority of 0 was said, too
                 raise UsageError(f"--{name.replace('_', '-')} is for --batch")
         return
     if arguments.json or arguments.junit:
@@ -77,9 +90,13 @@ def evidence_for(
         return None
     bucket = _bucket(cellar).bucket
     files = _files(cellar, where, stop)
-    sizes = {cellar.key(each.pointer.oid): each.pointer.size for each in wanted if each.pointer.size}
+    sizes: dict[str, int] = {}
+    doubtful = set()  # two pointers give one object two sizes: only the store's answer can be held against each
+    for pointer in (each.pointer for each in wanted if each.pointer.size):
+        if sizes.setdefault(cellar.key(pointer.oid), pointer.size) != pointer.size:
+            doubtful.add(cellar.key(pointer.oid))
     if arguments.inventory:
-        inventory = read_inventory(files, bucket, sizes)
+        inventory = read_inventory(files, bucket, {key: sizes[key] for key in sizes.keys() - doubtful})
         told, date = f"{spell_count(inventory.rows, 'row')} of an inventory", _iso(inventory.date)
         found = Evidence(date, there=inventory.found)
         count = len(inventory.found)
@@ -156,13 +173,18 @@ def start_job(arguments: argparse.Namespace, cellar: Cellar, wanted: Sequence[Wa
         print("no job was created; it is by:")
         _print_how(arguments, job)
         return 0
-    control = cellar.control(stop=stop)
+    asked = False
     try:
+        control = cellar.control(stop=stop)
         job = replace(job, account=job.account or control.account())
+        asked = True
         created = control.create_job(replace(job, report_owner=job.report_owner or job.account).request())
-    except (DeniedError, UsageError) as error:
+    except AgentError as error:
         print(f"lfs-agent verify: {plain(error)}", file=sys.stderr)
-        print("no job was created; somebody who may do that does it by:")
+        if asked and not isinstance(error, (DeniedError, UsageError)):
+            print("nobody knows whether a job was created; the same request again creates no second one:")
+        else:
+            print("no job was created; somebody who may do that does it by:")
         _print_how(arguments, job)
         return error.status
     print(f"created the job {plain(created)}; when it has ended:")
@@ -203,10 +225,16 @@ def _written(arguments: argparse.Namespace, cellar: Cellar, job: Job, manifest: 
     """The job, once its manifest is where it belongs: a new object, or a file."""
     if arguments.batch.startswith("s3://"):
         writer = Cellar(cellar.repo, "upload", cellar.remote, cellar.environ, cellar.given)
-        etag, version = writer.s3_files(_object(arguments.batch), stop=stop).put(manifest)
+        try:
+            etag, version = writer.s3_files(_object(arguments.batch), stop=stop).put(manifest)
+        except ConflictError as error:
+            raise ConflictError(f"{error}; each job needs a manifest of its own: name another key") from error
         return replace(job, manifest_etag=etag, manifest_version=version)
     try:
-        Path(arguments.batch).write_bytes(manifest.read())
+        with Path(arguments.batch).open("xb") as file:
+            shutil.copyfileobj(manifest, file)
+    except FileExistsError:
+        raise UsageError(f"{arguments.batch} exists, and is not replaced: name another file") from None
     except OSError as error:
         raise UsageError(f"cannot write {arguments.batch}: {error.strerror}") from None
     return job
@@ -218,8 +246,9 @@ def _print_how(arguments: argparse.Namespace, job: Job) -> None:
         job = replace(job, manifest_etag="ETAG")
         place = f"s3://{job.manifest_bucket}/{job.manifest_key}"
         if place != arguments.batch:
-            print(f"aws s3 cp {shlex.quote(plain(arguments.batch))} {place}")
-        print(f"aws s3api head-object --bucket {job.manifest_bucket} --key {job.manifest_key} --query ETag")
+            print(shlex.join(["aws", "s3", "cp", plain(arguments.batch), place]))
+        where = ["--bucket", job.manifest_bucket, "--key", job.manifest_key]
+        print(shlex.join(["aws", "s3api", "head-object", *where, "--query", "ETag"]))
     account = job.account or "ACCOUNT"
     role = job.role or f"arn:{job.partition}:iam::{account}:role/ROLE"
     named = replace(job, account=account, role=role, report_owner=job.report_owner or account)

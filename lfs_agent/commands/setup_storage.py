@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands.at_rest import days
 from lfs_agent.commands.screen import Column, Layout, Screen
 from lfs_agent.commands.verify import choose_remote
 from lfs_agent.config import from_query, resolve
@@ -47,17 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--kms", metavar="KEY", help="encrypt with this KMS key by default, all of the bucket: its ARN, id or alias"
     )
     parser.add_argument("--json", action="store_true", help="print every step and policy as one JSON object on a line")
-
-
-def days(text: str) -> int:
-    """A number of days.
-
-    >>> days("90")
-    90
-    """
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 36500:
-        raise argparse.ArgumentTypeError(f"not a number of days: {text!r}")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from lfs_agent.errors import ReportError
+from lfs_agent.errors import DamagedError, MissingError, ReportError
 from lfs_agent.store.s3 import S3Store
 
 Call = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
 """As for S3Bucket."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][\w.-]{0,254}", re.ASCII)
-_KEY: Final = re.compile(r"[\w!.*'()=+/ -]{1,1024}", re.ASCII)
+_KEY: Final = re.compile(r"[\w!.*'()=@+/ -]{1,1024}", re.ASCII)
 _NEAR: Final = ("", "results", "data", "../data")
 """Where the files of a manifest are, seen from it: as Amazon lays them out, or all in one folder."""
 
@@ -76,7 +76,12 @@ class S3Files:
 
     def get_object(self, *, Bucket: str, Key: str, Range: str) -> dict[str, Any]:
         """As the client that smart-open is given: our own, with our settings, errors and patience."""
-        return self._call("reading", lambda: self._store.ask("reading", "get_object", Key, Range=Range))
+        try:
+            return self._call("reading", lambda: self._store.ask("reading", "get_object", Key, Range=Range))
+        except MissingError as error:
+            raise ReportError(f"{self._store.address(Key)}: nothing is there, or it was deleted") from error
+        except DamagedError as error:
+            raise ReportError(f"{self._store.address(Key)}: it is empty, or was cut off while it was read") from error
 
     def put(self, body: BinaryIO) -> tuple[str, str]:
         """Stores a new object; its ETag and version, "" without one.

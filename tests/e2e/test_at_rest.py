@@ -1,6 +1,7 @@
 """`verify` by S3 Inventory and by the report of a Compute checksum job, and the job itself."""
 
 import json
+import shlex
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.amazon import YESTERDAY, Entry, Inventory, JobReport, failed, succeeded
-from tests.cellar import Cellar
+from tests.cellar import ASKED_TWICE, Cellar
 from tests.servers import Server
 
 SIZE = 1000
@@ -100,6 +101,59 @@ def test_what_an_inventory_has_is_not_asked_for_and_what_it_lacks_is(
     assert "5 present (3 proven, 2 as of an earlier day), 1 missing" in done.stderr
     asked = {r.key for r in cellar.server.requests(before) if r.bucket == cellar.bucket and r.operation in OPERATIONS}
     assert asked == {cellar.key(oid) for oid in (pushed_since, gone, grown, frozen)}
+
+
+@pytest.mark.parametrize("name", ["another.pt", "zoo.pt"])  # before and after the one with the right size
+def test_of_an_object_with_two_sizes_the_store_is_asked(
+    cellar: Cellar, oids: list[str], tmp_path: Path, name: str
+) -> None:
+    pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oids[0]}\nsize {SIZE + 1}\n"
+    (cellar.work / name).write_text(pointer)
+    past_the_filter = ("-c", "filter.lfs.clean=", "-c", "filter.lfs.process=", "-c", "filter.lfs.required=false")
+    cellar.git(*past_the_filter, "add", name)
+    cellar.git(*past_the_filter, "commit", "-q", "-m", "Say another size")
+    where = Inventory(tmp_path / "inventory", cellar.bucket).write([Entry(cellar.key(oid), SIZE) for oid in oids])
+
+    done = verify(cellar, "--json", "--inventory", where)
+
+    assert done.returncode == 1
+    found = {each["paths"][0]: each for each in map(json.loads, done.stdout.splitlines())}
+    assert (found["model-0.pt"]["status"], found[name]["status"]) == ("present", "damaged")
+    assert found[name]["reason"] == f"it has {SIZE} bytes, not {SIZE + 1}"
+    assert "it has 5 of 6 objects" in done.stderr
+
+
+@pytest.mark.parametrize("days", ["99999999999", "-1", "0", "seven"])
+def test_an_age_is_a_number_of_days(cellar: Cellar, days: str) -> None:
+    done = verify(cellar, "--inventory", "manifest.json", "--max-age", days)
+    assert done.returncode == 2
+    assert f"argument --max-age: not a number of days: '{days}'" in done.stderr
+
+
+@pytest.mark.parametrize("prefix", ["team@example.org/daily", "it's (new)/daily"])
+def test_a_report_lies_below_any_prefix_that_a_url_takes(
+    cellar: Cellar, oids: list[str], reports: str, tmp_path: Path, prefix: str
+) -> None:
+    prefix = prefix.replace(" ", "+")
+    inventory = Inventory(tmp_path / "inventory", cellar.bucket)
+    manifest = inventory.write([Entry(cellar.key(oid), SIZE) for oid in oids])
+    manifest.write_text(manifest.read_text().replace(inventory.keys, f"{prefix}/data/"))
+    upload(cellar, tmp_path / "inventory", reports, prefix)
+
+    done = verify(cellar, "--inventory", f"s3://{reports}/{prefix}/2026-11-20T01-00Z/manifest.json")
+
+    assert done.returncode == 0, done
+    assert "it has 6 of 6 objects" in done.stdout
+
+
+def test_a_report_that_is_missing_or_empty_is_no_missing_object(cellar: Cellar, oids: list[str], reports: str) -> None:
+    cellar.server.client().put_object(Bucket=reports, Key="empty/manifest.json", Body=b"")
+    for name, said in (("none", "nothing is there, or it was deleted"), ("empty", "it is ")):
+        done = verify(cellar, "--batch-report", f"s3://{reports}/{name}/manifest.json")
+        assert (done.returncode, done.stdout) == (3, "")
+        assert f"s3://{reports}/{name}/manifest.json: {said}" in done.stderr
+        assert "pushed" not in done.stderr
+        assert "object" not in done.stderr
 
 
 def test_an_inventory_that_cannot_serve_is_refused_in_a_sentence(
@@ -308,6 +362,7 @@ def test_the_manifest_is_written_and_the_job_is_created(cellar: Cellar, oids: li
     assert "/us-east-1/s3/aws4_request" in control.headers[-1]["Authorization"]
     assert f"lfs-agent verify --batch-report s3://{reports}/jobs/job-1f-2e/manifest.json" in done.stdout
     assert again.returncode == 3  # what is there is somebody's: it is not replaced
+    assert "each job needs a manifest of its own: name another key" in again.stderr
     assert len(control.jobs) == 1
 
 
@@ -342,7 +397,36 @@ def test_a_dry_run_writes_nothing_and_a_file_is_written_with_the_commands_that_g
     assert f'"Bucket": "arn:aws:s3:::{reports}"' in done.stdout
     assert '"Prefix": "job-reports"' in done.stdout
 
+    again = verify(cellar, "--batch", file)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert f"{file} exists, and is not replaced: name another file" in again.stderr
+    assert len(file.read_text().splitlines()) == 6
+
     # Not Amazon's, and nobody has named another endpoint.
-    done = verify(cellar, "--batch", f"s3://{reports}/manifest.csv", "--role", ROLE)
+    done = verify(cellar, "--batch", f"s3://{reports}/it's(new)/manifest.csv", "--role", ROLE)
     assert done.returncode == 3
     assert "is not Amazon's, and S3 Batch Operations is" in done.stderr
+    assert "no job was created; somebody who may do that does it by:\naws s3control create-job" in done.stdout
+
+    done = verify(cellar, "--batch", f"s3://{reports}/it's(new)/manifest.csv", "--dry-run")
+    (command,) = [line for line in done.stdout.splitlines() if line.startswith("aws s3api")]
+    assert shlex.split(command)[3:7] == ["--bucket", reports, "--key", "it's(new)/manifest.csv"]
+
+
+def test_a_job_of_which_nothing_was_heard_can_be_asked_for_again(cellar: Cellar, oids: list[str], reports: str) -> None:
+    with control_server(status=500) as control:
+        where = f"s3://{reports}/manifest.csv"
+        environ = {**control.environ(), **ASKED_TWICE}
+        done = verify(cellar, "--batch", where, "--role", ROLE, **environ)
+    assert done.returncode == 3
+    assert "nobody knows whether a job was created; the same request again creates no second one:" in done.stdout
+    command = shlex.split(done.stdout.splitlines()[-1])
+    asked = {texts(request)["CreateJobRequest/ClientRequestToken"] for _, request in control.jobs}
+    assert asked == {command[command.index("--client-request-token") + 1]}
+
+
+def test_what_is_for_the_job_alone_is_refused_without_it(cellar: Cellar) -> None:
+    for words in (["--priority", "0"], ["--priority", "7"], ["--dry-run"], ["--role", ROLE]):
+        done = verify(cellar, *words)
+        assert done.returncode == 2
+        assert f"{words[0]} is for --batch" in done.stderr
