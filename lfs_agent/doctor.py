@@ -18,8 +18,17 @@ from urllib.parse import urlsplit
 
 from lfs_agent import __version__
 from lfs_agent.cellar import Cellar
-from lfs_agent.errors import AgentError, CredentialsError, DeniedError, ObjectError, TransientError, UnreachableError
+from lfs_agent.errors import (
+    AgentError,
+    CredentialsError,
+    DeniedError,
+    ObjectError,
+    TransientError,
+    UnreachableError,
+    UnsupportedError,
+)
 from lfs_agent.gitrepo import Entry, Repository, is_include, is_yes, read_config, run_git
+from lfs_agent.layout import oid_at
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
 from lfs_agent.registration import (
@@ -33,7 +42,7 @@ from lfs_agent.registration import (
     taken_out,
     where,
 )
-from lfs_agent.store.url import FolderTarget, S3Target
+from lfs_agent.store.url import FolderTarget, S3Target, is_ours
 
 Status = Literal["ok", "warning", "problem", "unknown", "skipped"]
 
@@ -366,7 +375,8 @@ def hooks(patient: Patient) -> Iterator[Line]:
 def checkout(patient: Patient) -> Iterator[Line]:
     """Whether git-lfs can see `.lfsconfig` yet: before the first checkout it asks the host's own LFS server."""
     repo = patient.repo
-    if repo.lfsconfig or repo.worktree is None or "lfs.url" in patient.config:
+    named = repo.lfs_url("download", patient.remote)
+    if repo.lfsconfig or repo.worktree is None or "lfs.url" in patient.config or (named and is_ours(named.url)):
         return
     born = _is_there(patient, "HEAD^{commit}")
     ref = next((ref for ref in _fetched(patient) if _is_there(patient, f"{ref}:.lfsconfig")), "")
@@ -427,12 +437,15 @@ def lfsconfig(patient: Patient) -> Iterator[Line]:
         case "taken out":
             text = ".lfsconfig is staged to be deleted: after a commit nobody finds the store"
             yield Line(".lfsconfig", "problem", text, "git restore --source=HEAD --staged --worktree :/.lfsconfig")
+        case "gone":
+            text = ".lfsconfig is deleted here: after a commit of all changes nobody finds the store"
+            yield Line(".lfsconfig", "problem", text, "git restore :/.lfsconfig")
         case "other":
             text = ".lfsconfig is not as HEAD has it: you and everybody else may use two stores"
             yield Line(".lfsconfig", "problem", text, f"git diff HEAD -- :/.lfsconfig; then {commit}")
 
 
-_State = Literal["committed", "ignored", "untracked", "staged", "not checked out", "taken out", "other"]
+_State = Literal["committed", "ignored", "untracked", "staged", "not checked out", "taken out", "gone", "other"]
 
 
 def _state_of_lfsconfig(patient: Patient) -> _State:
@@ -449,6 +462,8 @@ def _state_of_lfsconfig(patient: Patient) -> _State:
         return "committed"
     if head and not index and here in (head, ""):
         return "taken out" if name_of("ls-files") else "not checked out"
+    if head and head == index and not here:
+        return "committed" if name_of("ls-files", "-t", "--", ".lfsconfig").startswith("S ") else "gone"
     if head:
         return "other"
     if index:
@@ -588,10 +603,11 @@ def uploads(patient: Patient) -> Iterator[Line]:
     if cellar.settings.public:
         return
     try:
-        found, more = cellar.uploads(stop=threading.Event(), connections=1).listed(None)
-    except ObjectError as error:
+        listed, more = cellar.uploads(stop=threading.Event(), connections=1).listed(None)
+    except (DeniedError, UnsupportedError) as error:
         yield Line("uploads", "skipped", str(error))
         return
+    found = [upload for upload in listed if oid_at(upload.key, cellar.key)]  # all others its mend leaves alone
     old = sum(time.time() - (upload.begun or time.time()) > OLD_UPLOAD_S for upload in found)
     told = f"{len(found):,}{' or more' if more else ''} unfinished"
     if old:

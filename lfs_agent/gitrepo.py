@@ -551,7 +551,10 @@ class Repository:
         # Before git 2.40 check-attr reads the attributes of no tree, but of an index.
         with tempfile.TemporaryDirectory() as folder:
             environ = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
-            top = self.worktree or self.cwd
+            top = self.worktree
+            if top is None:  # in a bare repository, or inside of .git, where check-attr wants to be elsewhere
+                git_dir = git("rev-parse", "--absolute-git-dir", cwd=self.cwd).removesuffix("\n")
+                top, environ = Path(folder), {**environ, "GIT_DIR": git_dir, "GIT_WORK_TREE": folder}
             done = run_git(["read-tree", f"{revision}^{{tree}}"], cwd=top, environ=environ)
             if done.returncode == 0:
                 asked = "\0".join(files).encode(errors="surrogateescape")

@@ -28,6 +28,7 @@ GET_GIT_LFS: Final = "apt install git-lfs (Debian, Ubuntu), brew install git-lfs
 _SHELL: Final = "/bin/sh"
 _AGENT_KEY: Final = re.compile(r"lfs\.(s3::|dir::).*\.standalonetransferagent")
 _ORIGIN: Final = "git config, file:"
+_ENVIRONMENT: Final = "git config, command line"
 
 
 def registration() -> dict[str, str]:
@@ -79,13 +80,15 @@ def another_agent(entries: Iterable[Entry], path: Path) -> str:
 
 
 def where(entry: Entry) -> str:
-    """The file that an entry stands in."""
-    return entry.origin.removeprefix(_ORIGIN)
+    """The file that an entry stands in, or what else it comes from."""
+    return entry.origin.removeprefix(_ORIGIN).removesuffix(":")
 
 
 def taken_out(entry: Entry) -> str:
-    """The command that takes the entry out of its file."""
+    """The command that takes the entry out of its file, or out of the environment, which git calls its command line."""
     file = where(entry)
+    if file == _ENVIRONMENT:
+        return "unset GIT_CONFIG_COUNT GIT_CONFIG_PARAMETERS"
     # git names the repository's own file as seen from the top, wherever we are.
     which = f"--file {shlex.quote(file)}" if Path(file).is_absolute() else "--local"
     return f"git config {which} --unset-all {shlex.quote(entry.key)}"

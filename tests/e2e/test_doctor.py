@@ -15,7 +15,7 @@ import pytest
 
 import lfs_agent
 from lfs_agent.parts import MIB
-from tests.cellar import NOBODY_THERE, Cellar, random_bytes
+from tests.cellar import ASKED_TWICE, NOBODY_THERE, Cellar, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.machine import POWERLESS, Home
 from tests.proxy import EXPIRED_TOKEN, NOT_IMPLEMENTED, Answer, FaultProxy, Faults, Rule
@@ -367,6 +367,24 @@ def test_an_lfsconfig_that_is_about_to_be_deleted(clinic: Clinic, cellar: Cellar
     assert mine.read_text().startswith("# mine\n")
 
 
+def test_an_lfsconfig_that_is_gone_from_the_work_tree_comes_back(clinic: Clinic, filled: Cellar) -> None:
+    mine = filled.work / "mine.txt"
+    mine.write_text("mine")
+    (filled.work / ".lfsconfig").unlink()
+    clinic.work = filled.work / "vit-l"
+    mend = clinic.one(".lfsconfig", ".lfsconfig is deleted here: after a commit of all changes nobody")
+    before = filled.git("rev-parse", "HEAD").stdout
+    clinic.mend(mend)
+    assert filled.git("rev-parse", "HEAD").stdout == before
+    assert filled.git("status", "--porcelain").stdout == "?? mine.txt\n"
+
+
+def test_a_sparse_checkout_without_lfsconfig_is_healthy(clinic: Clinic, filled: Cellar) -> None:
+    filled.git("sparse-checkout", "set", "--no-cone", "/vit-l/")
+    assert not (filled.work / ".lfsconfig").exists()
+    assert clinic.wrong(status=0) == []
+
+
 def test_a_store_that_only_the_user_names(clinic: Clinic, cellar: Cellar) -> None:
     cellar.git("config", "lfs.url", cellar.url)
     mend = clinic.one(".lfsconfig", "only your configuration names the store", status=0)
@@ -413,6 +431,15 @@ def test_an_lfsconfig_that_is_a_link_is_a_problem_and_becomes_a_file(clinic: Cli
 def test_failures_that_the_user_hides(clinic: Clinic) -> None:
     clinic.home.git("config", "--global", "lfs.skipdownloaderrors", "t")
     clinic.mend(clinic.one("hidden failures", "lfs.skipdownloaderrors is set", status=0))
+    environ = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "lfs.skipdownloaderrors",
+        "GIT_CONFIG_VALUE_0": "true",
+    }
+    said = "git config, command line: lfs.skipdownloaderrors is set"
+    mend = clinic.one("hidden failures", said, status=0, env=environ)
+    told = clinic.home.run("sh", "-c", f"{mend}; git config lfs.skipdownloaderrors", env=environ, check=False)
+    assert (told.returncode, told.stdout) == (1, "")
     environ = {"GIT_LFS_SKIP_DOWNLOAD_ERRORS": "1"}
     clinic.one("hidden failures", "GIT_LFS_SKIP_DOWNLOAD_ERRORS is set", status=0, env=environ)
 
@@ -488,6 +515,14 @@ def test_a_branch_without_lfsconfig_beside_one_that_has_it(clinic: Clinic, cella
     cellar.git("commit", "-q", "-m", "Begin")
     mend = clinic.one("checkout", "this checkout has no .lfsconfig, and origin/main has one")
     assert "origin/main" in mend
+
+
+def test_a_store_that_the_user_names_for_the_remote_needs_no_lfsconfig(clinic: Clinic, cellar: Cellar) -> None:
+    cellar.git("checkout", "-q", "--orphan", "early")
+    cellar.git("rm", "-q", "-f", ".lfsconfig")
+    cellar.git("commit", "-q", "-m", "Begin")
+    cellar.git("config", "remote.origin.lfsurl", cellar.url)
+    clinic.one(".lfsconfig", "only your configuration names the store", status=0)
 
 
 @pytest.mark.parametrize(
@@ -640,9 +675,28 @@ def test_uploads_that_nobody_finished(clinic: Clinic, cellar: Cellar) -> None:
     lines = ask(clinic.home, cellar.work, status=0, path=clinic.newest)
     assert [line["text"] for line in lines if line["check"] == "uploads"] == ["2 unfinished"]
     server.age_upload(cellar.bucket, old, begun_s=8 * 86400)
+    others = client.create_multipart_upload(Bucket=cellar.bucket, Key=f"{cellar.prefix}/notes.txt")["UploadId"]
+    server.age_upload(cellar.bucket, others, begun_s=8 * 86400)
     clinic.mend(clinic.one("uploads", "2 unfinished, 1 of them begun more than a week ago", status=0))
-    (left,) = client.list_multipart_uploads(Bucket=cellar.bucket)["Uploads"]
-    assert left["UploadId"] == young
+    left = {upload["UploadId"] for upload in client.list_multipart_uploads(Bucket=cellar.bucket)["Uploads"]}
+    assert left == {young, others}
+
+
+@pytest.mark.parametrize(
+    "answer, status, word",
+    [
+        (Answer(503, body=b"<Error><Code>SlowDown</Code><Message>later</Message></Error>"), 3, "unknown"),
+        (Answer(403, body=b"<Error><Code>AccessDenied</Code><Message>no</Message></Error>"), 0, "skipped"),
+        (NOT_IMPLEMENTED, 0, "skipped"),
+    ],
+)
+def test_uploads_that_cannot_be_listed_now_are_unknown(
+    clinic: Clinic, cellar: Cellar, answer: Answer, status: int, word: str
+) -> None:
+    with FaultProxy(cellar.server.endpoint, Faults((Rule(answer, "GET", r"\?uploads"),))) as proxy:
+        environ = {**ASKED_TWICE, **through(proxy)}
+        lines = ask(clinic.home, cellar.work, status=status, env=environ, path=clinic.newest)
+    assert [line["status"] for line in lines if line["check"] == "uploads"] == [word]
 
 
 def test_the_write_test_begins_one_upload_and_gives_it_up(clinic: Clinic, cellar: Cellar) -> None:

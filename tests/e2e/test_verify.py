@@ -186,6 +186,14 @@ def test_a_bare_repository_can_be_verified(cellar: Cellar) -> None:
     assert "1 object, 97.7 KiB: 1 present" in done.stdout
 
 
+def test_inside_of_the_git_folder_it_is_as_in_the_work_tree(cellar: Cellar) -> None:
+    oid = cellar.add("model.pt", SIZE)
+    cellar.push()
+    for folder in (".git", ".git/refs"):
+        done = verify(cellar.home, cellar.work / folder, "--json")
+        assert (done.returncode, statuses(done)) == (0, {oid: "present"}), done
+
+
 @pytest.mark.parametrize("which", ["--all", "HEAD~1..HEAD", "HEAD"])
 @pytest.mark.parametrize("limits", [("a/x.bin", "b/y.bin"), (".", ":!a/y.bin"), ("c",)])
 def test_limits_hold_for_each_place_of_a_folder(cellar: Cellar, which: str, limits: tuple[str, ...]) -> None:
