@@ -15,7 +15,7 @@ import pytest
 
 import lfs_agent
 from lfs_agent.parts import MIB
-from tests.cellar import ASKED_TWICE, NOBODY_THERE, Cellar, random_bytes
+from tests.cellar import NOBODY_THERE, Cellar, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.machine import POWERLESS, Home
 from tests.proxy import EXPIRED_TOKEN, NOT_IMPLEMENTED, Answer, FaultProxy, Faults, Rule
@@ -694,7 +694,7 @@ def test_uploads_that_cannot_be_listed_now_are_unknown(
     clinic: Clinic, cellar: Cellar, answer: Answer, status: int, word: str
 ) -> None:
     with FaultProxy(cellar.server.endpoint, Faults((Rule(answer, "GET", r"\?uploads"),))) as proxy:
-        environ = {**ASKED_TWICE, **through(proxy)}
+        environ = {"LFS_AGENT_DEADLINE": "1", "LFS_AGENT_FIRST_DEADLINE": "1", **through(proxy)}
         lines = ask(clinic.home, cellar.work, status=status, env=environ, path=clinic.newest)
     assert [line["status"] for line in lines if line["check"] == "uploads"] == [word]
 
