@@ -14,6 +14,7 @@ Found = Mapping[str, Any]
 
 UNFINISHED_DAYS: Final = 7
 KEEP_NONCURRENT_DAYS: Final = 30
+_TWICE: Final = "aws:kms:dsse"
 _BLOCKED: Final = dict.fromkeys(("IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
 """Enough to keep strangers out. With BlockPublicAcls, which also refuses what is ignored, Ceph 16 takes no PUT."""
 
@@ -158,11 +159,16 @@ def encryption(found: Found, wish: Wish) -> Change:
         return Change(None, f"{algorithm or 'the store decides'}; a bucket key is for KMS only")
     if algorithm == "aws:kms" and key == wanted and rules[0].get("BucketKeyEnabled"):
         return Change(None, f"KMS, with a bucket key ({key or 'aws/s3'})")
-    by_default = {"SSEAlgorithm": "aws:kms", **({"KMSMasterKeyID": wanted} if wanted else {})}
-    rule = {**rules[0], "ApplyServerSideEncryptionByDefault": by_default, "BucketKeyEnabled": True}
-    return Change(
-        {"ServerSideEncryptionConfiguration": {"Rules": [rule]}}, f"KMS, with a bucket key ({wanted or 'aws/s3'})"
-    )
+    if algorithm == _TWICE:  # stays: who chose it has to encrypt twice, and of bucket keys it knows nothing
+        told = f"KMS, twice ({_TWICE}), with {wanted}"
+        if key == wanted:
+            return Change(None, told)
+        rule = {**rules[0], "ApplyServerSideEncryptionByDefault": {**default, "KMSMasterKeyID": wanted}}
+    else:
+        told = f"KMS, with a bucket key ({wanted or 'aws/s3'})"
+        by_default = {"SSEAlgorithm": "aws:kms", **({"KMSMasterKeyID": wanted} if wanted else {})}
+        rule = {**rules[0], "ApplyServerSideEncryptionByDefault": by_default, "BucketKeyEnabled": True}
+    return Change({"ServerSideEncryptionConfiguration": {"Rules": [rule]}}, told)
 
 
 PLANS: Final[dict[Aspect, Callable[[Found, Wish], Change]]] = {

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from lfs_agent.provision import Wish, lifecycle, public_access_block
+from lfs_agent.provision import Wish, encryption, lifecycle, public_access_block
 
 ALL = {"BlockPublicAcls": True, "IgnorePublicAcls": True, "BlockPublicPolicy": True, "RestrictPublicBuckets": True}
 
@@ -53,3 +53,17 @@ def test_ids_are_no_longer_than_s3_allows_and_differ_by_prefix() -> None:
     ids = {rule["ID"] for end in "ab" for rule in rules_of(Wish("x" * 511 + end), {})}
     assert len(ids) == 4
     assert max(map(len, ids)) <= 255
+
+
+@pytest.mark.parametrize("key", ["", "another"])
+def test_who_encrypts_twice_goes_on_to_do_so_with_another_key(key: str) -> None:
+    """Not over LocalStack, which takes no key with aws:kms:dsse."""
+    default = {"SSEAlgorithm": "aws:kms:dsse", **({"KMSMasterKeyID": key} if key else {})}
+    rule = {"ApplyServerSideEncryptionByDefault": default, "BucketKeyEnabled": False}
+    parameters = encryption({"Rules": [rule]}, Wish("weights", kms_key="mine")).parameters
+    assert parameters
+    (sent,) = parameters["ServerSideEncryptionConfiguration"]["Rules"]
+    assert sent["ApplyServerSideEncryptionByDefault"] == {"SSEAlgorithm": "aws:kms:dsse", "KMSMasterKeyID": "mine"}
+    assert sent["BucketKeyEnabled"] is False
+    assert encryption({"Rules": [sent]}, Wish("weights", kms_key="mine")).parameters is None
+    assert encryption({"Rules": [rule]}, Wish("weights")).parameters is None
