@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from lfs_agent.errors import ObjectError
+from lfs_agent.errors import ObjectError, SessionError
 from lfs_agent.layout import oid_at
 from lfs_agent.lease import idle
 from lfs_agent.log import Log
@@ -104,7 +104,12 @@ class Janitor:
         about = {"oid": oid, "size": progress.size, "key": upload.key, "upload_id": upload.upload_id}
         if self._log:
             self._log.warning("giving up", **about)
-        self._uploads.abort(upload)
+        try:
+            self._uploads.abort(upload)
+        except (ObjectError, SessionError) as error:
+            if self._log:
+                self._log.error("failed", **about, code=error.code, **error.details())
+            raise
         if self._log:
             self._log.info("gave up", **about, bytes=progress.size, parts=progress.parts)
 

@@ -16,7 +16,7 @@ from lfs_agent.commands.wording import spell_size
 from lfs_agent.lease import lease
 from lfs_agent.pointer import Oid
 from lfs_agent.transfer.upload import journals
-from tests.cellar import Cellar, random_bytes
+from tests.cellar import ASKED_TWICE, Cellar, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.e2e.dialogue import kill_git, new_repository
 from tests.e2e.terminal import on_terminal
@@ -29,6 +29,7 @@ SIZE = 24 * MIB
 PART = 5 * MIB
 DAY_S = 86400
 OID = "ab" * 32
+HASTY = {"LFS_AGENT_DEADLINE": "1", "LFS_AGENT_FIRST_DEADLINE": "1"}
 FIELDS = {
     "status": str,
     "oid": str,
@@ -218,6 +219,32 @@ def test_a_command_line_that_makes_no_sense_changes_nothing(cellar: Cellar, argu
     assert words in done.stderr
     assert done.stdout == ""
     assert on_their_way(cellar) == {cellar.key(OID)}
+
+
+@pytest.mark.parametrize(
+    "status, code, environ", [(403, "AccessDenied", {}), (503, "SlowDown", ASKED_TWICE), (503, "SlowDown", HASTY)]
+)
+def test_what_could_not_be_given_up_is_in_the_record_and_in_the_audit_log(
+    cellar: Cellar, status: int, code: str, environ: dict[str, str]
+) -> None:
+    upload_id = begin(cellar, cellar.key(OID))
+    refused = Rule(Answer(status, code), "DELETE", "uploadId=")
+    with FaultProxy(cellar.server.endpoint, Faults((refused,))) as proxy:
+        environ = {**environ, "AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        done = uploads(cellar, "--json", "--abort", "--older-than", "0s", env=environ)
+
+    assert done.returncode == 3
+    assert on_their_way(cellar) == {cellar.key(OID)}
+    audit = (cellar.work / ".git/lfs/lfs-agent/audit.jsonl").read_text().splitlines()
+    for events in (cellar.recorded(), [json.loads(line) for line in audit]):
+        about, failed = [event for event in events if event["event"] in ("giving up", "gave up", "failed")]
+        assert (about["event"], failed["event"], failed["upload_id"]) == ("giving up", "failed", upload_id)
+        assert code in failed["message"]
+    assert f"1 object: giving up s3://{cellar.bucket}/{cellar.key(OID)}: " in told_by_log(cellar)
+
+
+def told_by_log(cellar: Cellar) -> str:
+    return cellar.home.run("lfs-agent", "log", cwd=cellar.work).stdout
 
 
 def test_a_store_that_lists_no_uploads_is_a_sentence(cellar: Cellar) -> None:
