@@ -249,7 +249,8 @@ def to_json(summary: Summary, places: Places) -> dict[str, Any]:
 
 
 _FACT: Final[Layout] = (Column(13), Column())
-_OBJECT: Final[Layout] = (Column(64), Column(10, right=True), Column())
+_OBJECT: Final[Layout] = (Column(10, right=True), Column())
+"""A size and where it is; its oid, whole, stands below: beside it 80 columns would leave nothing for the path."""
 
 
 def show(screen: Screen, summary: Summary, places: Places) -> None:
@@ -286,7 +287,7 @@ def _show_failures(screen: Screen, failures: Iterable[Failure], places: Places) 
         screen.line(f"\n{spell_count(len(group), 'object')}: {plain(told)}")
         for failure in group[:_SHOWN_FAILURES]:
             path, size = places.get(failure.oid, ("", failure.size))
-            screen.row(_OBJECT, failure.oid, spell_size(size), path)
+            screen.row(_OBJECT, spell_size(size), path, note=failure.oid)
         if len(group) > _SHOWN_FAILURES:
             screen.line(f"and {len(group) - _SHOWN_FAILURES:,} more: lfs-agent log --json has them all")
 

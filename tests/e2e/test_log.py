@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cellar import Cellar
+from tests.e2e.terminal import on_terminal
 from tests.machine import Home
 from tests.proxy.dead import BlackHole
 
@@ -78,7 +79,10 @@ def test_after_a_failed_push_it_names_the_objects_and_the_reason(cellar: Cellar)
     assert (failure["oid"], failure["size"], failure["path"]) == (bad, SIZE, "vit-l/0.2/model.pt")
     assert failure["error"] == "LocalError"
     lines = log(cellar.home, cellar.work).stdout.splitlines()
-    assert f"{bad}\t97.7 KiB\tvit-l/0.2/model.pt" in lines
+    assert f"97.7 KiB\tvit-l/0.2/model.pt\t{bad}" in lines
+    shown = on_terminal(cellar.home, "lfs-agent", "log", cwd=cellar.work, columns=80).terminal
+    assert "97.7 KiB  vit-l/0.2/model.pt" in shown
+    assert bad in shown
     assert f"1 object: {failure['message']}" in lines
     assert good not in "\n".join(lines)
 
