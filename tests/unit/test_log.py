@@ -106,7 +106,7 @@ def test_a_person_reads_what_was_sent_and_what_failed() -> None:
         "failed\t1 object",
         "",
         "1 object: storing s3://bucket/prefix: 403",
-        f"{OID_C}\t7 bytes\tvit-l/0.2/c.pt",
+        f"7 bytes\tvit-l/0.2/c.pt\t{OID_C}",
     ]
 
 
