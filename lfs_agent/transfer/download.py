@@ -191,6 +191,11 @@ def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, jou
         journal.begin(heading)
     done = {number for number in journal.notes if isinstance(number, int)}
     noting = threading.Lock()  # of the journal: ranges end in several threads
+    writing = threading.Lock()  # of the file: who waits for the kernel's own lock of it keeps a core busy
+
+    def write(part: Part, at: int, chunk: Chunk) -> None:
+        with writing:
+            _write(fd, at, chunk, part, meter)
 
     @until_one_fails
     def fetch(part: Part) -> None:
@@ -198,7 +203,7 @@ def _fetch_ranges(store: Store, key: str, fd: int, meter: Meter, plan: Plan, jou
         if part.number in done and os.fstat(fd).st_size >= end:
             meter.reached(part.offset, end, 0)
             return
-        store.fetch(key, part.offset, end, lambda at, chunk: _write(fd, at, chunk, part, meter), found.etag)
+        store.fetch(key, part.offset, end, lambda at, chunk: write(part, at, chunk), found.etag)
         meter.finished_part()
         with noting:
             journal.note(part.number)
