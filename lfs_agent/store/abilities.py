@@ -2,10 +2,12 @@
 
 import json
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
+from lfs_agent.errors import DiskError
+from lfs_agent.lease import lease
 from lfs_agent.modes import UMASK, Modes
 from lfs_agent.store import Replacing
 
@@ -43,7 +45,7 @@ class AbilitiesFile:
         self._modes = modes
         self._endpoint = endpoint
         self._learning = threading.Lock()  # one thread at a time changes `now` and the file
-        self.now = self._load()
+        self.now = self._load(Abilities())
 
     @property
     def asked(self) -> bool:
@@ -52,21 +54,29 @@ class AbilitiesFile:
 
     def learn(self, **abilities: Any) -> None:
         """Takes the new values over, and keeps them for the next process."""
-        with self._learning:
-            self.now = self.now._replace(**abilities)
+        with self._learning, ExitStack() as stack:
+            if self._path is not None:
+                with suppress(DiskError):  # then it is not kept, either
+                    stack.enter_context(lease(self._path, threading.Event(), self._modes))
+            self.now = self._load(self.now)._replace(**abilities)  # others have learned meanwhile
             if self._path is not None:
                 self._keep(self._path)
 
     def _keep(self, path: Path) -> None:
-        with suppress(OSError):  # it is asked again next time
+        try:
             self._modes.replace(path, json.dumps(self._read() | {self._endpoint: self.now._asdict()}, indent=1))
+        except OSError:  # it is asked again next time
+            with suppress(OSError):
+                if not path.stat().st_size:  # made by the lease, on a full disk
+                    path.unlink()
 
-    def _load(self) -> Abilities:
+    def _load(self, start: Abilities) -> Abilities:
+        """What is kept that differs from Amazon's, which nobody has to learn; all else as it is in `start`."""
         known = self._read().get(self._endpoint)
-        start = Abilities()
         if not isinstance(known, dict):
             return start
-        kept: dict[str, Any] = {k: v for k, v in known.items() if type(v) is type(getattr(start, k, None))}
+        learned = {k: v for k, v in known.items() if v != getattr(Abilities(), k, None)}
+        kept: dict[str, Any] = {k: v for k, v in learned.items() if type(v) is type(getattr(start, k, None))}
         for name, words in (("multipart_checksum", MultipartChecksum), ("replacing", Replacing)):
             if kept.get(name) not in get_args(words):
                 kept.pop(name, None)

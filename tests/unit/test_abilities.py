@@ -73,6 +73,17 @@ def test_a_file_that_cannot_be_written_is_no_reason_to_fail(tmp_path: Path) -> N
     assert known.now == Abilities(conditional_put=False)
 
 
+def test_what_others_have_learned_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "lfs-agent" / "stores.json"
+    one, other = AbilitiesFile(path, "http://one"), AbilitiesFile(path, "http://one")
+    one.learn(obeyed=True)
+
+    other.learn(put_confirmed=True)
+
+    assert AbilitiesFile(path, "http://one").now == Abilities(obeyed=True, put_confirmed=True)
+    assert other.now.obeyed
+
+
 def test_threads_may_learn_at_once(tmp_path: Path) -> None:
     path = tmp_path / "stores.json"
     known = AbilitiesFile(path, "http://one")
