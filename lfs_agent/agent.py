@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from lfs_agent import __version__, log, protocol
 from lfs_agent.cellar import Cellar
 from lfs_agent.errors import (
-    NO_THREADS,
     AgentError,
     LocalError,
     ObjectError,
@@ -589,6 +588,5 @@ def _spelled(path: Path) -> str:
 
 
 def _unexpected(error: BaseException) -> AgentError:
-    if isinstance(error, RuntimeError) and NO_THREADS in str(error):
-        return out_of_threads()
-    return ObjectError(f"unexpected {type(error).__name__}: {error}; please report it")
+    unexpected = ObjectError(f"unexpected {type(error).__name__}: {error}; please report it")
+    return out_of_threads(error) or unexpected

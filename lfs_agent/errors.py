@@ -57,12 +57,10 @@ class CredentialsError(SessionError):
     """There are no credentials, or they are expired or refused."""
 
 
-NO_THREADS: Final = "can't start new thread"
-"""What Python says where the system allows no more."""
-
-
-def out_of_threads() -> SessionError:
-    """What the user can do then."""
+def out_of_threads(error: BaseException) -> SessionError | None:
+    """What the user can do where the system allows no more threads, which Python says as a RuntimeError; else None."""
+    if not isinstance(error, RuntimeError) or "can't start new thread" not in str(error):
+        return None
     return SessionError(
         "no more threads or processes are allowed here: raise the limit (ulimit -u, or the container's limit of pids), "
         "or have fewer workers: git config lfs.concurrenttransfers 2"

@@ -45,13 +45,20 @@ class Helper:
     """As much of a Popen as botocore uses. Nobody is hurried: it may be asking a person."""
 
     def __init__(
-        self, profile: str, stop: threading.Event, on_wait: Callable[[str], None], words: Sequence[str], **streams: int
+        self,
+        profile: str,
+        stop: threading.Event,
+        on_wait: Callable[[str], None],
+        words: Sequence[str],
+        *,
+        stdout: int,
+        stderr: int,
     ) -> None:
         self._profile = profile
         self._stop = stop
         self._on_wait = on_wait
         # In our own group: in one of its own it could not ask at the terminal.
-        self._process = subprocess.Popen(words, **streams)  # type: ignore[call-overload]
+        self._process = subprocess.Popen(words, stdout=stdout, stderr=stderr)
 
     @property
     def returncode(self) -> int | None:

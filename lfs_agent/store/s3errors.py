@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from lfs_agent.errors import (
-    NO_THREADS,
     AgentError,
     ArchivedError,
     BucketError,
@@ -483,8 +482,8 @@ _NAME_ONE: Final = "name one that it accepts: git config --global lfs-agent.clie
 
 def translate_login(error: Exception, context: Context) -> SessionError:
     """Our error for what came of asking AWS's chain for credentials: a helper, a file, a server may have failed."""
-    if isinstance(error, RuntimeError) and NO_THREADS in str(error):
-        return out_of_threads()
+    if told := out_of_threads(error):
+        return told
     if is_from_client(error) and isinstance(known := translate(error, context), CredentialsError):
         return known
     profile = f" --profile {context.profile}" if context.profile else ""

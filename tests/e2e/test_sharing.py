@@ -1,6 +1,7 @@
 """A repository that several users of a machine share (`core.sharedRepository`): each goes on where another was."""
 
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -170,5 +171,9 @@ def test_where_no_thread_is_allowed_git_lfs_hears_why(user_of: UserOf, any_serve
         error = agent.until_complete()[-1]["error"]
         agent.end()
 
-    assert (error["code"], "no more threads or processes are allowed here" in error["message"]) == (32, True)
+    # Which of both is refused first, a thread or git's process, is a matter of moments.
+    assert error["code"] == 32
+    assert re.match(
+        r"no more threads or processes are allowed here|git could not be started: .*ulimit", error["message"]
+    )
     assert any_server.keys(bucket, "cellar") == []
