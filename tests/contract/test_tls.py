@@ -136,7 +136,7 @@ def wrong_name(authority: Authority, _: Authority) -> Tls:
 
 
 def expired(authority: Authority, _: Authority) -> Tls:
-    return authority.server("expired", days=-1)
+    return authority.server("expired", expired=True)
 
 
 def of_nobody(_: Authority, other: Authority) -> Tls:

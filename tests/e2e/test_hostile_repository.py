@@ -235,7 +235,8 @@ def test_names_of_files_and_branches_paint_no_terminal(home: Home, work: Path) -
     """Not by verify, nor by the record of what failed."""
     home.git("checkout", "-q", "-b", "x\u009b31m\u202ey", cwd=work)
     files = {name: pointer(f"{number:064x}") for number, name in enumerate(NAMES)}
-    keep(home, work, {".lfsconfig": config(URL), **files})
+    # A newer git-lfs pulls only what it is told to filter.
+    keep(home, work, {".lfsconfig": config(URL), ".gitattributes": "*.bin filter=lfs -text\n", **files})
     missing = b"<Error><Code>NoSuchKey</Code></Error>"
     home.install()
     with Hostile(answer("404 Not Found", missing)) as store:
