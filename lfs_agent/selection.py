@@ -98,8 +98,10 @@ def _annotated(word: str, text: str, name: str) -> str:
     import yaml  # 20 ms that nobody else pays
 
     try:
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("an alias")  # of aliases of aliases a few lines make more than any memory holds
         artifacts: Any = yaml.safe_load(text) if text else {}
         path = (artifacts.get(name) or {}).get("path") or ""
-    except (yaml.YAMLError, AttributeError, RecursionError):
+    except (yaml.YAMLError, AttributeError, LookupError, ValueError, RecursionError):
         raise UsageError(f"{word}: artifacts.yaml is not what GTO writes: see gto check-ref") from None
     return str(path).removeprefix("./")

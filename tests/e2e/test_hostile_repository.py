@@ -260,6 +260,38 @@ def test_names_of_files_and_branches_paint_no_terminal(home: Home, work: Path) -
     assert not (work / "x").exists()
 
 
+# artifacts.yaml
+
+
+def grown(line: str) -> str:
+    """Six lines, each of which is ten times the one before."""
+    lines = (f"a{n}: &a{n} {line.replace('…', ', '.join([f'*a{n - 1}'] * 10))}" for n in range(1, 6))
+    return "\n".join(["a0: &a0 {x: y}", *lines, "churn: {path: *a5}\n"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        grown("[…]"),
+        grown("{<<: […]}"),
+        "churn:\n  path: &a [*a]\n",
+        "churn:\n  path: a.bin\n  at: 2026-13-45\n",
+        f"churn:\n  path: a.bin\n  size: {'9' * 5000}\n",
+        "churn:\n  path: a.bin\n  size: !!int ''\n",
+        "churn: " + "[" * 8_000,
+    ],
+    ids=range(7),
+)
+def test_artifacts_that_mean_harm_take_no_memory_and_are_a_sentence(victim: tuple[Home, Path], text: str) -> None:
+    home, work = victim
+    keep(home, work, {".lfsconfig": config(URL), "artifacts.yaml": text})
+    home.git("tag", "--force", "-a", "-m", "", "churn@v1.0.0", cwd=work)
+
+    done = ask(home, work, "verify", "churn@v1.0.0")
+
+    assert (done.returncode, "artifacts.yaml is not what GTO writes: see gto check-ref" in done.stderr) == (2, True)
+
+
 # Remotes
 
 
