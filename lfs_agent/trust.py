@@ -25,7 +25,7 @@ class Claim(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """Host, port and bucket, or the folder: what is trusted."""
+        """Host, port, path and bucket, or the folder: what is trusted."""
         if isinstance(self.target, FolderTarget):
             return f"dir::{self.target.path}"
         if not self.endpoint:
@@ -33,7 +33,8 @@ class Claim(NamedTuple):
         url = urlsplit(self.endpoint)
         host = f"[{url.hostname}]" if ":" in (url.hostname or "") else url.hostname
         port = url.port or (80 if url.scheme == "http" else 443)
-        return f"{host}:{port}/{self.target.bucket}"
+        # With the path: what is one of the endpoint's may be a bucket to the server, and the bucket a part of a key.
+        return f"{host}:{port}{url.path.rstrip('/')}/{self.target.bucket}"
 
     @property
     def said(self) -> str:
@@ -46,7 +47,7 @@ class Claim(NamedTuple):
         return self.target.bucket
 
 
-_SERVER = rf"{re.escape(AMAZON)}|(?:[a-z0-9.-]+|\[[0-9a-f:.]+\]):[0-9]{{1,5}}"
+_SERVER = rf"{re.escape(AMAZON)}|(?:[a-z0-9.-]+|\[[0-9a-f:.]+\]):[0-9]{{1,5}}(?:/[A-Za-z0-9._~-]+)*"
 
 
 def parse_identity(text: str) -> str:
@@ -60,7 +61,8 @@ def parse_identity(text: str) -> str:
     server, _, bucket = text.rpartition("/")
     if not text.startswith("dir::") and not re.fullmatch(_SERVER, server, re.ASCII):
         raise UsageError(
-            f"not a store: {text[:200]!r}; say HOST:PORT/BUCKET, {AMAZON}/BUCKET, dir::/FOLDER, or the URL of a store"
+            f"not a store: {text[:200]!r}; say HOST:PORT/BUCKET, with the endpoint's path "
+            f"before the bucket, {AMAZON}/BUCKET, dir::/FOLDER, or the URL of a store"
         )
     try:
         target = parse_target(text if text.startswith("dir::") else f"s3::{bucket}")

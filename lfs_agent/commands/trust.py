@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "identity",
         nargs="?",
         metavar="STORE",
-        help="HOST:PORT/BUCKET, amazonaws.com/BUCKET, dir::/FOLDER, or a URL; default: what this repository names",
+        help="HOST:PORT/BUCKET (with the endpoint's path before the bucket), amazonaws.com/BUCKET, dir::/FOLDER, or a "
+        "URL; default: what this repository names",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--list", action="store_true", help="show what is trusted, and change nothing")

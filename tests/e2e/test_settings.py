@@ -554,6 +554,7 @@ def test_what_the_user_names_needs_no_trust(home: Home, work: Path) -> None:
         ("dir::/srv/share/", "dir::/srv/share"),
         ("s3::cellar/weights", "amazonaws.com/cellar"),
         ("s3::cellar/weights?endpoint=https://s3.example.org", "s3.example.org:443/cellar"),
+        ("s3::cellar?endpoint=https://s3.example.org/tenant/", "s3.example.org:443/tenant/cellar"),
         ("dir::/srv/share?layout=flat", "dir::/srv/share"),
     ],
 )
@@ -759,6 +760,26 @@ def test_a_push_elsewhere_than_before_asks_first(cellar: Cellar, any_server: Ser
     allow(cellar.home, refused.stderr)
     cellar.push()
     assert len(any_server.keys(elsewhere)) == 1
+
+
+def test_a_path_at_a_trusted_server_leads_no_push_into_another_bucket_unasked(
+    cellar: Cellar, any_server: Server
+) -> None:
+    """What the client takes for a path is the bucket to the server, and what it takes for that begins the key."""
+    elsewhere = f"{cellar.bucket[:50]}-e"
+    any_server.client().create_bucket(Bucket=elsewhere)
+    cellar.home.environ.pop("AWS_ENDPOINT_URL_S3")
+    name_store(cellar, f"{cellar.url}?endpoint={any_server.endpoint}")
+    agent(cellar.home, "trust", cwd=cellar.work)
+    cellar.push()
+    name_store(cellar, f"{cellar.url}?endpoint={any_server.endpoint}/{elsewhere}")
+    cellar.add("second.bin", 1000, seed=2)
+
+    refused = cellar.push(check=False)
+
+    assert refused.returncode != 0
+    assert f"lfs-agent trust 127.0.0.1:{any_server.port}/{elsewhere}/{cellar.bucket};" in refused.stderr
+    assert any_server.keys(elsewhere) == []
 
 
 def test_another_remote_s_name_leads_no_push_elsewhere_unasked(
