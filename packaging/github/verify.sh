@@ -14,15 +14,20 @@ if [ "${LFSCONFIG_MAY_CHANGE:-}" != true ] && [ "$first" != "$range" ] && ! git 
   refuse "this change touches .lfsconfig, which leads everybody's objects elsewhere: somebody has to look at it" 1
 fi
 if [ -n "${PACKAGE:-}" ]; then
-  python3 -m venv "$RUNNER_TEMP/lfs-agent"
+  python3 -I -m venv "$RUNNER_TEMP/lfs-agent" # without -I a venv.py of the change would be run
   "$RUNNER_TEMP/lfs-agent/bin/pip" install --quiet --disable-pip-version-check "$PACKAGE"
   PATH=$RUNNER_TEMP/lfs-agent/bin:$PATH
 fi
 
+# File names are the change's: the runner would obey a command in one, also in the middle of a line, and reads two
+# streams in any order.
+token=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+printf '::stop-commands::%s\n' "$token"
 status=0
 # shellcheck disable=SC2086 # several options
-lfs-agent verify ${OPTIONS:-} "$range" >"$RUNNER_TEMP/lfs-objects.txt" || status=$?
+lfs-agent verify ${OPTIONS:-} "$range" 2>&1 >"$RUNNER_TEMP/lfs-objects.txt" || status=$?
 cat "$RUNNER_TEMP/lfs-objects.txt"
+printf '::%s::\n' "$token"
 {
   echo "### LFS objects"
   echo '```'

@@ -135,10 +135,56 @@ def test_github_is_told_that_a_checkout_has_not_the_whole_history(cellar: Cellar
 
     shallow = runner.on_github(base)
     assert shallow.returncode == 3
-    assert "in CI: fetch-depth: 0" in shallow.stderr
+    assert "in CI: fetch-depth: 0" in shallow.stdout
     assert "::error title=LFS objects::history or bucket could not be looked at, see above" in shallow.stdout
     runner.home.git("fetch", "-q", "--unshallow", cwd=runner.work)
     assert runner.on_github(base).returncode == 1
+
+
+def obeyed(done: Done) -> list[str]:
+    """The commands that GitHub's runner takes from what a step says, each stream for itself, as its source has them."""
+    found = []
+    for stream in (done.stdout, done.stderr):
+        token = ""
+        for line in stream.splitlines():
+            command = re.match(r"\s*::([A-Za-z0-9-]+)[^:]*::(.*)", line) or re.search(r"##\[([A-Za-z0-9-]+)[^]]*\](.*)", line)
+            if command and token:
+                token = "" if command[1] == token else token
+            elif command and command[1] == "stop-commands":
+                token = command[2]
+            elif command:
+                found.append(command[1])
+    return found
+
+
+def test_github_s_runner_obeys_nothing_that_a_change_names(cellar: Cellar, runner: Runner) -> None:
+    base, _ = propose(cellar, with_objects=False)
+    for number, name in enumerate(("##[add-mask]a", "##[stop-commands]b", "::error::c", "\n::error::d", "##[warning]e")):
+        cellar.write(f"{name}.pt", 1000, seed=10 + number)
+    cellar.commit("Add")
+    cellar.push("--no-verify", "origin", "topic")
+    runner.checkout("topic")
+
+    refused = runner.on_github(base)
+    assert refused.returncode == 1
+    assert "##[add-mask]a.pt" in refused.stdout
+    assert obeyed(refused) == ["error"]
+    nobody = runner.on_github(base, OPTIONS="##[warning]x")
+    assert (nobody.returncode, obeyed(nobody)) == (2, ["error"])
+
+
+def test_github_s_runner_runs_no_module_of_a_change(cellar: Cellar, runner: Runner) -> None:
+    base, _ = propose(cellar, with_objects=True)
+    witness = runner.home.folder / "witness"
+    for module in ("venv", "logging", "pip", "ensurepip"):
+        (cellar.work / f"{module}.py").write_text(f"open({str(witness)!r}, 'w')\n")
+    cellar.commit("Add")
+    cellar.push("origin", "topic")
+    runner.checkout("topic")
+
+    installed = runner.on_github(base, PACKAGE=str(runner.work / "absent.whl"))
+    assert installed.returncode != 0  # there is no such package
+    assert not witness.exists()
 
 
 def test_gitlab_gets_a_report(cellar: Cellar, runner: Runner) -> None:
