@@ -70,7 +70,7 @@ class Cellar:
         """
         found = self.given or self.repo.lfs_url(self.operation, self.remote)
         if found is None or not is_ours(found.url):
-            says = f"{found.origin} says {log.redact(found.url[:200])}" if found else "nothing says"
+            says = f"{found.origin} says {log.redact(found.url)[:200]}" if found else "nothing says"
             raise TargetError(
                 f"no store is named for the objects of {self.remote or 'this repository'} ({says}): "
                 "run lfs-agent init s3::BUCKET/PREFIX, and commit .lfsconfig"
@@ -361,7 +361,9 @@ class Cellar:
 
     @property
     def _last_push_file(self) -> Path:
-        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.remote)[:100] or "_"
+        # A push may name a URL with a password.
+        remote = log.redact(self.remote)
+        name = "".join(c if c.isalnum() or c in "-_." else "_" for c in remote)[:100] or "_"
         return self.repo.common_dir / "lfs-agent" / "pushed" / name
 
     def remember_push(self) -> None:

@@ -23,9 +23,10 @@ _SIGNATURES: Final = (
 )
 _IDENTITY_TOKEN: Final = r"\beyJ[A-Za-z0-9_-]{8,2000}\.[A-Za-z0-9_-]{4,4000}\.[A-Za-z0-9_-]{4,1000}"
 _URL_PASSWORD: Final = (
-    r"(?i)\b(s3::(?:s3://)?|[a-z][a-z0-9+.-]{0,30}://)[^/@\s:]{0,200}:(?![0-9]{1,5}/)[^@\s'\"]{1,200}@"
+    r"(?i)\b(?:(s3::(?:s3://)?|[a-z][a-z0-9+.-]{0,30}://)[^/@\s:]{0,1000}:(?![0-9]{1,5}/)[^@\s\"]{1,1000}@"
+    r"|(https?://)[^/@\s\"]{1,1000}@)(?:[^/@\s\"]{0,1000}@)*"
 )
-"""A password may hold a slash; what begins with a port does not."""
+"""A password may hold a slash; what begins with a port does not. Over http a user may be a token."""
 
 _LINE: Final = json.JSONEncoder(default=str)
 
@@ -37,7 +38,7 @@ def keep_secret(text: str) -> None:
     """From now on `text` is left out of everything that `redact` sees."""
     if len(text) >= 6:
         with _secrets_lock:
-            _secrets.update((text, quote(text, safe="")))
+            _secrets.update((text, quote(text, safe=""), _LINE.encode(text)[1:-1]))
 
 
 def redact(text: str) -> str:
@@ -53,7 +54,7 @@ def redact(text: str) -> str:
         text = re.sub(_SIGNATURES, lambda match: f"{match[1] or match[2]}***", text)
     if "eyJ" in text:
         text = re.sub(_IDENTITY_TOKEN, "***", text)
-    return re.sub(_URL_PASSWORD, r"\1***@", text) if "@" in text else text
+    return re.sub(_URL_PASSWORD, r"\1\2***@", text) if "@" in text else text
 
 
 def describe(error: BaseException | str) -> str:

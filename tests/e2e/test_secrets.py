@@ -209,10 +209,14 @@ def test_a_wrong_secret_and_a_proxy_s_password_are_not_told(loud: Cellar, tmp_pa
     assert places_of(CANARY, tmp_path) == []
 
 
-def test_a_url_with_a_password_is_not_repeated(cellar: Cellar, tmp_path: Path) -> None:
+LOGINS = [f"user:{CANARY}", CANARY, f"oauth2:{CANARY * 25}", f"user:it's{CANARY}", f"user:p@{CANARY}"]
+
+
+@pytest.mark.parametrize("login", LOGINS)
+def test_a_url_with_a_password_is_not_repeated(cellar: Cellar, tmp_path: Path, login: str) -> None:
     cellar.add("weights.bin", 10_000)
     cellar.git("config", "lfs.standalonetransferagent", "lfs-agent")
-    cellar.git("config", "lfs.url", f"https://user:{CANARY}@lfs.example.com/cellar")
+    cellar.git("config", "lfs.url", f"https://{login}@lfs.example.com/cellar")
     pushed = cellar.push(check=False)
 
     assert pushed.returncode != 0
@@ -220,6 +224,36 @@ def test_a_url_with_a_password_is_not_repeated(cellar: Cellar, tmp_path: Path) -
     ours = [line for line in pushed.stderr.splitlines() if "no store is named" in line]
     assert not any(CANARY in line for line in ours)
     assert places_of(CANARY, cellar.work / ".git" / "lfs") == []
+
+
+@pytest.mark.parametrize("login", LOGINS)
+def test_a_password_in_the_url_that_is_pushed_to_is_in_no_file_and_no_name(
+    cellar: Cellar, tmp_path: Path, login: str
+) -> None:
+    cellar.add("weights.bin", 10_000)
+    cellar.git("lfs", "push", "--all", f"https://{login}@git.example.com/cellar.git")
+
+    assert len(cellar.keys()) == 1
+    ours = [cellar.work / ".git" / "lfs", cellar.work / ".git" / "lfs-agent"]
+    assert places_of(CANARY, *ours) == []
+    assert [path for folder in ours for path in folder.rglob("*") if CANARY in path.name] == []
+    told = cellar.home.run("lfs-agent", "log", "--json", cwd=cellar.work).stdout
+    assert CANARY not in told
+    assert "git.example.com" in told
+
+
+def test_a_secret_that_is_written_otherwise_in_the_record_is_not_in_it(loud: Cellar, tmp_path: Path) -> None:
+    secret = 'another"secret\\0123456789'
+    loud.home.environ["AWS_SECRET_ACCESS_KEY"] = secret
+    loud.add("weights.bin", 10_000)
+    body = f"<Error><Code>AccessDenied</Code><Message>no {secret}</Message></Error>".encode()
+    with FaultProxy(loud.server.endpoint, Faults((Rule(Answer(403, body=body)),))) as proxy:
+        loud.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        pushed = loud.push(check=False)
+
+    assert "403 AccessDenied (no ***)" in pushed.stderr
+    for word in (secret, json.dumps(secret)[1:-1]):
+        assert places_of(word, tmp_path) == []
 
 
 def test_every_line_of_the_log_parses_and_says_whose_it_is(cellar: Cellar, any_server: Server, tmp_path: Path) -> None:

@@ -191,6 +191,26 @@ def test_a_record_that_is_swept_away_meanwhile_is_empty(tmp_path: Path) -> None:
     assert list(log.read(tmp_path / "gone.jsonl")) == []
 
 
+@pytest.mark.parametrize(
+    "text, left",
+    [
+        ("https://ghp_0123456789@github.com/x", "https://***@github.com/x"),
+        (f"https://oauth2:{'0' * 900}@gitlab.com/x", "https://***@gitlab.com/x"),
+        ("https://vera:it's@host/x@v1", "https://***@host/x@v1"),
+        ("https://vera:p@ss@host/x", "https://***@host/x"),
+        ("https://vera:a/b@host/x", "https://***@host/x"),
+        ("s3::s3://vera:a/b@bucket/x", "s3::s3://***@bucket/x"),
+        ("ssh://git:secret@host/x", "ssh://***@host/x"),
+        ("ssh://git@host/x", "ssh://git@host/x"),
+        ("git@host:x", "git@host:x"),
+        ("https://host:8443/x@v1", "https://host:8443/x@v1"),
+        ('{"a":"https://host:x","b":"vera@host"}', '{"a":"https://host:x","b":"vera@host"}'),
+    ],
+)
+def test_who_logs_in_by_a_url_is_left_out_of_it(text: str, left: str) -> None:
+    assert redact(f"see {text}, and go on") == f"see {left}, and go on"
+
+
 def test_megabytes_without_a_secret_are_looked_through_soon() -> None:
     """By an expression that begins anew at each word it would take hours."""
     for text in ("a." * (1 << 19), "a://" * (1 << 18), "Bearer " * (1 << 17), "x://a:" * (1 << 17)):
