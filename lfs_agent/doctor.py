@@ -53,6 +53,8 @@ REFUSED_SKEW_S: Final = 900
 """Amazon refuses what is signed at another time than this."""
 OLD_UPLOAD_S: Final = 7 * 86400
 FETCHED_REFS: Final = 20
+_MODULE: Final = ("-P", "-m")
+"""To run one of Python's, and none of the same name that the repository has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,7 @@ def program(patient: Patient) -> Iterator[Line]:
     here = args.value == now
     if here and not Path(importlib.util.cache_from_source(str(worker.with_name("protocol.py")))).exists():
         text = f"{worker.parent} is not compiled: each of eight workers does that anew"
-        yield Line("program", "ok", text, f"{shlex.quote(interpreter)} -m compileall {shlex.quote(str(worker.parent))}")
+        yield Line("program", "ok", text, shlex.join([interpreter, *_MODULE, "compileall", str(worker.parent)]))
         return
     yield Line("program", "ok", f"version {version} in {worker.parent}")
 
@@ -386,10 +388,11 @@ def checkout(patient: Patient) -> Iterator[Line]:
             "nothing is checked out yet, so git-lfs does not see .lfsconfig: git lfs fetch would ask the host, "
             "not the store"
         )
-        yield Line("checkout", "problem", text, f"GIT_LFS_SKIP_SMUDGE=1 git checkout {ref or 'REF'} && git lfs pull")
+        mend = f"GIT_LFS_SKIP_SMUDGE=1 git checkout {shlex.quote(ref or 'REF')} && git lfs pull"
+        yield Line("checkout", "problem", text, mend)
     elif ref:
         text = f"this checkout has no .lfsconfig, and {ref} has one: git-lfs does not see it"
-        yield Line("checkout", "problem", text, f"git merge {ref} (or check it out), then git lfs pull")
+        yield Line("checkout", "problem", text, f"git merge {shlex.quote(ref)} (or check it out), then git lfs pull")
 
 
 def _is_there(patient: Patient, name: str) -> bool:
@@ -592,7 +595,9 @@ def libcurl(patient: Patient) -> Iterator[Line]:
 
     if why := why_no_libcurl():
         text = f"objects go by boto3 alone, which takes more time and memory: {why}"
-        yield Line("libcurl", "warning", text, f"{shlex.quote(sys.executable)} -m pip install --upgrade pycurl")
+        yield Line(
+            "libcurl", "warning", text, shlex.join([sys.executable, *_MODULE, "pip", "install", "--upgrade", "pycurl"])
+        )
     else:
         yield Line("libcurl", "ok", "signs and sends what is moved")
 

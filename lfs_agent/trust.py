@@ -78,7 +78,9 @@ def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> Non
     """
     if claim.identity in trusted:
         return
-    yes = f"if that is right, say so once: lfs-agent trust {claim.identity}"
+    from shlex import quote  # here: mostly nobody needs it
+
+    yes = f"if that is right, say so once: lfs-agent trust {quote(claim.identity)}"
     finish = "then finish a clone or a checkout with: git restore --source=HEAD :/ --staged --worktree"
     if isinstance(claim.target, FolderTarget) and claim.url_committed:
         raise TargetError(

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
@@ -194,7 +195,8 @@ class Asked:
             except AgentError as error:
                 raise LocalError(
                     f"the repository {entry.url}, which shares this store, can't be read ({error}): nothing was marked "
-                    f"or deleted. Make it readable here; if it is gone for good: lfs-agent gc --forget {entry.url}"
+                    "or deleted. Make it readable here; if it is gone for good: "
+                    f"lfs-agent gc --forget {quote(entry.url)}"
                 ) from error
         self._screen.progress(total, total, "asking this clone")
         self._take(self._cellar.repo.pointers(KNOWN))

@@ -147,7 +147,7 @@ def obeyed(done: Done) -> list[str]:
     for stream in (done.stdout, done.stderr):
         token = ""
         for line in stream.splitlines():
-            command = re.match(r"\s*::([A-Za-z0-9-]+)[^:]*::(.*)", line) or re.search(r"##\[([A-Za-z0-9-]+)[^]]*\](.*)", line)
+            command = re.match(r"\s*::([a-z0-9-]+)[^:]*::(.*)", line) or re.search(r"##\[([a-z0-9-]+)[^]]*](.*)", line)
             if command and token:
                 token = "" if command[1] == token else token
             elif command and command[1] == "stop-commands":
@@ -159,8 +159,9 @@ def obeyed(done: Done) -> list[str]:
 
 def test_github_s_runner_obeys_nothing_that_a_change_names(cellar: Cellar, runner: Runner) -> None:
     base, _ = propose(cellar, with_objects=False)
-    for number, name in enumerate(("##[add-mask]a", "##[stop-commands]b", "::error::c", "\n::error::d", "##[warning]e")):
-        cellar.write(f"{name}.pt", 1000, seed=10 + number)
+    names = ("##[add-mask]a", "##[stop-commands]b", "::error::c", "\n::error::d", "##[warning]e")
+    for seed, name in enumerate(names, 10):
+        cellar.write(f"{name}.pt", 1000, seed)
     cellar.commit("Add")
     cellar.push("--no-verify", "origin", "topic")
     runner.checkout("topic")

@@ -515,6 +515,11 @@ def test_a_branch_without_lfsconfig_beside_one_that_has_it(clinic: Clinic, cella
     cellar.git("commit", "-q", "-m", "Begin")
     mend = clinic.one("checkout", "this checkout has no .lfsconfig, and origin/main has one")
     assert "origin/main" in mend
+    cellar.git("update-ref", "refs/remotes/origin/x;touch${IFS}ran", "origin/main")
+    cellar.git("update-ref", "-d", "refs/remotes/origin/main")
+    mend = clinic.one("checkout", "this checkout has no .lfsconfig, and origin/x;touch${IFS}ran has one")
+    clinic.home.run("sh", "-c", mend.replace("git merge", "git log").partition(" (or")[0], cwd=cellar.work)
+    assert not (cellar.work / "ran").exists()
 
 
 def test_a_store_that_the_user_names_for_the_remote_needs_no_lfsconfig(clinic: Clinic, cellar: Cellar) -> None:
@@ -661,7 +666,7 @@ def test_a_libcurl_that_cannot_be_loaded_makes_it_slower_and_no_more(
     (tmp_path / "broken" / "pycurl.py").write_text('raise ImportError("libcurl.so.4: cannot open shared object file")')
     env = {"PYTHONPATH": str(tmp_path / "broken")}
     mend = clinic.one("libcurl", "libcurl.so.4: cannot open shared object file", status=0, env=env)
-    assert mend.endswith(" -m pip install --upgrade pycurl")
+    assert mend.endswith(" -P -m pip install --upgrade pycurl")  # nothing of the repository
     oid = cellar.add("weights.bin", 20_000)
     clinic.home.run("lfs-agent", "push-missing", cwd=clinic.work, env=env)
     assert cellar.keys() == [cellar.key(oid)]

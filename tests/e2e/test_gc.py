@@ -943,6 +943,7 @@ def test_a_bucket_that_keeps_versions_keeps_the_bytes_and_says_so(cellar: Cellar
         ("http://127.0.0.1:9/cellar.git", "transport 'http' not allowed"),
         ("git://127.0.0.1:9/cellar.git", "transport 'git' not allowed"),
         ("ssh://-oProxyCommand=touch%20{witness}/x", "can't be read (git ls-remote: "),
+        ("/absent;touch $(touch {witness}) it's", "can't be read (git ls-remote: "),
     ],
 )
 def test_a_repository_that_a_stranger_registers_runs_nothing_and_stops_all(
@@ -959,8 +960,11 @@ def test_a_repository_that_a_stranger_registers_runs_nothing_and_stops_all(
 
     assert refused.returncode == 3
     assert reason in refused.stderr
-    assert not witness.exists()
     assert ledger(cellar, "gc/") == []
+    advised = refused.stderr.strip().partition("if it is gone for good: ")[2]
+    cellar.home.run("sh", "-c", advised, cwd=cellar.work)
+    assert len(ledger(cellar, "repositories/")) == 1
+    assert not witness.exists()
 
 
 def test_what_is_no_registration_and_no_list_of_marks_stops_all(cellar: Cellar) -> None:

@@ -292,6 +292,22 @@ def test_artifacts_that_mean_harm_take_no_memory_and_are_a_sentence(victim: tupl
     assert (done.returncode, "artifacts.yaml is not what GTO writes: see gto check-ref" in done.stderr) == (2, True)
 
 
+# What we say to do next
+
+
+@pytest.mark.parametrize("folder", ["/srv/$(touch ran)", "/srv/x;touch ran", "/srv/it's `touch ran`", "/srv/my share"])
+def test_the_command_that_trusts_a_folder_runs_nothing_else(victim: tuple[Home, Path], folder: str) -> None:
+    home, work = victim
+    keep(home, work, {".lfsconfig": config(f"dir::{folder}")})
+
+    refused = ask(home, work, "verify").stderr
+    advised = refused.partition("say so once: ")[2].partition("; then finish")[0]
+    home.run("sh", "-c", advised, cwd=work)
+
+    assert f"dir::{folder}" in ask(home, work, "trust", "--list").stdout.splitlines()
+    assert not (work / "ran").exists()
+
+
 # Remotes
 
 
