@@ -15,6 +15,9 @@ from lfs_agent.modes import UMASK, Modes, StrPath
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What a disk without room says, and a user's quota."""
 
+_OWN: Final = os.O_RDWR | getattr(os, "O_NOFOLLOW", 0)
+"""Who shares an LFS storage could put a link where our file will be, and another one of the user's would be written."""
+
 _POLL_S: Final = (0.005, 0.1)
 """Between two looks, the first and the last: most are held for a request or two, some for a whole upload."""
 
@@ -64,7 +67,7 @@ def lease(path: StrPath, stop: threading.Event, modes: Modes = UMASK) -> Iterato
     poll_s, longest_s = _POLL_S
     try:
         while fd < 0:
-            fd = _open(path, modes)
+            fd = open_own(path, modes)
             while not (held := _try_lock(fd)) and _is_at(fd, path):
                 waited = True
                 if stop.wait(poll_s):
@@ -81,7 +84,7 @@ def lease(path: StrPath, stop: threading.Event, modes: Modes = UMASK) -> Iterato
 
 def take(path: StrPath) -> int | None:
     """The open file at `path`, held, as by `lease`, where nobody else holds it; else None. Raises OSError."""
-    fd = os.open(path, os.O_RDWR)
+    fd = os.open(path, _OWN)
     if _try_lock(fd):
         return fd
     os.close(fd)
@@ -97,7 +100,7 @@ def idle(paths: Iterable[Path]) -> Iterator[bool]:
 
 def _taken(path: Path, stack: ExitStack) -> bool:
     try:
-        fd = os.open(path, os.O_RDWR)
+        fd = os.open(path, _OWN)
     except FileNotFoundError:
         return True
     except OSError:  # somebody else's, in a storage that users share: who knows
@@ -106,10 +109,15 @@ def _taken(path: Path, stack: ExitStack) -> bool:
     return _try_lock(fd)
 
 
-def _open(path: StrPath, modes: Modes) -> int:
+def open_own(path: StrPath, modes: Modes) -> int:
+    """The open file at `path`, made where it is missing. Raises DiskError, also where a link is in its place."""
     try:
-        return modes.open(path, os.O_RDWR)
+        return modes.open(path, _OWN)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise DiskError(
+                f"{path} is a symbolic link, which we never make: look who else may write there, and delete it"
+            ) from error
         raise disk_error(error, Path(path).parent) from error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from lfs_agent.errors import DamagedError, MissingError, ObjectError, StoppedError
-from lfs_agent.lease import FULL, disk_error, lease, take
+from lfs_agent.lease import FULL, disk_error, lease, open_own, take
 from lfs_agent.modes import Modes
 from lfs_agent.parts import KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
@@ -154,7 +154,7 @@ def _fetch(
     if plan.count == 1:
         os.ftruncate(fd, 0)
         return _fetch_whole(store, key, fd, meter)
-    journal = folders.modes.open(folders.ranges(oid), os.O_RDWR)  # the partial file's lease holds for it, too
+    journal = open_own(folders.ranges(oid), folders.modes)  # the partial file's lease holds for it, too
     try:
         return _fetch_ranges(store, key, fd, meter, plan, Journal(journal), streams)
     finally:

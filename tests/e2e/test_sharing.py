@@ -177,3 +177,28 @@ def test_where_no_thread_is_allowed_git_lfs_hears_why(user_of: UserOf, any_serve
         r"no more threads or processes are allowed here|git could not be started: .*ulimit", error["message"]
     )
     assert any_server.keys(bucket, "cellar") == []
+
+
+@pytest.mark.parametrize("size, name", [(30_000, "{oid}"), (12 * MIB, "{oid}"), (12 * MIB, "{oid}.ranges")])
+def test_a_link_that_another_user_has_put_into_the_storage_leads_to_no_file_of_ours(
+    cellar: Cellar, tmp_path: Path, size: int, name: str
+) -> None:
+    cellar.home.environ["LFS_AGENT_PART_SIZE"] = "5MiB"
+    oid = cellar.add("weights.bin", size)
+    cellar.push()
+    own, link = tmp_path / "own", tmp_path / "storage" / "incomplete" / "lfs-agent" / name.format(oid=oid)
+    own.write_text("precious")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(own)
+    skipping = {"GIT_LFS_SKIP_SMUDGE": "1"}
+    where = f"lfs.storage={tmp_path / 'storage'}"
+    cellar.home.git("clone", "-q", "-c", where, cellar.origin, tmp_path / "clone", env=skipping)
+
+    refused = cellar.home.git("lfs", "pull", cwd=tmp_path / "clone", check=False)
+    assert refused.returncode != 0
+    assert f"{link} is a symbolic link, which we never make" in refused.stderr
+    assert own.read_text() == "precious"
+    link.unlink(missing_ok=True)
+    cellar.home.git("lfs", "pull", cwd=tmp_path / "clone")
+    assert sha256((tmp_path / "clone/weights.bin").read_bytes()).hexdigest() == oid
+    assert own.read_text() == "precious"
