@@ -197,6 +197,20 @@ def test_gitlab_gets_a_report(cellar: Cellar, runner: Runner) -> None:
     assert oid in (runner.work / job["artifacts"]["reports"]["junit"]).read_text()
 
 
+def test_gitlab_s_report_is_written_nowhere_else(cellar: Cellar, runner: Runner) -> None:
+    base, oid = propose(cellar, with_objects=False)
+    outside = runner.home.folder / ".profile"
+    outside.write_text("precious")
+    (cellar.work / "lfs-objects.xml").symlink_to(outside)
+    cellar.commit("Report elsewhere")
+    cellar.push("--no-verify", "origin", "topic")
+    runner.checkout("topic")
+
+    assert runner.on_gitlab(base).returncode == 1
+    assert outside.read_text() == "precious"
+    assert oid in (runner.work / "lfs-objects.xml").read_text()
+
+
 def test_the_action_hands_every_input_to_its_script() -> None:
     action: Any = yaml.safe_load((PACKAGING / "github" / "action.yml").read_text())
     (step,) = action["runs"]["steps"]
