@@ -382,17 +382,17 @@ def checkout(patient: Patient) -> Iterator[Line]:
         return
     born = _is_there(patient, "HEAD^{commit}")
     ref = next((ref for ref in _fetched(patient) if _is_there(patient, f"{ref}:.lfsconfig")), "")
+    told = shlex.quote(ref) if ref else ""  # whoever may push has named it
     in_ci = patient.environ.get("CI", "").lower() not in ("", "0", "false")
     if not born and (ref or in_ci):
         text = (
             "nothing is checked out yet, so git-lfs does not see .lfsconfig: git lfs fetch would ask the host, "
             "not the store"
         )
-        mend = f"GIT_LFS_SKIP_SMUDGE=1 git checkout {shlex.quote(ref or 'REF')} && git lfs pull"
-        yield Line("checkout", "problem", text, mend)
+        yield Line("checkout", "problem", text, f"GIT_LFS_SKIP_SMUDGE=1 git checkout {told or 'REF'} && git lfs pull")
     elif ref:
         text = f"this checkout has no .lfsconfig, and {ref} has one: git-lfs does not see it"
-        yield Line("checkout", "problem", text, f"git merge {shlex.quote(ref)} (or check it out), then git lfs pull")
+        yield Line("checkout", "problem", text, f"git merge {told} (or check it out), then git lfs pull")
 
 
 def _is_there(patient: Patient, name: str) -> bool:
@@ -571,7 +571,7 @@ def _region(cellar: Cellar, region: str) -> Line:
     used = cellar.connection.region
     if region and region != used:
         text = f"{cellar.target} is in {region}, and requests are signed for {used}: each is sent twice"
-        return Line("bucket", "warning", text, f"git config --global lfs-agent.region {region}")
+        return Line("bucket", "warning", text, f"git config --global lfs-agent.region {shlex.quote(region)}")
     return Line("bucket", "ok", f"{cellar.target} is there{f', in {region}' if region else ''}")
 
 

@@ -78,9 +78,10 @@ def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> Non
     """
     if claim.identity in trusted:
         return
-    from shlex import quote  # here: mostly nobody needs it
+    import shlex  # of no use where all is trusted
 
-    yes = f"if that is right, say so once: lfs-agent trust {quote(claim.identity)}"
+    # A folder's name is the repository's to choose, and the command is there to be pasted into a shell.
+    yes = f"if that is right, say so once: lfs-agent trust {shlex.quote(claim.identity)}"
     finish = "then finish a clone or a checkout with: git restore --source=HEAD :/ --staged --worktree"
     if isinstance(claim.target, FolderTarget) and claim.url_committed:
         raise TargetError(

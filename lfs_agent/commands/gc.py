@@ -11,6 +11,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import sys
 import threading
 from collections import Counter
@@ -18,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from shlex import quote
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
@@ -196,7 +196,7 @@ class Asked:
                 raise LocalError(
                     f"the repository {entry.url}, which shares this store, can't be read ({error}): nothing was marked "
                     "or deleted. Make it readable here; if it is gone for good: "
-                    f"lfs-agent gc --forget {quote(entry.url)}"
+                    f"lfs-agent gc --forget {shlex.quote(entry.url)}"  # a stranger may have registered it
                 ) from error
         self._screen.progress(total, total, "asking this clone")
         self._take(self._cellar.repo.pointers(KNOWN))

@@ -7,6 +7,7 @@ git-remote-s3 have been told here is taken over: their objects are found where t
 
 import argparse
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -122,10 +123,10 @@ def adopted(repo: Repository, top: Path, remote: str | None, told: steps.Steps) 
 def adopted_steps(theirs: Found, untrusted: str, remote: str | None) -> Iterator[str]:
     """What else there is to do with objects that another agent stored; `untrusted`: the identity, where it is to be."""
     if untrusted:
-        yield f"lfs-agent trust {untrusted}   (the repository names it: is it right?)"
+        yield f"lfs-agent trust {shlex.quote(untrusted)}   (the repository names it: is it right?)"
     yield f"lfs-agent verify --deep{f' --remote {remote}' if remote else ''}   (are the objects whole?)"
     if theirs.profile:
-        yield f"git config lfs-agent.profile {theirs.profile}   (the remote names it)"
+        yield f"git config lfs-agent.profile {shlex.quote(theirs.profile)}   (the remote names it)"
 
 
 def checked(url: str) -> tuple[Target, str]:

@@ -196,9 +196,12 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
         tier = str(said.get("AccessTier") or said.get("StorageClass") or "an archive")
         return ArchivedError(f"{sentence}; {how_to_restore(tier, context)}")
     if context.doing in ("looking at", "reading") and re.search(_OWN_KEY, f"{code} {message}"):
+        import shlex  # of no use where no such key is
+
+        address = shlex.quote(context.address)
         return ObjectError(
             f"{sentence}; it is encrypted with a key that the store does not keep (SSE-C), which is not supported: "
-            f"store it otherwise (aws s3 cp {context.address} {context.address} --sse AES256 "
+            f"store it otherwise (aws s3 cp {address} {address} --sse AES256 "
             "--sse-c-copy-source AES256 --sse-c-copy-source-key fileb://KEY)"
         )
     if code.startswith("KMS"):

@@ -154,6 +154,26 @@ def test_an_orphan_is_marked_by_one_run_and_deleted_by_another(server: Server, c
     assert "gc of s3::" in cellar.home.run("lfs-agent", "log", "-n", "2", cwd=cellar.work).stdout
 
 
+def test_a_repository_is_forgotten_as_printed_and_its_path_is_no_command(cellar: Cellar, tmp_path: Path) -> None:
+    """Whoever may push has registered it."""
+    cellar.add("main.bin", SIZE, seed=2)
+    cellar.push()
+    folder = tmp_path / "my share;touch was-run;#"
+    folder.mkdir()
+    other = second_repository(cellar, folder)
+    other.add("theirs.bin", SIZE, seed=3)
+    other.push()
+    other.origin.rename(tmp_path / "away.git")
+    refused = gc(cellar)
+    assert refused.returncode == 3
+
+    command = refused.stderr.partition("if it is gone for good: ")[2]
+    forgotten = cellar.home.run("sh", "-c", command, cwd=cellar.work, check=False)
+    assert not (cellar.work / "was-run").exists()
+    assert forgotten.returncode == 0, forgotten.stderr
+    assert str(other.origin) not in gc(cellar, "--repositories").stdout
+
+
 def test_the_grace_period_counts_from_the_mark(cellar: Cellar) -> None:
     """An old object is not gone an hour after it was marked for the first time."""
     server = with_ages(cellar.server)

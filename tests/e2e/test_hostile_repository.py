@@ -292,20 +292,41 @@ def test_artifacts_that_mean_harm_take_no_memory_and_are_a_sentence(victim: tupl
     assert (done.returncode, "artifacts.yaml is not what GTO writes: see gto check-ref" in done.stderr) == (2, True)
 
 
-# What we say to do next
+# What is printed to be run
 
 
-@pytest.mark.parametrize("folder", ["/srv/$(touch ran)", "/srv/x;touch ran", "/srv/it's `touch ran`", "/srv/my share"])
-def test_the_command_that_trusts_a_folder_runs_nothing_else(victim: tuple[Home, Path], folder: str) -> None:
-    home, work = victim
-    keep(home, work, {".lfsconfig": config(f"dir::{folder}")})
+COMMANDS = ";touch$IFS$0.was-run;#"
+"""What a shell would run that is given this as it is: it makes a file in the current folder."""
 
-    refused = ask(home, work, "verify").stderr
-    advised = refused.partition("say so once: ")[2].partition("; then finish")[0]
-    home.run("sh", "-c", advised, cwd=work)
 
-    assert f"dir::{folder}" in ask(home, work, "trust", "--list").stdout.splitlines()
-    assert not (work / "ran").exists()
+def run_as_printed(home: Home, work: Path, said: str, command: str) -> None:
+    """Runs in a shell the command that begins so, with all that follows it in what was said."""
+    (start,) = {said.index(command)}
+    home.run("sh", "-c", said[start:].splitlines()[0].partition("; then ")[0], cwd=work, check=False)
+    assert list(work.glob("*.was-run*")) == []
+
+
+def test_a_folder_s_name_is_no_command_when_it_is_trusted_as_printed(home: Home, work: Path) -> None:
+    """Nor one with spaces: what is pasted does what it says."""
+    for folder in (f"/srv/share{COMMANDS}", "/srv/my share"):
+        keep(home, work, {".lfsconfig": config(f"dir::{folder}"), "a.bin": pointer()})
+        refused = ask(home, work, "verify")
+
+        run_as_printed(home, work, refused.stderr, "lfs-agent trust ")
+        assert f"dir::{folder}" in ask(home, work, "trust", "--list").stdout.splitlines()
+
+
+def test_a_branch_s_name_is_no_command_when_it_is_checked_out_as_printed(home: Home, work: Path) -> None:
+    keep(home, work, {".lfsconfig": config(URL), "a.bin": pointer()})
+    branch = f"x{COMMANDS}"
+    home.git("update-ref", f"refs/remotes/origin/{branch}", "HEAD", cwd=work)
+    home.git("checkout", "-q", "--orphan", "empty", cwd=work)
+    home.git("rm", "-rfq", ".", cwd=work)
+    home.install()
+    found = ask(home, work, "doctor")
+
+    run_as_printed(home, work, found.stdout, "GIT_LFS_SKIP_SMUDGE=1 git checkout ")
+    assert (work / "a.bin").read_text() == pointer()
 
 
 # Remotes
