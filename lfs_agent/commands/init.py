@@ -17,7 +17,7 @@ from lfs_agent import log
 from lfs_agent.adopt import PLACEHOLDER, Found, stores
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
 from lfs_agent.commands import steps
-from lfs_agent.commands.wording import plain
+from lfs_agent.commands.wording import plain, spell_count
 from lfs_agent.config import from_query, resolve
 from lfs_agent.doctor import Patient, hooks
 from lfs_agent.errors import AgentError, TargetError, UsageError
@@ -235,7 +235,11 @@ def track(attributes: Path) -> None:
 
 def next_steps(repo: Repository, target: Target, remote: str, *, earlier_objects: bool, second: bool) -> Iterator[str]:
     """What to run now; `second`: the store is that of one remote alone, and another one may have what it lacks."""
-    if run_git(["diff", "--cached", "--quiet", "--", ":/.lfsconfig", ":/.gitattributes"]).returncode:
+    if unlike := in_git_itself(repo):
+        # Before the commit: whoever clones one between gets files that git calls changed, and cannot pull.
+        files = f"{spell_count(unlike, 'file')} {'is' if unlike == 1 else 'are'} in git itself"
+        yield f"git add --renormalize :/   ({files}: makes pointers of them, older commits keep them)"
+    if unlike or run_git(["diff", "--cached", "--quiet", "--", ":/.lfsconfig", ":/.gitattributes"]).returncode:
         yield f'git commit -m "Keep the weights in {target}"'
     if remote not in repo.remotes():
         yield f"git remote add {remote} URL"
@@ -248,6 +252,17 @@ def next_steps(repo: Repository, target: Target, remote: str, *, earlier_objects
     if earlier:
         named = "" if remote == repo.default_remote() else f" --remote {remote}"
         yield f"lfs-agent push-missing --all{named}   (the objects of earlier commits, and of other branches)"
+
+
+def in_git_itself(repo: Repository) -> int:
+    """How many files belong to Git LFS by what is staged now, and are no pointers: committed before they did."""
+    tree = run_git(["write-tree"], cwd=repo.cwd)
+    if tree.returncode:  # a merge has conflicts
+        return 0
+    try:
+        return sum(1 for _ in repo.irregular(tree.stdout.decode().strip()))
+    except AgentError:  # only a hint: verify tells what cannot be read
+        return 0
 
 
 def _top(repo: Repository) -> Path:

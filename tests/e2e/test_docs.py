@@ -142,6 +142,25 @@ def test_the_five_commands_of_the_readme_push(reader: Home, any_server: Server) 
     assert len(any_server.keys("my-cellar", "weights/")) == 1
 
 
+def test_plain_git(reader: Home, any_server: Server) -> None:
+    """Over a model of which git itself has two versions."""
+    origin = at_host(reader, "plain-cellar")
+    work = reader.folder / "before"
+    reader.git("clone", "-q", f"{HOST}plain-cellar.git", work)
+    for content in (MODEL[:1000], MODEL):
+        (work / "model.safetensors").write_bytes(content)
+        reader.git("add", "model.safetensors", cwd=work)
+        reader.git("commit", "-q", "-m", "Add a model", cwd=work)
+    reader.git("push", "-q", "origin", "HEAD", cwd=work)
+    reader.install()
+    follow(DOCS / "how-to" / "plain-git.md", reader)
+    assert len(any_server.keys("my-cellar", "weights/")) == 2
+    for commit in ("main", "main~2"):
+        assert reader.git("show", f"{commit}:model.safetensors", cwd=origin).stdout.startswith(
+            "version https://git-lfs"
+        )
+
+
 def test_new_machine(cellar_at_host: Cellar, home_of: HomeOf) -> None:
     other = home_of("otto")
     other.environ.update(cellar_at_host.server.environ())

@@ -178,6 +178,28 @@ def test_init_tracks_nothing_where_something_is_tracked(
     assert home.git("check-attr", "-a", "x.png", cwd=work).stdout.count("binary") == text.count("png")
 
 
+@pytest.mark.parametrize("committed", [True, False])
+def test_init_says_how_weights_that_git_itself_has_become_pointers(home: Home, work: Path, committed: bool) -> None:
+    (work / "vit-l").mkdir()
+    for name in ("a.bin", "vit-l/b c.safetensors", "notes.txt"):
+        (work / name).write_bytes(random_bytes(3000, seed=1))
+    home.git("add", "-A", cwd=work)
+    if committed:
+        home.git("commit", "-qm", "weights", cwd=work)
+    home.install()
+
+    done = agent(home, "init", "s3::cellar/weights", cwd=work / "vit-l")
+
+    mend, commit, *_ = [line.strip().partition("   (")[0] for line in done.stdout.partition("next:\n")[2].splitlines()]
+    assert "(2 files are in git itself: " in done.stdout
+    home.run("sh", "-c", f"{mend} && {commit}", cwd=work / "vit-l")
+    pointers = home.git("lfs", "ls-files", "--name-only", cwd=work).stdout
+    assert pointers.splitlines() == ["a.bin", "vit-l/b c.safetensors"]
+    assert home.git("status", "--porcelain", cwd=work).stdout == ""
+    again = agent(home, "init", "s3::cellar/weights", cwd=work)
+    assert "renormalize" not in again.stdout
+
+
 def test_init_does_not_replace_another_store_unasked(home: Home, work: Path) -> None:
     agent(home, "init", "s3::cellar", cwd=work)
 

@@ -114,6 +114,7 @@ def _fields(table: str) -> set[str]:
 SENTENCES = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
 NOT_OURS = {
     "GH008", "501", "EOF", 'missing protocol: "s3::…"', "Smudge error", "missing or corrupt local objects", "(missing)",
+    "Encountered …",
 }  # fmt: skip
 
 
