@@ -34,6 +34,10 @@ _AWS_VARIABLES = {
 _GIT_KEYS = {"ca": "http.sslCAInfo", "client_cert": "http.sslCert", "client_key": "http.sslKey"}
 
 
+_WIDEST = 30
+"""A longer value moves its own origin alone: a URL leaves no room for a column of them."""
+
+
 class Row(NamedTuple):
     """One setting; `value` None: nothing is set."""
 
@@ -54,7 +58,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     remote = choose_remote(repo, arguments.remote)
     cellar = Cellar(repo, "upload" if arguments.push else "download", remote, environ)
     screen, rows = Screen(), list(rows_of(cellar))
-    layout = Column(16), Column(max(len(text_of(row)) for row in rows)), Column()
+    layout = Column(16), Column(min(_WIDEST, max(len(text_of(row)) for row in rows))), Column()
     for row in rows:
         if arguments.json:
             screen.line(log.redact(json.dumps(row._asdict())))

@@ -17,6 +17,8 @@ from lfs_agent.commands.wording import plain
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
+    from rich.table import Table
+    from rich.text import Text
 
 _AFTER_S: Final = 1.0
 """What takes no longer shows no bar."""
@@ -38,6 +40,8 @@ class Column:
 
 
 Layout = Sequence[Column]
+_LEAST: Final = 12
+"""A cell that is broken where the terminal ends has at least so much room."""
 OBJECT: Final[Layout] = (Column(8), Column(12), Column(10, right=True), Column())
 """A status, an oid's beginning, a size, and where it is."""
 
@@ -67,20 +71,15 @@ class Screen:
         if self._out is None:
             print("\t".join((*cells, plain(note)) if note else cells))
             return
-        from rich.table import Table
         from rich.text import Text
 
-        grid = Table.grid(padding=(0, 2), pad_edge=False)
-        for column in layout:
-            grid.add_column(
-                min_width=column.width,
-                no_wrap=column.width is not None,
-                justify="right" if column.right else "left",
-                overflow="fold",
-            )
-        first, *others = cells
-        grid.add_row(Text(first, style=_STYLE_OF.get(first, "")), *map(Text, others))
-        self._out.print(grid)
+        texts = [Text(cell, style="" if at else _STYLE_OF.get(cell, "")) for at, cell in enumerate(cells)]
+        if _fits(layout, [text.cell_len for text in texts], self._out.width):
+            self._out.print(_grid(layout, texts))
+        else:  # of such columns rich would cut off some, and leave out others
+            for text, column in zip(texts[:-1], layout, strict=False):
+                text.align("right" if column.right else "left", max(text.cell_len, column.width or 0))
+            self._out.print(Text("  ").join(texts), soft_wrap=True)
         if note:
             self._out.print(Text(f"  {plain(note)}", style="dim"), soft_wrap=True)
 
@@ -112,6 +111,28 @@ class Screen:
             self._closed = True
             if self._bar:
                 self._bar.stop()
+
+
+def _fits(layout: Layout, lengths: Sequence[int], width: int) -> bool:
+    """Whether columns of a terminal so wide can show cells of these lengths."""
+    pairs = zip(layout, lengths, strict=False)
+    needed = [min(length, _LEAST) if column.width is None else max(length, column.width) for column, length in pairs]
+    return sum(needed) + 2 * (len(needed) - 1) <= width
+
+
+def _grid(layout: Layout, cells: "Sequence[Text]") -> "Table":
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2), pad_edge=False)
+    for column in layout[: len(cells)]:
+        grid.add_column(
+            min_width=column.width,
+            no_wrap=column.width is not None,
+            justify="right" if column.right else "left",
+            overflow="fold",
+        )
+    grid.add_row(*cells)
+    return grid
 
 
 def _console(file: TextIO) -> "Console":

@@ -47,6 +47,24 @@ def test_columns_fit_the_terminal_and_an_address_can_be_copied_whole(cellar: Cel
     assert json.loads(as_json.terminal.splitlines()[0])["address"] == address
 
 
+@pytest.mark.parametrize("columns", [40, 80])
+def test_a_narrow_terminal_leaves_nothing_out(cellar: Cellar, columns: int) -> None:
+    """Of a long URL, at 80 columns, neither its end nor who says it; at 40 not the file that is missing."""
+    oid = add_lost(cellar, "model.pt")
+    folder = "/srv/a-share/" + "of-which-the-name-is-long/" * 4 + "ca.pem"
+    cellar.git("config", "lfs-agent.ca", folder)
+    environ = {"NO_COLOR": "1"}
+
+    def seen(*words: str) -> list[str]:
+        said = on_terminal(cellar.home, "lfs-agent", *words, cwd=cellar.work, columns=columns, env=environ)
+        return said.terminal.splitlines()
+
+    (ca,) = [line for line in seen("config", "--show-origin") if line.startswith("ca ")]
+    assert ca == f"ca{' ' * 16}{folder}  git config, file:.git/config"
+    cellar.git("config", "--unset", "lfs-agent.ca")
+    assert seen("verify")[0].rstrip() == f"missing   {oid[:12]}    97.7 KiB  model.pt"
+
+
 @pytest.mark.parametrize("pipe", ["", "stdout", "stderr"])
 def test_the_bar_is_for_a_terminal_and_a_pipe_gets_plain_lines(cellar: Cellar, pipe: str) -> None:
     oid = add_lost(cellar, "model.pt")
