@@ -117,11 +117,12 @@ class Cellar:
 
     @property
     def repositories(self) -> list[str]:
-        """Where a push to the remote takes commits, as everybody may read it."""
+        """Where a push to the remote takes commits, as everybody may read it; where it has none, it is the only one."""
         from lfs_agent.ledger import shareable  # here, as below: a download needs no ledger
 
         top = self.repo.worktree or self.repo.common_dir
-        return list(dict.fromkeys(shareable(url, top) for url in self.repo.push_urls(self.remote)))
+        urls = self.repo.push_urls(self.remote) or [str(self.repo.common_dir)]
+        return list(dict.fromkeys(shareable(url, top) for url in urls))
 
     def registrar(self, store: Store, ledger: "Ledger", *, looks: bool = False) -> "Registrar":
         """Registers the repository at the store; `looks`: as for Registrar. In a folder that costs nothing."""

@@ -400,11 +400,15 @@ class Repository:
         return LfsUrl(self._rewritten(remote), "the command line", False) if ":" in remote else None
 
     def push_urls(self, remote: str) -> list[str]:
-        """Where a push to `remote` (a name, a URL or a path) takes commits, as the user's configuration spells it."""
+        """Where a push to `remote` (a name, a URL or a path) takes commits, as the user's configuration spells it.
+
+        Nowhere for a mere name that nothing has.
+        """
         for key in (f"remote.{remote}.pushurl", f"remote.{remote}.url"):
             if found := [entry.value for entry in self.config if entry.key == key]:
                 return found
-        return [remote] if remote else []
+        is_place = {":", "/"} & set(remote) or (remote and (self.worktree or self.common_dir).joinpath(remote).is_dir())
+        return [remote] if is_place else []
 
     def _rewritten(self, url: str) -> str:
         rules = [e for e in self.config if re.fullmatch(r"url\..*\.insteadof", e.key) and url.startswith(e.value)]

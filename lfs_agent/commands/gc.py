@@ -129,8 +129,6 @@ def _age_s(cellar: Cellar, grace_s: float) -> float:
 
 def register(cellar: Cellar, ledger: Ledger, steps: Steps) -> int:
     """`--register`."""
-    if not cellar.repositories:
-        raise UsageError(f"this repository has no remote {cellar.remote}, by whose URL others could read it")
     for url in cellar.repositories:
         news = ledger.register(url)
         text = f"{url} is registered {'now' if news else 'already'} at {cellar.target}"
@@ -163,7 +161,7 @@ def _check_registered(cellar: Cellar, entries: Sequence[Registration]) -> None:
     if not urls & set(cellar.repositories):
         others = f"only {', '.join(sorted(urls))} {'is' if len(urls) == 1 else 'are'}" if urls else "no repository is"
         raise UsageError(
-            f"this repository ({', '.join(cellar.repositories) or 'which has no remote'}) is not registered at "
+            f"this repository ({', '.join(cellar.repositories)}) is not registered at "
             f"{cellar.target} ({others}): run lfs-agent gc --register here, and in each other one that shares the store"
         )
 

@@ -154,6 +154,23 @@ def test_an_orphan_is_marked_by_one_run_and_deleted_by_another(server: Server, c
     assert "gc of s3::" in cellar.home.run("lfs-agent", "log", "-n", "2", cwd=cellar.work).stdout
 
 
+def test_a_repository_without_a_remote_is_asked_itself(cellar: Cellar) -> None:
+    """Not by the name of a remote, as a folder that is not there: that would stop gc for everybody."""
+    cellar.git("remote", "remove", "origin")
+    oid = cellar.add("main.bin", SIZE, seed=2)
+    cellar.home.run("lfs-agent", "push-missing", cwd=cellar.work)
+    assert gc(cellar, "--register").returncode == 0
+
+    (listed,) = gc(cellar, "--repositories").stdout.splitlines()
+    assert json.loads(listed)["url"] == str(cellar.work / ".git")
+    done = gc(cellar)
+    assert (done.returncode, found(done)) == (0, {})
+    cellar.git("commit", "-q", "--amend", "-m", "Without it", "--allow-empty")
+    cellar.git("reset", "-q", "--hard", "HEAD~1")
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+    assert statuses(gc(cellar)) == {oid: "orphan"}
+
+
 def test_a_repository_is_forgotten_as_printed_and_its_path_is_no_command(cellar: Cellar, tmp_path: Path) -> None:
     """Whoever may push has registered it."""
     cellar.add("main.bin", SIZE, seed=2)
