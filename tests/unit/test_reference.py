@@ -113,8 +113,8 @@ def _fields(table: str) -> set[str]:
 
 SENTENCES = re.findall(r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
 NOT_OURS = {
-    "GH008", "501", "EOF", 'missing protocol: "s3::…"', "Smudge error", "missing or corrupt local objects", "(missing)",
-    "Encountered …",
+    "GH008", "501", "EOF", "broken pipe", 'missing protocol: "s3::…"', "Smudge error",
+    "missing or corrupt local objects", "(missing)", "Encountered …",
 }  # fmt: skip
 
 
