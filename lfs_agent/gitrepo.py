@@ -371,6 +371,12 @@ class Repository:
         """The names of the remotes that have a URL."""
         return list(dict.fromkeys(e.key[7:-4] for e in self.config if re.fullmatch(r"remote\..+\.url", e.key)))
 
+    @property
+    def promisor(self) -> str:
+        """The remote that a partial clone gets from what it lacks; "" for a whole one."""
+        promisors = (e.key[7:-9] for e in self.config if re.fullmatch(r"remote\..+\.promisor", e.key))
+        return self.value("extensions.partialclone") or next(promisors, "")
+
     def default_remote(self) -> str:
         """The remote that git-lfs would take: the current branch's, else the only one, else origin."""
         head = run_git(["symbolic-ref", "--quiet", "--short", "HEAD"], cwd=self.cwd)
@@ -574,8 +580,7 @@ class Repository:
 
         Raises LocalError where the fetch fails.
         """
-        promisors = (e.key[7:-9] for e in self.config if re.fullmatch(r"remote\..+\.promisor", e.key))
-        remote = self.value("extensions.partialclone") or next(promisors, "")
+        remote = self.promisor
         if not remote:
             return
         walk = [] if ".." in revision or revision in _WITHOUT_END else ["--no-walk"]

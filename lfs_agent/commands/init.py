@@ -255,7 +255,12 @@ def next_steps(repo: Repository, target: Target, remote: str, *, earlier_objects
 
 
 def in_git_itself(repo: Repository) -> int:
-    """How many files belong to Git LFS by what is staged now, and are no pointers: committed before they did."""
+    """How many files belong to Git LFS by what is staged now, and are no pointers: committed before they did.
+
+    0 in a partial clone, which would fetch all that it lacks for that.
+    """
+    if repo.promisor:
+        return 0
     tree = run_git(["write-tree"], cwd=repo.cwd)
     if tree.returncode:  # a merge has conflicts
         return 0

@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)
     wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
     irregular = list(find_irregular(repo, words, arguments.paths))
-    told = spell_words([*(["all refs"] if arguments.all else []), *words])
+    told = spell_words([*(["all refs"] if arguments.all else []), *words]) or "standard input, which is empty"
     if not wanted and not irregular:
         print(f"no LFS pointers in {told}: nothing to verify", file=sys.stderr if arguments.json else sys.stdout)
         return 0

@@ -200,6 +200,24 @@ def test_init_says_how_weights_that_git_itself_has_become_pointers(home: Home, w
     assert "renormalize" not in again.stdout
 
 
+def test_init_fetches_nothing_for_a_hint(home: Home, work: Path, tmp_path: Path) -> None:
+    (work / "vit-l").mkdir()
+    (work / "vit-l" / "a.bin").write_bytes(random_bytes(3000, seed=1))
+    home.git("add", "-A", cwd=work)
+    home.git("commit", "-qm", "weights", cwd=work)
+    home.git("config", "uploadpack.allowFilter", "true", cwd=work)
+    words = ("clone", "-q", "--filter=blob:none", "--sparse", f"file://{work}", tmp_path / "part")
+    home.git(*words)
+    home.git("lfs", "update", cwd=tmp_path / "part")  # where that has not been done, its need is looked for in HEAD
+    lacking = ("rev-list", "--objects", "--all", "--missing=print")
+    before = home.git(*lacking, cwd=tmp_path / "part").stdout
+    assert "\n?" in before
+
+    agent(home, "init", "s3::cellar/weights", cwd=tmp_path / "part")
+
+    assert home.git(*lacking, cwd=tmp_path / "part").stdout == before
+
+
 def test_init_does_not_replace_another_store_unasked(home: Home, work: Path) -> None:
     agent(home, "init", "s3::cellar", cwd=work)
 

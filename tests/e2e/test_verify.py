@@ -447,7 +447,7 @@ def test_an_object_can_be_named_by_its_oid_and_by_standard_input(cellar: Cellar,
     done = home.run("lfs-agent", "verify", "--stdin", "--json", cwd=work, stdin=words)
     assert statuses(done).keys() == {first, third}
     nothing = home.run("lfs-agent", "verify", "--stdin", cwd=work, stdin="")
-    assert nothing.stdout.startswith("no LFS pointers")
+    assert nothing.stdout == "no LFS pointers in standard input, which is empty: nothing to verify\n"
     unknown = verify(home, work, "0" * 64)
     assert (unknown.returncode, unknown.stdout) == (2, "")
     assert f"no commit of this clone names the object {'0' * 64}" in unknown.stderr
