@@ -347,6 +347,12 @@ class S3Store:
         }
 
     @cached_property
+    def manner(self) -> str:
+        """What the user has chosen of these, in a word; "" for nothing."""
+        chosen = {name: value for name, value in self.new_object.items() if name != "ContentType"}
+        return hashlib.sha256(repr(chosen).encode()).hexdigest()[:8] if chosen else ""
+
+    @cached_property
     def _always(self) -> dict[str, Any]:
         """The parameters of every call."""
         settings = self._settings
@@ -648,18 +654,21 @@ class S3Store:
     def resume(
         self, key: str, size: int, token: str, replacing: str = ""
     ) -> tuple["S3Upload", list[StoredPart]] | None:
-        checksum, _, upload_id = token.partition(" ")
+        promised, _, upload_id = token.partition(" ")
+        checksum = promised.partition("-")[0]
         if checksum not in get_args(MultipartChecksum) or not upload_id:
             return None
         upload = S3Upload(self, key, size, upload_id, cast(MultipartChecksum, checksum), replacing)
         try:
-            return upload, list(upload.listed())
+            if token == upload.token:  # else the user has chosen another storage class meanwhile, or another key
+                return upload, list(upload.listed())
         except MissingError:
             return None
         except ObjectError:
-            with suppress(AgentError):  # nobody can go on with its parts, which would be billed
-                upload.abort()
-            return None
+            pass
+        with suppress(AgentError):  # nobody can go on with its parts, which would be billed
+            upload.abort()
+        return None
 
     def pages_of_parts(
         self, key: str, upload_id: str, page_size: int = 1000, after: int = 0
@@ -720,7 +729,8 @@ class S3Upload:
         self._upload_id = upload_id
         self.checksum: Final = checksum
         """What the store has promised to check."""
-        self.token: Final = f"{checksum} {upload_id}"
+        promised = f"{checksum}-{store.manner}" if store.manner else checksum
+        self.token: Final = f"{promised} {upload_id}"
 
     def listed(self) -> Iterator[StoredPart]:
         """The parts that the store has.

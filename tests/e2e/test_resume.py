@@ -96,6 +96,36 @@ def test_an_upload_is_taken_up_by_the_same_account_only(
     assert [upload["UploadId"] for upload in left] == ([] if goes_on else [first["UploadId"]])
 
 
+def test_an_upload_is_taken_up_in_the_same_storage_class_only(server_of: ServerOf, home: Home, tmp_path: Path) -> None:
+    """Over LocalStack, which shows it."""
+    server = server_of("localstack")
+    bucket = f"by-class-{uuid.uuid4().hex[:12]}"
+    client = server.client()
+    client.create_bucket(Bucket=bucket)
+    home.environ |= server.environ() | {"LFS_AGENT_PART_SIZE": "5MiB"}
+    home.install()
+    cellar = Cellar(home, server, bucket, "cellar", tmp_path / "origin.git", tmp_path / "work")
+    cellar.build()
+    oid = cellar.add("weights.bin", 12 * MIB)
+
+    def begun(env: dict[str, str]) -> int:
+        """How many uploads a push begins."""
+        mark = server.mark()
+        home.git("push", "origin", "HEAD", cwd=cellar.work, check=False, env=env)
+        asked = Counter(request.operation for request in server.requests(mark) if request.bucket == bucket)
+        return asked["CreateMultipartUpload"]
+
+    rarely = {"LFS_AGENT_STORAGE_CLASS": "STANDARD_IA"}
+    with FaultProxy(server.endpoint, Faults((Rule(SLOW_DOWN, "PUT", "partNumber=2"),))) as proxy:
+        home.environ |= {"AWS_ENDPOINT_URL_S3": proxy.endpoint, "LFS_AGENT_DEADLINE": "1"}
+        assert [begun({}), begun(rarely)] == [1, 1]
+        proxy.faults = Faults()
+        assert begun(rarely) == 0
+
+    assert client.head_object(Bucket=bucket, Key=cellar.key(oid))["StorageClass"] == "STANDARD_IA"
+    assert "Uploads" not in client.list_multipart_uploads(Bucket=bucket)
+
+
 def _done(proxy: FaultProxy, method: str) -> int:
     of_objects = (seen for seen in proxy.requests if not is_ledger(seen.path))
     return sum(seen.method == method and seen.ended is not None for seen in of_objects)
