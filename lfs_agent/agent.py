@@ -555,7 +555,7 @@ class Worker:
         bound: dict[str, Any] = {"session": session, "operation": self._init.operation, "remote": self._init.remote}
         record = None
         with suppress(AgentError):
-            self._shared = SessionFiles(self._repo.storage / "lfs-agent" / "sessions", session)
+            self._shared = SessionFiles(self._repo.storage / "lfs-agent" / "sessions", session, self._init.remote)
             self._breaker = Breaker(self._shared.cause)
             record = log.Lines(self._shared.record, RECORD_LIMIT, self._repo.modes)
             with suppress(OSError):  # without a record, too, all goes on

@@ -126,55 +126,62 @@ class Moment(NamedTuple):
 
 
 class SessionFiles(NamedTuple):
-    """Where the workers of the session `name` meet."""
+    """Where the workers of the session `name` meet, those for each `remote` apart.
+
+    With `lfs.remote.searchall` one git-lfs process asks remote after remote, each of which may have a store of its own.
+    """
 
     folder: Path
     name: str
+    remote: str = ""
 
     @property
     def record(self) -> Path:
-        """What was done, in lines."""
+        """What was done, in lines; of all remotes."""
         return self.folder / f"{self.name}.jsonl"
 
     @property
     def cause(self) -> Path:
         """For Breaker."""
-        return self.folder / f"{self.name}.stop"
+        return self._path("stop")
 
     @property
     def retries(self) -> Path:
         """For Budget."""
-        return self.folder / f"{self.name}.retries"
+        return self._path("retries")
 
     @property
     def bandwidth(self) -> Path:
         """For Bandwidth."""
-        return self.folder / f"{self.name}.bandwidth"
+        return self._path("bandwidth")
 
     @property
     def slot(self) -> Path:
         """For Slots."""
-        return self.folder / f"{self.name}.slot"
+        return self._path("slot")
 
     @property
     def contact(self) -> Path:
         """For Contact."""
-        return self.folder / f"{self.name}.contact"
+        return self._path("contact")
 
     @property
     def listing(self) -> Path:
         """For transfer's Listing."""
-        return self.folder / f"{self.name}.listing"
+        return self._path("listing")
 
     @property
     def login(self) -> Path:
         """For Handover: of a login."""
-        return self.folder / f"{self.name}.login"
+        return self._path("login")
 
     @property
     def aws(self) -> Path:
         """For Handover: of what AWS's files say."""
-        return self.folder / f"{self.name}.aws"
+        return self._path("aws")
+
+    def _path(self, kind: str) -> Path:
+        return self.folder / f"{self.name}.{crc32(self.remote.encode()):08x}.{kind}"
 
 
 class Cause(NamedTuple):
@@ -424,7 +431,8 @@ def sweep(state_dir: Path, running: str = "") -> None:
     changed: dict[str, float] = {}
     with suppress(OSError):  # swept by another worker meanwhile
         for path in (state_dir / "sessions").glob("*.*"):
-            changed[path.stem] = max(changed.get(path.stem, 0.0), path.stat().st_mtime)
+            name = path.name.partition(".")[0]
+            changed[name] = max(changed.get(name, 0.0), path.stat().st_mtime)
     changed.pop(running, None)
     for name in sorted(changed, key=lambda name: changed[name])[:-KEPT_SESSIONS]:
         for path in (state_dir / "sessions").glob(f"{name}.*"):

@@ -10,7 +10,7 @@ import pytest
 from lfs_agent import cellar
 from lfs_agent.gitrepo import Repository
 from lfs_agent.parts import plan_parts
-from tests.cellar import Cellar, random_bytes
+from tests.cellar import NOBODY_THERE, Cellar, new_share, random_bytes
 from tests.machine import Home
 from tests.servers import Server
 
@@ -707,6 +707,23 @@ def test_two_remotes_have_two_buckets(cellar: Cellar, any_server: Server, second
     asked = [request.bucket for request in any_server.requests(before) if request.operation == "GetObject"]
     assert sorted(set(asked)) == sorted({cellar.bucket, backup})
     assert (tmp_path / "a/model.pt").read_bytes() == (tmp_path / "b/model.pt").read_bytes() == random_bytes(4000, 2)
+
+
+def test_where_git_lfs_asks_all_remotes_one_that_is_out_of_order_does_not_answer_for_the_next(
+    cellar: Cellar, tmp_path: Path
+) -> None:
+    cellar.home.git("init", "-q", "--bare", tmp_path / "backup.git")
+    cellar.git("remote", "add", "backup", tmp_path / "backup.git")
+    agent(cellar.home, "init", f"dir::{new_share(tmp_path / 'share')}", "--remote", "backup", cwd=cellar.work)
+    oid = cellar.add("model.pt", 4000, seed=2)
+    cellar.push("-q", "backup", "HEAD")
+    cellar.local_object(oid).unlink()
+    (cellar.work / "model.pt").unlink()
+    cellar.git("config", "lfs.remote.searchall", "true")
+
+    cellar.home.git("checkout", "model.pt", cwd=cellar.work, env=NOBODY_THERE)
+
+    assert (cellar.work / "model.pt").read_bytes() == random_bytes(4000, 2)
 
 
 # A hostile repository

@@ -116,7 +116,7 @@ def test_records_are_in_order_and_only_the_last_ones_are_kept(tmp_path: Path) ->
     for number, name in reversed(list(enumerate(names))):
         (sessions / f"{name}.jsonl").write_bytes(b"")
         os.utime(sessions / f"{name}.jsonl", (number, number))
-    for suffix in (".stop", ".bandwidth", ".slot3"):
+    for suffix in (".12345678.stop", ".bandwidth", ".12345678.slot3"):
         (sessions / f"{names[0]}{suffix}").write_bytes(b"")
         os.utime(sessions / f"{names[0]}{suffix}", (0, 0))
     (sessions / f"{names[-1]}.stop").write_bytes(b"")
