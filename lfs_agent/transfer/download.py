@@ -2,7 +2,6 @@
 
 import errno
 import hashlib
-import itertools
 import os
 import threading
 from contextlib import ExitStack, suppress
@@ -22,8 +21,6 @@ from lfs_agent.transfer.meter import Meter
 _BLOCK: Final = 512 * KIB
 _TRIES: Final = 2
 _FINISHED: Final = "lfs-agent-"
-_numbers: Final = itertools.count()
-"""Of workers in one process: none renames what another one has handed over."""
 
 
 class Folders:
@@ -37,7 +34,8 @@ class Folders:
         """For what survives a kill, of both directions."""
         # What follows is asked for each object: names, which cost less than a Path.
         self._incomplete, self._tmp = str(self.incomplete), str(storage / "tmp")
-        self._number = next(_numbers)
+        # None renames what another one has handed over; of two containers both may have a worker 7.
+        self._own = os.urandom(8).hex()
 
     @cached_property
     def left_over(self) -> dict[str, list[Path]]:
@@ -57,7 +55,7 @@ class Folders:
         return f"{self._incomplete}/{oid}.ranges"
 
     def finished(self, oid: Oid) -> str:
-        return f"{self._tmp}/{_FINISHED}{oid}-{os.getpid()}-{self._number}"
+        return f"{self._tmp}/{_FINISHED}{oid}-{self._own}"
 
 
 def download(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -652,6 +653,28 @@ def test_two_processes_asked_for_one_download_both_get_it(
         for agent in (one, two):
             agent.download(oid, len(content))
         paths = [Path(answer[-1]["path"]) for answer in pool.map(Agent.until_complete, (one, two))]
+
+    assert paths[0] != paths[1]
+    assert [path.read_bytes() for path in paths] == [content, content]
+
+
+def test_two_containers_that_share_a_storage_hand_over_files_of_their_own(
+    home: Home, work: Path, any_server: Server, bucket: str
+) -> None:
+    """In each the worker has the number 1."""
+    container = ["unshare", "--user", "--map-root-user", "--pid", "--fork", "--mount-proc"]
+    if not shutil.which("unshare") or subprocess.run([*container, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this machine gives nobody processes of his own (unshare --user --pid)")
+    content = random_bytes(30_000, 9)
+    oid = sha256(content).hexdigest()
+    store(any_server, bucket, content)
+    command = [*container, sys.executable, "-I", "-S", str(WORKER)]
+    with Agent(home, work, command=command) as one, Agent(home, work, command=command) as two:
+        paths = []
+        for agent in (one, two):
+            agent.init("download")
+            agent.download(oid, len(content))
+            paths.append(Path(agent.until_complete()[-1]["path"]))
 
     assert paths[0] != paths[1]
     assert [path.read_bytes() for path in paths] == [content, content]
