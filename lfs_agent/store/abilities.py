@@ -75,8 +75,9 @@ class AbilitiesFile:
         known = self._read().get(self._endpoint)
         if not isinstance(known, dict):
             return start
-        learned = {k: v for k, v in known.items() if v != getattr(Abilities(), k, None)}
-        kept: dict[str, Any] = {k: v for k, v in learned.items() if type(v) is type(getattr(start, k, None))}
+        amazon = Abilities()._asdict()
+        learned = {k: v for k, v in known.items() if k in amazon and v != amazon[k]}
+        kept: dict[str, Any] = {k: v for k, v in learned.items() if type(v) is type(amazon[k])}
         for name, words in (("multipart_checksum", MultipartChecksum), ("replacing", Replacing)):
             if kept.get(name) not in get_args(words):
                 kept.pop(name, None)
@@ -87,6 +88,6 @@ class AbilitiesFile:
             return {}
         try:
             content = json.loads(self._path.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}

@@ -52,6 +52,8 @@ def test_without_a_file_it_is_known_until_the_end_of_the_process() -> None:
         b'{"http://one": {"conditional_put": "no", "put_checksum": 0, "unknown": 1}}',
         b'{"http://one": {"multipart_checksum": "some"}}',
         b'{"http://one": {"multipart_checksum": null}}',
+        b'{"http://one": {"__doc__": "a word"}}',
+        b"[" * 100_000,
     ],
 )
 def test_a_file_that_makes_no_sense_is_not_believed(tmp_path: Path, content: bytes) -> None:
