@@ -1,9 +1,11 @@
 """`lease`: one process at a time may work on a file, and it is the file that is at the path now."""
 
 import errno
+import math
 import os
 import sys
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -56,23 +58,24 @@ class Held(NamedTuple):
 
 
 @contextmanager
-def lease(path: StrPath, stop: threading.Event, modes: Modes = UMASK) -> Iterator[Held]:
+def lease(path: StrPath, stop: threading.Event, modes: Modes = UMASK, longest_s: float = math.inf) -> Iterator[Held]:
     """The file at `path`, made where it is missing, held by nobody else until the end of the block.
 
-    The kernel lets go of it when the process ends, however it ends. Waits for another holder.
+    The kernel lets go of it when the process ends, however it ends. Waits for another holder, no longer
+    than `longest_s`.
 
-    Raises StoppedError while waiting, DiskError where the file can't be made or locked.
+    Raises StoppedError while waiting, and after that; DiskError where the file can't be made or locked.
     """
-    fd, waited = -1, False
-    poll_s, longest_s = _POLL_S
+    fd, waited, until = -1, False, time.monotonic() + longest_s
+    poll_s, longest_poll_s = _POLL_S
     try:
         while fd < 0:
             fd = open_own(path, modes)
             while not (held := _try_lock(fd)) and _is_at(fd, path):
                 waited = True
-                if stop.wait(poll_s):
+                if stop.wait(poll_s) or time.monotonic() > until:
                     raise StoppedError("stopped while another process works on the same object")
-                poll_s = min(2 * poll_s, longest_s)
+                poll_s = min(2 * poll_s, longest_poll_s)
             if not held or not _is_at(fd, path):  # its last holder has moved it away, and is done
                 os.close(fd)
                 fd = -1

@@ -4,14 +4,17 @@ import json
 import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Final, Literal, NamedTuple, get_args
 
-from lfs_agent.errors import DiskError
+from lfs_agent.errors import DiskError, StoppedError
 from lfs_agent.lease import lease
 from lfs_agent.modes import UMASK, Modes
 from lfs_agent.store import Replacing
 
 MultipartChecksum = Literal["full", "composite", "none"]
+
+_LONGEST_S: Final = 1.0
+"""To wait for others who learn; each does no more than write the file."""
 
 
 class Abilities(NamedTuple):
@@ -56,8 +59,9 @@ class AbilitiesFile:
         """Takes the new values over, and keeps them for the next process."""
         with self._learning, ExitStack() as stack:
             if self._path is not None:
-                with suppress(DiskError):  # then it is not kept, either
-                    stack.enter_context(lease(self._path, threading.Event(), self._modes))
+                # On a full disk it is not kept, either; who holds it for so long was suspended: nobody waits for that.
+                with suppress(DiskError, StoppedError):
+                    stack.enter_context(lease(self._path, threading.Event(), self._modes, _LONGEST_S))
             self.now = self._load(self.now)._replace(**abilities)  # others have learned meanwhile
             if self._path is not None:
                 self._keep(self._path)

@@ -1,6 +1,8 @@
 """Many at once: pushes of the same objects by several users and clones, and somebody who mends the store meanwhile."""
 
+import json
 import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from lfs_agent.lease import lease
 from tests.cellar import Cellar, random_bytes
 from tests.e2e.dialogue import kill_git, processes_of
 from tests.proxy import FaultProxy, Faults, Rule, Stall, Throttle
@@ -203,3 +206,14 @@ def test_what_somebody_stores_during_a_push_is_left_as_it_is(
     assert (there["Key"], there["VersionId"]) == (cellar.key(oid), version)
     assert client.get_object(Bucket=cellar.bucket, Key=cellar.key(oid))["Body"].read() == content
     assert client.list_multipart_uploads(Bucket=cellar.bucket).get("Uploads", []) == []
+
+
+def test_who_was_suspended_while_it_learned_what_the_store_can_do_holds_up_no_push(cellar: Cellar) -> None:
+    stores = cellar.work / ".git" / "lfs" / "lfs-agent" / "stores.json"
+    oid = cellar.add("tiny.pt", 5)
+
+    with lease(stores, threading.Event()):
+        cellar.home.run("git", "push", "origin", "HEAD", cwd=cellar.work, timeout_s=60)
+
+    assert cellar.keys() == [cellar.key(oid)]
+    assert list(json.loads(stores.read_text())) == [cellar.server.endpoint]
