@@ -86,12 +86,17 @@ def lease(path: StrPath, stop: threading.Event, modes: Modes = UMASK, longest_s:
 
 
 def take(path: StrPath) -> int | None:
-    """The open file at `path`, held, as by `lease`, where nobody else holds it; else None. Raises OSError."""
-    fd = os.open(path, _OWN)
-    if _try_lock(fd):
-        return fd
-    os.close(fd)
-    return None
+    """The open file at `path`, held, as by `lease`, where nobody else holds it; else None.
+
+    Raises OSError, and DiskError where it can't be locked.
+    """
+    fd, held = os.open(path, _OWN), False
+    try:
+        held = _try_lock(fd)
+    finally:
+        if not held:
+            os.close(fd)
+    return fd if held else None
 
 
 @contextmanager

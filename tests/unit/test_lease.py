@@ -137,13 +137,33 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
         pytest.fail("no such folder")
 
 
-def test_a_file_system_without_locks_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some parallel file systems have none, as they are mounted."""
+
     def flock(fd: int, operation: int) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
     monkeypatch.setattr(fcntl, "flock", flock)
+
+
+@pytest.mark.usefixtures("no_locks")
+def test_a_file_system_without_locks_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(DiskError, match="mount its file system with flock"), lease(tmp_path / "file", never()):
         pytest.fail("nobody can hold it")
+
+
+@pytest.mark.usefixtures("no_locks")
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
+def test_where_there_are_no_locks_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    """A push goes on there, and tries again and again."""
+    (tmp_path / "file").touch()
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(DiskError):
+            take(tmp_path / "file")
+
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="descriptors are counted in /proc")
