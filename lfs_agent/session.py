@@ -435,6 +435,14 @@ def sweep(state_dir: Path, running: str = "") -> None:
             changed[name] = max(changed.get(name, 0.0), path.stat().st_mtime)
     changed.pop(running, None)
     for name in sorted(changed, key=lambda name: changed[name])[:-KEPT_SESSIONS]:
+        if _is_running(name):  # a long push, while others came and went
+            continue
         for path in (state_dir / "sessions").glob(f"{name}.*"):
             with suppress(OSError):
                 path.unlink()
+
+
+def _is_running(name: str) -> bool:
+    """Whether the process of the session is there; not where it was on another machine, or one without /proc."""
+    _, pid, machine = [*name.split("-"), "", ""][:3]
+    return machine == _name_machine() and Path(f"/proc/{pid}").exists()

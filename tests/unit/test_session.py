@@ -144,6 +144,26 @@ def test_the_running_session_is_kept_whatever_the_clock_said_before(tmp_path: Pa
     assert len(records_in(tmp_path)) == KEPT_SESSIONS + 1
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="processes are looked up in /proc")
+def test_a_session_whose_process_is_there_is_kept_however_long_it_was_silent(tmp_path: Path) -> None:
+    sessions = tmp_path / "sessions"
+    sessions.mkdir()
+    running = name_session()
+    with subprocess.Popen(["true"]) as ended:
+        over = re.sub("-[0-9]+-", f"-{ended.pid}-", running)
+    for name in (running, over):
+        (sessions / f"{name}.jsonl").touch()
+        os.utime(sessions / f"{name}.jsonl", (0, 0))
+    for number in range(KEPT_SESSIONS):
+        (sessions / f"2026-{number:02}.jsonl").touch()
+
+    sweep(tmp_path)
+
+    kept = [path.stem for path in records_in(tmp_path)]
+    assert running in kept
+    assert over not in kept
+
+
 def test_a_long_session_that_still_writes_is_kept(tmp_path: Path) -> None:
     sessions = tmp_path / "sessions"
     sessions.mkdir()
