@@ -1,11 +1,13 @@
 """What a bucket has to be set to, and what of that is to be done: other people's rules stay as they are."""
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lfs_agent.errors import ObjectError, UnsupportedError
+from lfs_agent.layout import RESERVED
 from lfs_agent.store import Aspect, Configured
 
 Status = Literal["ok", "todo", "done", "cannot", "failed"]
@@ -108,8 +110,17 @@ def public_access_block(found: Found, wish: Wish) -> Change:
 
 
 def lifecycle(found: Found, wish: Wish) -> Change:
-    """Two rules for the keys below the prefix; all others are put back as they were."""
+    """Two rules for the keys below the prefix; all others are put back as they were.
+
+    Raises ObjectError where one of them deletes what is below the prefix: noncurrent, it would go for good by ours.
+    """
     rules = list(found.get("Rules", []))
+    for rule in rules:
+        if _deletes_below(rule, f"{wish.prefix}/" if wish.prefix else ""):
+            raise ObjectError(
+                f"the rule {rule.get('ID', '')!r} deletes objects of this store ({_spell_expiration(rule)}), whoever "
+                "needs them: take it out, or limit it to other keys, and run this again; until then no rule is set"
+            )
     ours = {rule["ID"]: rule for rule in rules if rule.get("ID") in _ids(wish.prefix)}
     wanted = _rules(wish, ours)
     days = wanted[1]["NoncurrentVersionExpiration"]["NoncurrentDays"]
@@ -140,6 +151,33 @@ def _rules(wish: Wish, ours: Mapping[str, Found]) -> list[dict[str, Any]]:
         {"ID": unfinished, **common, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED_DAYS}},
         {"ID": noncurrent, **common, "NoncurrentVersionExpiration": {"NoncurrentDays": days}},
     ]
+
+
+_OURS: Final = re.compile(
+    r"[0-9a-f]{0,64}|[0-9a-f]{2}/[0-9a-f]{0,2}|[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{0,64}"
+    rf"|{re.escape(RESERVED)}(?:/.*)?"
+)
+"""How a key may begin, behind the prefix: an object's in either layout, or that of what is told beside them."""
+
+
+def _deletes_below(rule: Found, below: str) -> bool:
+    """Whether it deletes objects whose keys begin so, and that have no tags."""
+    where = rule.get("Filter", {})
+    both = where.get("And", {})
+    if rule.get("Status") != "Enabled" or "Tag" in where or both.get("Tags") or not _spell_expiration(rule):
+        return False
+    prefix: str = both.get("Prefix") or where.get("Prefix") or rule.get("Prefix") or ""
+    if not prefix.startswith(below):
+        return below.startswith(prefix)
+    return bool(_OURS.fullmatch(prefix.removeprefix(below)))
+
+
+def _spell_expiration(rule: Found) -> str:
+    """When objects go that are current; "" for never."""
+    expires = rule.get("Expiration", {})
+    if "Date" in expires:
+        return f"on {expires['Date']:%Y-%m-%d}"
+    return f"after {expires['Days']} days" if expires.get("Days") else ""
 
 
 def _same(rule: Found, wanted: Found) -> bool:

@@ -160,6 +160,33 @@ def test_rules_of_others_stay_as_they_are(server: Server, cellar: Cellar) -> Non
     assert written(cellar, mark) == []
 
 
+@with_rules
+@pytest.mark.parametrize(
+    "limits, deletes",
+    [
+        ({"Filter": {"Prefix": ""}}, True),
+        ({"Filter": {"Prefix": "cel"}}, True),
+        ({"Filter": {"Prefix": "cellar/ab/"}}, True),
+        ({"Filter": {"Prefix": "cellar/.lfs-agent/"}}, True),
+        ({"Filter": {"Prefix": "cellar/logs/"}}, False),
+        ({"Filter": {"Prefix": "cellar-2/"}}, False),
+        ({"Filter": {"And": {"Prefix": "cellar/", "Tags": [{"Key": "kind", "Value": "trace"}]}}}, False),
+    ],
+)
+def test_a_rule_that_deletes_what_is_stored_is_named_and_none_is_set(
+    server: Server, cellar: Cellar, limits: dict[str, Any], deletes: bool
+) -> None:
+    rule: Any = {"ID": "tidy", "Status": "Enabled", "Expiration": {"Days": 90}, **limits}
+    server.client().put_bucket_lifecycle_configuration(Bucket=cellar.bucket, LifecycleConfiguration={"Rules": [rule]})
+    before = rules(cellar)
+    done = cellar.home.run("lfs-agent", "setup-storage", cwd=cellar.work, check=False)
+
+    told = "the rule 'tidy' deletes objects of this store (after 90 days), whoever needs them: take it out"
+    assert (told in done.stdout) == deletes
+    assert done.returncode == (3 if deletes else 0)
+    assert (rules(cellar) == before) == deletes
+
+
 @on_localstack
 def test_what_the_bucket_says_of_small_objects_stays(server: Server, cellar: Cellar) -> None:
     client = server.client()
