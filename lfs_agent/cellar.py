@@ -115,13 +115,13 @@ class Cellar:
         """Where an object lies in the store."""
         return key_of(self.prefix, self.settings.layout)
 
-    @property
+    @cached_property
     def repositories(self) -> list[str]:
         """Where a push to the remote takes commits, as everybody may read it; where it has none, it is the only one."""
         from lfs_agent.ledger import shareable  # here, as below: a download needs no ledger
 
         top = self.repo.worktree or self.repo.common_dir
-        urls = self.repo.push_urls(self.remote) or [str(self.repo.common_dir)]
+        urls = map(self.repo.with_login, self.repo.push_urls(self.remote) or [str(self.repo.common_dir)])
         return list(dict.fromkeys(shareable(url, top) for url in urls))
 
     def registrar(self, store: Store, ledger: "Ledger", *, looks: bool = False) -> "Registrar":

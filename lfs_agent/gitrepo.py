@@ -416,6 +416,22 @@ class Repository:
         is_place = {":", "/"} & set(remote) or (remote and (self.worktree or self.common_dir).joinpath(remote).is_dir())
         return [remote] if is_place else []
 
+    def with_login(self, url: str) -> str:
+        """The URL with the user as whom ssh goes there, where that decides in whose home the path begins.
+
+        As it is where ssh can't be asked, or where git makes another URL of it.
+        """
+        found = _AT_HOME.match(url)
+        if not found or any(re.fullmatch(_REWRITES, e.key) and url.startswith(e.value) for e in self.config):
+            return url
+        words = ["ssh", "-G", "--", found["host"]]
+        try:
+            done = subprocess.run(words, check=False, capture_output=True, stdin=subprocess.DEVNULL)
+        except OSError:
+            return url
+        user = re.search(r"(?m)^user (\S+)$", done.stdout.decode(errors="surrogateescape"))
+        return f"{found['scheme'] or ''}{user[1]}@{url[found.start('host') :]}" if user else url
+
     def _rewritten(self, url: str) -> str:
         rules = [e for e in self.config if re.fullmatch(r"url\..*\.insteadof", e.key) and url.startswith(e.value)]
         if not rules:
@@ -680,6 +696,13 @@ KNOWN: Final = f"--all --reflog {STAGED}"
 """The history of all refs, with all that reflogs (stashes, too) and indexes name."""
 _WITHOUT_END: Final = (EVERYTHING, STAGED, KNOWN)
 """What is no revision, and read as options."""
+
+_AT_HOME: Final = re.compile(
+    r"(?P<scheme>(?:git\+ssh|ssh\+git|ssh)://(?=[^/@]+/~/))?"  # ssh://host/~/cellar.git
+    r"(?P<host>[^][/:@\s]{2,})"  # not the C of C:\cellar.git
+    r"(?(scheme)|:(?!:|/|~[^/])\S)"  # host:cellar.git, host:~/cellar.git
+)
+_REWRITES: Final = r"url\..*\.(?:push)?insteadof"
 
 _MAX_TEXT: Final = 1 << 20
 

@@ -255,6 +255,57 @@ def test_what_another_repository_names_survives_and_one_that_cannot_be_read_stop
     assert statuses(gc(cellar)) == {theirs: "orphan"}
 
 
+SSH = """\
+#!/bin/sh
+# An ssh that logs in to a folder for each user; the one whose machine this is where none is named.
+[ "$1" = -G ] && echo "user $LOGIN" && exit
+while [ "${1#-}" != "$1" ]; do shift; case $1 in *=*) shift ;; esac; done
+case $1 in *@*) user=${1%%@*} ;; *) user=$LOGIN ;; esac
+cd "$HOMES/$user" 2>/dev/null || { echo "$1: Permission denied (publickey)." >&2; exit 255; }
+shift
+HOME=$PWD exec sh -c "$*"
+"""
+
+
+@pytest.mark.parametrize("url", ["host:cellar.git", "ssh://host/~/cellar.git"])
+def test_what_another_user_has_at_the_same_url_survives(
+    cellar: Cellar, second_home: Home, installed: str, tmp_path: Path, url: str
+) -> None:
+    """A path in a home is another repository for each who logs in."""
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(SSH)
+    ssh.chmod(0o755)
+    second_home.environ.update(cellar.server.environ())
+    (second_home.folder / ".gitconfig").write_text(installed)
+    for seed, home in enumerate((cellar.home, second_home), 1):
+        name = home.folder.name
+        home.environ |= {
+            "PATH": f"{ssh.parent}:{home.environ['PATH']}",
+            "LOGIN": name,
+            "HOMES": str(tmp_path / "homes"),
+        }
+        work = tmp_path / f"work-{name}"
+        home.git("clone", "-q", "--bare", cellar.origin, tmp_path / "homes" / name / "cellar.git")
+        home.git("clone", "-q", url, work)
+        (work / "weights.bin").write_bytes(random_bytes(SIZE, seed))
+        home.git("add", ".", cwd=work)
+        home.git("commit", "-q", "-m", "Go my own way", cwd=work)
+        home.git("push", "-q", "origin", "main", cwd=work)
+    run = ["lfs-agent", "gc", "--grace", "0s"]
+
+    all_read = second_home.run(*run, cwd=tmp_path / "work-otto")
+    (tmp_path / "homes" / "vera").rename(tmp_path / "homes" / "closed")
+    refused = second_home.run(*run, "--apply", cwd=tmp_path / "work-otto", check=False)
+
+    assert "2 repositories asked, 2 objects stored\n" in all_read.stdout
+    assert refused.returncode == 3
+    assert (
+        f"the repository {url.replace('host', 'vera@host')}, which shares this store, can't be read" in refused.stderr
+    )
+    assert len(cellar.keys()) == 2
+
+
 def test_what_this_clone_has_staged_stashed_or_only_remembers_survives(cellar: Cellar, tmp_path: Path) -> None:
     """Each object is in the store by a branch that is gone now."""
     staged, stashed, earlier, amended, elsewhere, orphan = orphaned(cellar, 1, 2, 3, 4, 5, 6)
