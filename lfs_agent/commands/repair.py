@@ -28,6 +28,7 @@ from lfs_agent.errors import AgentError, BucketError, ObjectError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.ledger import Keeper, Ledger, Registrar
 from lfs_agent.parallel import in_parallel
+from lfs_agent.pointer import Oid
 from lfs_agent.repair import Case, Files, Mender, OtherStore, Source, plan
 from lfs_agent.selection import select
 from lfs_agent.store import Store
@@ -44,6 +45,7 @@ examples:
 SEND_THREADS: Final = 8
 _STREAMS: Final = 16
 """Parts in flight at once."""
+_ANY: Final = Oid("0" * 64)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +93,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
     tally = Tally(screen, dry_run=arguments.dry_run, as_json=arguments.json, retries=lambda: patience.retries)
     cause: AgentError | None = None
     try:
-        sources = _sources(repo, store, arguments.sources, environ, stop)
+        sources = _sources(cellar, store, arguments.sources, stop)
         judge = Judge(store, cellar.key, depth=depth, stop=stop, on_read=tally.looked.read)
         wrong: list[Finding] = []
         ledger = Ledger(store, cellar.prefix)
@@ -169,19 +171,18 @@ def kept(finding: Finding, keeper: Keeper, seen_at: float) -> Finding:
     return finding if there else replace(finding, status="missing", reason="it was deleted just now", found=None)
 
 
-def _sources(
-    repo: Repository, store: Store, named: Sequence[str], environ: Mapping[str, str], stop: threading.Event
-) -> list[Source]:
+def _sources(cellar: Cellar, store: Store, named: Sequence[str], stop: threading.Event) -> list[Source]:
     """This clone, then what --from says, in that order."""
-    here: Source = Files("this clone", repo.storage / "objects")
-    return [here, *(_source(repo, store, each, environ, stop) for each in named)]
+    here: Source = Files("this clone", cellar.repo.storage / "objects")
+    return [here, *(_source(cellar, store, each, stop) for each in named)]
 
 
-def _source(repo: Repository, store: Store, named: str, environ: Mapping[str, str], stop: threading.Event) -> Source:
+def _source(cellar: Cellar, store: Store, named: str, stop: threading.Event) -> Source:
+    repo = cellar.repo
     if named in repo.remotes():
-        other = Cellar(repo, "download", named, environ)
+        other = Cellar(repo, "download", named, cellar.environ)
     elif is_ours(named):
-        other = Cellar(repo, "download", "", environ, given=LfsUrl(named, "--from", False))
+        other = Cellar(repo, "download", "", cellar.environ, given=LfsUrl(named, "--from", False))
     elif (folder := Path(os.path.expanduser(named))).is_dir():
         return Files(named, _objects_in(folder))
     else:
@@ -190,7 +191,8 @@ def _source(repo: Repository, store: Store, named: str, environ: Mapping[str, st
             "no folder, and no URL of a store"
         )
     from_store, _ = other.open(stop=stop, connections=_STREAMS)
-    if from_store.identity("") == store.identity(""):
+    # By where it has an object: another prefix, or layout, in the same bucket is another store.
+    if from_store.identity(other.key(_ANY)) == store.identity(cellar.key(_ANY)):
         raise UsageError(f"--from {named}: that is the store that is to be mended")
     from_store.connect()
     folders = Folders(repo.storage, repo.modes)

@@ -404,6 +404,25 @@ def test_another_store_gives_what_this_clone_lacks(
     assert left == [], "what was fetched is not kept"
 
 
+@pytest.mark.parametrize("how", ["prefix", "layout", "folder"])
+def test_another_place_in_the_same_store_gives_what_this_clone_lacks(
+    cellar: Cellar, lost: dict[str, str], tmp_path: Path, how: str
+) -> None:
+    """As after a change of the prefix or the layout."""
+    share = new_share(tmp_path / "share")
+    old = {"prefix": f"s3::{cellar.bucket}/old", "layout": f"{cellar.url}?layout=flat", "folder": f"dir::{share}"}[how]
+    if how == "folder":
+        cellar.git("config", "lfs.url", f"dir::{share}?layout=flat")
+    cellar.git("-c", f"lfs.url={old}", "lfs", "push", "--all", "origin")
+    forget(cellar)
+
+    done = agent(cellar, "repair", "--from", old, "--json")
+
+    assert done.returncode == 0, done.stderr
+    assert set(statuses(done)) >= set(lost.values())
+    assert agent(cellar, "verify", "--deep").returncode == 0
+
+
 def test_a_source_that_is_damaged_too_gives_nothing_and_the_next_one_is_asked(
     cellar: Cellar, lost: dict[str, str], tmp_path: Path
 ) -> None:
