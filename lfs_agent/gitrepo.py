@@ -523,6 +523,14 @@ class Repository:
             if content and (pointer := parse_pointer(content)):
                 yield pointer, path
 
+    def put_aside(self) -> Iterator[tuple[Pointer, str]]:
+        """As `pointers`, of changes that a rebase or a merge brings back at its end: no ref or reflog names them."""
+        places = [self.common_dir, *(self.common_dir / "worktrees").glob("*")]
+        for file in (place / name for place in places for name in _AUTOSTASHES):
+            if commit := _line_of(file):
+                yield from self.pointers(commit)
+                yield from self.pointers(f"{commit}^2")  # what was staged of it
+
     def check_whole(self, commits: str) -> None:
         """Raises LocalError where a range, or EVERYTHING, goes past the end of a shallow clone, as git has it."""
         if git("rev-parse", "--is-shallow-repository", cwd=self.cwd).strip() != "true":
@@ -697,6 +705,8 @@ KNOWN: Final = f"--all --reflog {STAGED}"
 _WITHOUT_END: Final = (EVERYTHING, STAGED, KNOWN)
 """What is no revision, and read as options."""
 
+_AUTOSTASHES: Final = ("rebase-merge/autostash", "rebase-apply/autostash", "MERGE_AUTOSTASH")
+
 _AT_HOME: Final = re.compile(
     r"(?P<scheme>(?:git\+ssh|ssh\+git|ssh)://(?=[^/@]+/~/))?"  # ssh://host/~/cellar.git
     r"(?P<host>[^][/:@\s]{2,})"  # not the C of C:\cellar.git
@@ -805,6 +815,14 @@ class _CatFile:
 def _is_file(path: Path) -> bool:
     """Whether it is one itself: a link that is committed could lead out of the repository."""
     return path.is_file() and not path.is_symlink()
+
+
+def _line_of(file: Path) -> str:
+    """The line in a small file of git's; "" where there is none."""
+    try:
+        return file.read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def _last(entries: Sequence[Entry], key: str) -> Entry | None:

@@ -198,6 +198,7 @@ class Asked:
                 ) from error
         self._screen.progress(total, total, "asking this clone")
         self._take(self._cellar.repo.pointers(KNOWN))
+        self._take(self._cellar.repo.put_aside())
 
     def _ask(self, url: str) -> None:
         own = self._cellar.repositories

@@ -1,10 +1,10 @@
 """Deletes local objects whose copies in the store are proven.
 
 Looks at what git-lfs's own rules would let go of: they keep what HEAD, other work trees, stashes and recent branches
-name, and what has not been pushed; what is staged is kept, too. Of these objects, one goes only when its copy in the
-store that a pull would ask is proven now: by the SHA-256 that the store itself has computed, by its CRC-32C of all
-bytes, which is that of the local file. These are as old as the copy; with --deep it is read, whatever they say. Every
-other one is kept, and the reason is said. Deletes nothing without --apply.
+name, and what has not been pushed; what is staged, or put aside by a rebase, is kept, too. Of these objects, one goes
+only when its copy in the store that a pull would ask is proven now: by the SHA-256 that the store itself has computed,
+by its CRC-32C of all bytes, which is that of the local file. These are as old as the copy; with --deep it is read,
+whatever they say. Every other one is kept, and the reason is said. Deletes nothing without --apply.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,8 +61,9 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     remote = verify.choose_remote(repo, arguments.remote)
     cellar = Cellar(repo, "download", remote, environ)
     objects = {local.oid: local for local in local_objects(repo.storage)}
-    # git-lfs 3.3 forgets the index; a gc elsewhere may delete from the store what only this one names.
-    staged = {pointer.oid for pointer, _ in repo.pointers(STAGED)}
+    # git-lfs 3.3 forgets the index, and every git-lfs what a rebase has put aside; a gc elsewhere may delete from the
+    # store what only this clone names.
+    staged = {pointer.oid for pointer, _ in chain(repo.pointers(STAGED), repo.put_aside())}
     dropped = [objects[oid] for oid in repo.prunable(remote) if oid in objects and oid not in staged]
     stop = threading.Event()
     threads = verify.READ_THREADS if arguments.deep else verify.STAT_THREADS

@@ -326,6 +326,37 @@ def test_what_this_clone_has_staged_stashed_or_only_remembers_survives(cellar: C
     assert len({staged, stashed, earlier, amended, elsewhere}) == 5
 
 
+@pytest.mark.parametrize("where", ["here", "in another work tree"])
+@pytest.mark.parametrize("how", ["--merge", "--apply"])
+def test_what_a_rebase_has_put_aside_survives(cellar: Cellar, tmp_path: Path, where: str, how: str) -> None:
+    """It is in no ref, reflog or index, and nowhere in the work tree until the rebase has ended."""
+    staged, changed, orphan = orphaned(cellar, 1, 2, 3)
+    text = cellar.work / "notes.txt"
+    text.write_text("one\n")
+    cellar.write("weights.bin", SIZE, 9)
+    cellar.commit("Begin")
+    cellar.git("branch", "topic")
+    text.write_text("two\n")
+    cellar.commit("Go on")
+    tree = cellar.work if where == "here" else tmp_path / "tree"
+    if tree == cellar.work:
+        cellar.git("checkout", "-q", "topic")
+    else:
+        cellar.git("worktree", "add", "-q", str(tree), "topic")
+    (tree / "notes.txt").write_text("another\n")
+    cellar.home.git("commit", "-q", "-a", "-m", "Go another way", cwd=tree)
+    (tree / "weights.bin").write_bytes(random_bytes(SIZE, 1))
+    cellar.home.git("add", "weights.bin", cwd=tree)
+    (tree / "weights.bin").write_bytes(random_bytes(SIZE, 2))
+    stopped = cellar.home.git("rebase", "--autostash", how, "main", cwd=tree, check=False)
+    assert "Created autostash" in stopped.stdout + stopped.stderr
+
+    assert statuses(gc(cellar)) == {orphan: "orphan"}
+    pruned = cellar.home.run("lfs-agent", "prune", "--deep", "--apply", cwd=cellar.work)
+    assert "deleted" in pruned.stdout
+    assert [cellar.local_object(oid).exists() for oid in (staged, changed, orphan)] == [True, True, False]
+
+
 def test_what_a_replacement_hides_survives(cellar: Cellar) -> None:
     """refs/replace lets git show another commit in the place of the one that the branch names."""
     kept = cellar.add("main.bin", SIZE, seed=1)
