@@ -58,6 +58,11 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise UsageError(
             f"lfs.storage is set: {repo.storage} may have objects of other repositories, which have other stores"
         )
+    if not (shared := (repo.storage / "objects").resolve()).is_relative_to(repo.common_dir):
+        raise UsageError(
+            f"{repo.storage} leads to {shared}, out of this repository: there may be objects of other repositories, "
+            "which have other stores"
+        )
     remote = verify.choose_remote(repo, arguments.remote)
     cellar = Cellar(repo, "download", remote, environ)
     objects = {local.oid: local for local in local_objects(repo.storage)}

@@ -342,6 +342,24 @@ def test_a_command_line_that_makes_no_sense_deletes_nothing(
     assert here(cellar) == set(oids)
 
 
+@pytest.mark.parametrize("folder", ["lfs", "lfs/objects"])
+def test_a_storage_that_is_a_link_is_refused_as_one_that_is_set(cellar: Cellar, tmp_path: Path, folder: str) -> None:
+    """What the clone to which it leads has staged or committed nobody sees here."""
+    other = cellar.clone(tmp_path / "other")
+    cellar.write("weights.pt", SIZE, 1)
+    cellar.git("add", ".")
+    there = cellar.work / ".git" / folder
+    here = other / ".git" / folder
+    shutil.rmtree(here, ignore_errors=True)
+    here.parent.mkdir(exist_ok=True)
+    here.symlink_to(there)
+
+    done = cellar.home.run("lfs-agent", "prune", "--apply", cwd=other, check=False)
+
+    assert done.returncode == 2
+    assert f"leads to {cellar.work}/.git/lfs/objects, out of this repository" in done.stderr
+
+
 def test_a_git_lfs_that_speaks_otherwise_is_not_believed(cellar: Cellar, tmp_path: Path) -> None:
     oids = versions(cellar, SIZE, SIZE + 1)
     real = shutil.which("git-lfs", path=cellar.home.environ["PATH"])
