@@ -69,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run", action="store_true", help="show what would be done, and change nothing (the default)"
     )
     what.add_argument("--repositories", action="store_true", help="show which repositories are registered at the store")
-    what.add_argument("--register", action="store_true", help="register this one; its first push does the same")
+    what.add_argument(
+        "--register", action="store_true", help="register this one; its first push of an object does the same"
+    )
     what.add_argument("--forget", metavar="URL", help="take a repository out: what only that one names may go")
     parser.add_argument(
         "--expect-objects", type=int, metavar="N", help="with --apply: delete only where it comes to so many objects"
