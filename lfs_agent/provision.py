@@ -115,7 +115,8 @@ def lifecycle(found: Found, wish: Wish) -> Change:
     Raises ObjectError where one of them deletes what is below the prefix: noncurrent, it would go for good by ours.
     """
     rules = list(found.get("Rules", []))
-    for rule in rules:
+    others = [rule for rule in rules if rule.get("ID") not in _ids(wish.prefix)]
+    for rule in others:
         if _deletes_below(rule, f"{wish.prefix}/" if wish.prefix else ""):
             raise ObjectError(
                 f"the rule {rule.get('ID', '')!r} deletes objects of this store ({_spell_expiration(rule)}), whoever "
@@ -127,7 +128,6 @@ def lifecycle(found: Found, wish: Wish) -> Change:
     told = f"unfinished uploads go after {UNFINISHED_DAYS} days, noncurrent versions after {days}"
     if all(_same(ours.get(rule["ID"], {}), rule) for rule in wanted):
         return Change(None, told)
-    others = [rule for rule in rules if rule.get("ID") not in _ids(wish.prefix)]
     kept = f" ({len(others)} other rule{'' if len(others) == 1 else 's'} kept)" if others else ""
     parameters: dict[str, Any] = {"LifecycleConfiguration": {"Rules": [*others, *wanted]}}
     if size := found.get("TransitionDefaultMinimumObjectSize"):
