@@ -165,9 +165,14 @@ class Ledger:
     def marks(self) -> Marks:
         """All that are marked now.
 
-        Raises ObjectError where the file is none of ours.
+        Raises ObjectError where the file is none of ours, or may not be read.
         """
-        found = self._read(self.marks_key)
+        try:
+            found = self._fetched(self.marks_key)
+        except DeniedError:
+            if self._is_listed(self.marks_key):  # who sees the objects would take what is marked for what stays
+                raise
+            found = None
         if found is None:
             return Marks([])
         content, stat = found
@@ -252,15 +257,30 @@ class Ledger:
                     raise
         raise AssertionError("unreachable")
 
+    def _is_listed(self, key: str) -> bool:
+        """Whether the store lists the key; False also for who may not ask for a list."""
+        try:
+            found, _ = self._store.listed(key)
+        except UnsupportedError:  # a folder says what is missing, and what may not be read
+            return True
+        except DeniedError:
+            return False
+        return any(stat.key == key for stat in found)
+
     def _read(self, key: str) -> tuple[bytes, ObjectStat] | None:
         """Content and ETag; None where nothing is there."""
+        try:
+            return self._fetched(key)
+        except DeniedError:
+            # Without s3:ListBucket a missing key is forbidden, not missing; who may read nothing never skips an object.
+            return None
+
+    def _fetched(self, key: str) -> tuple[bytes, ObjectStat] | None:
+        """As `_read`, for who wants to know of a DeniedError."""
         content = bytearray()
         try:
             stat = self._store.fetch(key, 0, _MOST, lambda offset, chunk: content.extend(chunk))
         except MissingError:
-            return None
-        except DeniedError:
-            # Without s3:ListBucket a missing key is forbidden, not missing; who may read nothing never skips an object.
             return None
         if len(content) != stat.size:
             raise ObjectError(f"{self.address(key)} has {stat.size} bytes: that is none of ours; look at it")

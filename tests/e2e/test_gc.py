@@ -831,6 +831,37 @@ def test_what_was_stored_anew_after_the_mark_survives(server: Server, cellar: Ce
     assert audit(cellar) == []
 
 
+NO_MARKS = Rule(ACCESS_DENIED, "GET", r"marks\.jsonl$")
+NO_LISTS = Rule(ACCESS_DENIED, "GET", r"list-type=2")
+
+
+def test_a_push_that_may_not_read_the_marks_is_no_success(cellar: Cellar) -> None:
+    """By rights that are those of the objects alone; and the only local copy stays."""
+    (oid,) = marked(cellar, 1)
+    cellar.write("topic-1.bin", SIZE, 1)
+    cellar.commit("Take it up again")
+    with FaultProxy(cellar.server.endpoint, Faults((NO_MARKS,))) as proxy:
+        env = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        refused = cellar.home.git("push", "origin", "HEAD:refs/heads/again", cwd=cellar.work, check=False, env=env)
+        cellar.git("reset", "-q", "--hard", "origin/main")
+        kept = cellar.home.run("lfs-agent", "prune", "--deep", "--apply", cwd=cellar.work, check=False, env=env)
+
+    assert refused.returncode != 0
+    assert "cellar/.lfs-agent/gc/marks.jsonl: 403 AccessDenied" in refused.stderr
+    assert kept.returncode == 3
+    assert "marks.jsonl: 403 AccessDenied" in kept.stdout
+    assert cellar.local_object(oid).exists()
+
+
+def test_who_may_not_list_is_told_nothing_of_marks_and_pushes(cellar: Cellar) -> None:
+    """What is missing is forbidden then: no gc was ever here."""
+    cellar.add("main.bin", SIZE, seed=1)
+    cellar.push()
+    with FaultProxy(cellar.server.endpoint, Faults((NO_MARKS, NO_LISTS))) as proxy:
+        env = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        cellar.home.git("lfs", "push", "--all", "origin", cwd=cellar.work, env=env)
+
+
 def test_prune_keeps_the_local_copy_of_what_is_marked(cellar: Cellar) -> None:
     old = cellar.add("model.bin", SIZE, seed=1)
     cellar.add("model.bin", SIZE, seed=2)
