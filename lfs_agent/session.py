@@ -181,7 +181,7 @@ class SessionFiles(NamedTuple):
         return self._path("aws")
 
     def _path(self, kind: str) -> Path:
-        return self.folder / f"{self.name}.{crc32(self.remote.encode()):08x}.{kind}"
+        return self.folder / f"{self.name}.{crc32(self.remote.encode(errors='replace')):08x}.{kind}"
 
 
 class Cause(NamedTuple):

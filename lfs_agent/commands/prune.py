@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise UsageError(
             f"lfs.storage is set: {repo.storage} may have objects of other repositories, which have other stores"
         )
-    if not (shared := (repo.storage / "objects").resolve()).is_relative_to(repo.common_dir):
+    if not (shared := (repo.storage / "objects").resolve()).is_relative_to(repo.common_dir.resolve()):
         raise UsageError(
             f"{repo.storage} leads to {shared}, out of this repository: there may be objects of other repositories, "
             "which have other stores"
