@@ -61,6 +61,11 @@ def trees(repo: Repository, words: Sequence[str], paths: Sequence[str] = ()) -> 
 
 
 def _check_known(repo: Repository, word: str) -> None:
+    if word.startswith(".."):
+        raise UsageError(
+            f"{word}: the range has no beginning, for which git takes HEAD, so it may well be empty: is a variable "
+            "unset? If it is meant so, say HEAD.."
+        )
     if repo.knows(word):
         return
     if word == "HEAD" and not repo.born:

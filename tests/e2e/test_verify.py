@@ -223,6 +223,7 @@ def test_a_repository_without_pointers_has_nothing_to_verify(cellar: Cellar) -> 
     [
         (["nothing"], "nothing: git knows no such commit here: git fetch --tags may bring it; paths come after --"),
         (["nothing..HEAD"], "nothing..HEAD: git knows no such commit here"),
+        (["..HEAD"], "..HEAD: the range has no beginning"),  # of a script whose variable is empty
         (["HEAD^!"], "HEAD^!: git knows no such commit here"),  # more than one, of which diff-tree would tell nothing
         (["^HEAD"], "^HEAD: git knows no such commit here"),
         (["HEAD..main", "0" * 40], f"{'0' * 40}: git knows no such commit here"),
