@@ -699,7 +699,7 @@ def test_uploads_that_cannot_be_listed_now_are_unknown(
     clinic: Clinic, cellar: Cellar, answer: Answer, status: int, word: str
 ) -> None:
     with FaultProxy(cellar.server.endpoint, Faults((Rule(answer, "GET", r"\?uploads"),))) as proxy:
-        environ = {"LFS_AGENT_DEADLINE": "1", "LFS_AGENT_FIRST_DEADLINE": "1", **through(proxy)}
+        environ = {"LFS_AGENT_DEADLINE": "5", "LFS_AGENT_FIRST_DEADLINE": "5", **through(proxy)}
         lines = ask(clinic.home, cellar.work, status=status, env=environ, path=clinic.newest)
     assert [line["status"] for line in lines if line["check"] == "uploads"] == [word]
 
