@@ -3,7 +3,7 @@
  * All that comes of the command counts, and is waited for: who outlives its parent becomes a child of the meter.
  *
  * PSS: memory that several processes share counts as its share. It is looked at when they have grown, a hundred
- * times a second at most; -1 where the system does not say it. */
+ * times a second while they do, and ten times at least; -1 where the system does not say it. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -17,7 +17,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { GROWN_PAGES = 128 };
+enum { GROWN_PAGES = 128, LEAST_NS = 10 * 1000 * 1000, MOST_NS = 100 * 1000 * 1000 };
 
 static pid_t child;
 
@@ -66,12 +66,14 @@ static long below(long process, long (*measure)(long)) {
     return sum;
 }
 
-static long peak_pss(long peak) {
+/* Whether there is more memory than ever; then `peak` is looked at. */
+static int has_grown(long *peak) {
     static long seen;
     long pages = below(getpid(), pages_of), pss;
-    if (pages < seen + GROWN_PAGES) return peak;
+    if (pages < seen + GROWN_PAGES) return 0;
     seen = pages;
-    return (pss = below(getpid(), pss_of)) > peak ? pss : peak;
+    if ((pss = below(getpid(), pss_of)) > *peak) *peak = pss;
+    return 1;
 }
 
 int main(int count, char **words) {
@@ -98,7 +100,7 @@ int main(int count, char **words) {
     long peak = -1;
     double user = 0, system = 0;
     struct rusage used;
-    struct timespec step = {0, 10 * 1000 * 1000};
+    struct timespec step = {0, LEAST_NS};
     pid_t one;
     while ((one = wait4(-1, &status, WNOHANG, &used)) >= 0 || errno == EINTR) {
         if (one > 0) {
@@ -106,7 +108,8 @@ int main(int count, char **words) {
             user += seconds(used.ru_utime);
             system += seconds(used.ru_stime);
         } else {
-            peak = peak_pss(peak);
+            /* To look costs what it is looked at for. */
+            step.tv_nsec = has_grown(&peak) ? LEAST_NS : step.tv_nsec < MOST_NS / 2 ? 2 * step.tv_nsec : MOST_NS;
             pselect(0, NULL, NULL, NULL, &step, &none);
         }
     }

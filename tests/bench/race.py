@@ -53,15 +53,15 @@ CASES = {
         Case("tiny", "3 objects of 10 kB", 3, 10_000, 1),
         Case("one", "one object of 10 kB", 1, 10_000, 5),
         Case("k200", "200 objects of 10 kB", 200, 10_000, 8),
-        Case("k2000", "2,000 objects of 100 kB", 2000, 100_000, 3),
+        Case("k2000", "2,000 objects of 100 kB", 2000, 100_000, 5),
         Case(
             *("k10000", "10,000 objects of 1 kB", 10_000, 1000, 1),
             ways=("push", "re-push"),
             without=("git-remote-s3", "s5cmd", "aws"),
         ),
         Case("m64", "8 objects of 64 MiB", 8, 64 << 20, 2),
-        Case("mid", "8 objects of 512 MiB", 8, 512 << 20, 2, without=("aws",)),
-        Case("big", "one object of 4 GiB", 1, 4 << 30, 2, without=("aws",)),
+        Case("mid", "8 objects of 512 MiB", 8, 512 << 20, 4, without=("aws",)),
+        Case("big", "one object of 4 GiB", 1, 4 << 30, 4, without=("aws",)),
     )
 }
 FAR = f"{ROUND_TRIP_MS} ms away, {RATE_KB // 1000} MB/s a connection"

@@ -78,17 +78,31 @@ go_install() {
 }
 link() { mkdir -p "$cache/bin" && ln -sfn "../$1/$2" "$cache/bin/$2"; }
 
-# find_python NEWEST MODULES: the first Python from 3.11 to 3.NEWEST that runs (a pyenv shim may not) and has MODULES.
+# find_python NEWEST MODULES: a Python from 3.11 to 3.NEWEST that runs (a pyenv shim may not) and has MODULES: $PYTHON, or
+# the first that was compiled as most people have it (pyenv leaves the optimization out), or the first of all.
 find_python() {
-  local candidate test="import sys, $2; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $1))"
-  for candidate in "${PYTHON:-python3}" python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3 \
-      /opt/homebrew/bin/python3.1[1-4] /usr/local/bin/python3.1[1-4] "$HOME"/.pyenv/versions/3.1[1-4]*/bin/python3; do
-    if "$candidate" -c "$test" </dev/null >/dev/null 2>&1; then
-      "$candidate" -c 'import sys; print(sys.executable)'
-      return
-    fi
+  local wanted optimized="sys.prefix == '/usr' or '--enable-optimizations' in (sysconfig.get_config_var('CONFIG_ARGS') or '')"
+  is_python "${PYTHON:-false}" "$@" True && return
+  for wanted in "$optimized" True; do
+    first_python "$@" "$wanted" && return
   done
   return 1
+}
+
+first_python() {
+  local candidate
+  for candidate in python3 python3.13 python3.12 python3.11 python3.14 /usr/bin/python3 \
+      /opt/homebrew/bin/python3.1[1-4] /usr/local/bin/python3.1[1-4] "$HOME"/.pyenv/versions/3.1[1-4]*/bin/python3; do
+    is_python "$candidate" "$@" && return
+  done
+  return 1
+}
+
+# is_python PROGRAM NEWEST MODULES CONDITION: says where it is.
+is_python() {
+  "$1" -c "import sys, sysconfig, $3
+if (3, 11) <= sys.version_info[:2] <= (3, $2) and ($4): print(sys.executable)
+else: sys.exit(1)" </dev/null 2>/dev/null
 }
 
 # pip_wheel: a wheel of pip from Debian's package of it, not installed: Debian's Python has venv, but without
