@@ -81,7 +81,7 @@ link() { mkdir -p "$cache/bin" && ln -sfn "../$1/$2" "$cache/bin/$2"; }
 # find_python NEWEST MODULES: a Python from 3.11 to 3.NEWEST that runs (a pyenv shim may not) and has MODULES: $PYTHON, or
 # the first that was compiled as most people have it (pyenv leaves the optimization out), or the first of all.
 find_python() {
-  local wanted optimized="sys.prefix == '/usr' or '--enable-optimizations' in (sysconfig.get_config_var('CONFIG_ARGS') or '')"
+  local wanted optimized="sys.base_prefix == '/usr' or 'enable-optimizations' in str(sysconfig.get_config_var('CONFIG_ARGS'))"
   is_python "${PYTHON:-false}" "$@" True && return
   for wanted in "$optimized" True; do
     first_python "$@" "$wanted" && return
