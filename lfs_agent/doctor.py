@@ -652,6 +652,7 @@ def abilities(patient: Patient) -> Iterator[Line]:
         "only if nothing is there, in parts": _yes(can.conditional_complete),
         "SHA-256 of one PUT": "checked and told" if can.put_confirmed else _yes(can.put_checksum),
         "CRC-32C of parts": checks[can.multipart_checksum],
+        "checksum in an answer to HEAD": _yes(can.shown_checksum),
         "replaces exactly what was judged": replaces[can.replacing],
     }
     for ability, value in table.items():

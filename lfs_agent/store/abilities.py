@@ -28,6 +28,8 @@ class Abilities(NamedTuple):
     """CompleteMultipartUpload with If-None-Match."""
     put_checksum: bool = True
     """PutObject with x-amz-checksum-sha256."""
+    shown_checksum: bool = True
+    """HeadObject with x-amz-checksum-mode."""
     put_confirmed: bool = False
     """An answer to PutObject has shown that checksum; until then Content-MD5 guards the body, too."""
     replacing: Replacing | Literal["unasked"] = "unasked"

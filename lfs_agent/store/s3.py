@@ -473,11 +473,19 @@ class S3Store:
         except (ObjectError, BucketError):  # of a login that has expired Amazon says 400
             pass
         self._hear_reason(key)
-        return self._head(key)  # GET was told where the bucket is, which HEAD could not be
-
-    def _head(self, key: str) -> ObjectStat | None:
         try:
-            head = self.ask("looking at", "head_object", key, ChecksumMode="ENABLED")
+            return self._head(key)  # GET was told where the bucket is, which HEAD could not be
+        except (BucketError, UnsupportedError):
+            if not (self._connection.endpoint and self.abilities.now.shown_checksum):
+                raise
+        found = self._head(key, shown_checksum=False)  # GET was answered: it is what only HEAD was asked
+        self.abilities.learn(shown_checksum=False)
+        return found
+
+    def _head(self, key: str, *, shown_checksum: bool = True) -> ObjectStat | None:
+        mode = "ENABLED" if shown_checksum and self.abilities.now.shown_checksum else None
+        try:
+            head = self.ask("looking at", "head_object", key, ChecksumMode=mode)
         except MissingError:
             return None
         with self.understanding(key, "looking at"):
@@ -499,7 +507,7 @@ class S3Store:
         """
         try:
             self.ask("looking at", "get_object", key, Range="bytes=0-0")["Body"].close()
-        except MissingError:
+        except (MissingError, DamagedError):  # nothing is there, or nothing is in it
             pass
         except DeniedError as error:
             self._hides_missing, self._would_tell = True, named_action(str(error))

@@ -65,6 +65,7 @@ class Counter:
             "conditional_complete": True,
             "put_checksum": True,
             "multipart_checksum": "full",
+            "shown_checksum": True,
         }
         if not self._path.exists():
             return {}
@@ -117,6 +118,16 @@ class Counter:
             [Rule(StripHeaders(request=("x-amz-checksum-type",)), "POST", CREATE)],
             *(LARGE, 7, 7, {"multipart_checksum": "composite"}),
             id="full-object-ignored",
+        ),
+        pytest.param(
+            [Rule(INVALID, "HEAD", header="x-amz-checksum-mode")],
+            *(SMALL, 5, 2, {"shown_checksum": False}),
+            id="checksum-mode-400",
+        ),
+        pytest.param(
+            [Rule(NOT_IMPLEMENTED, "HEAD", header="x-amz-checksum-mode")],
+            *(LARGE, 10, 7, {"shown_checksum": False}),
+            id="checksum-mode-501",
         ),
     ],
 )

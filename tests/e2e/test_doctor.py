@@ -734,6 +734,7 @@ def test_what_the_store_can_and_cannot_do_is_told_as_this_clone_has_learned_it(c
             "only if nothing is there, in parts": "no",
             "SHA-256 of one PUT": "checked and told",
             "CRC-32C of parts": "of the whole object",
+            "checksum in an answer to HEAD": "not refused yet",
             "replaces exactly what was judged": "not asked yet",
         }
 

@@ -22,6 +22,7 @@ from tests.proxy import (
     ERROR_IN_200,
     EXPIRED_TOKEN,
     INTERNAL_ERROR,
+    NOT_IMPLEMENTED,
     SLOW_DOWN,
     Answer,
     BlackHole,
@@ -548,6 +549,34 @@ def test_one_refused_object_does_not_stop_the_others(cellar: Cellar, any_server:
     assert pushed.returncode != 0
     assert cellar.keys() == sorted(cellar.key(oid) for oid in oids if oid != oids[4])
     assert [oids[4]] == [oid for oid in oids if f'error transferring "{oid}"' in pushed.stderr]
+
+
+UNSUPPORTED = Answer(400, "InvalidArgument")
+
+
+@pytest.mark.parametrize("size", [10_000, 12 * MIB])
+def test_a_store_that_refuses_every_word_of_checksums_and_conditions_is_used(
+    cellar: Cellar, any_server: Server, tmp_path: Path, size: int
+) -> None:
+    """As Backblaze B2 does, in answers to HEAD, too, which have no room for a reason."""
+    oid = cellar.add("weights.bin", size)
+    headers = [f"x-amz-checksum-{name}" for name in ("mode", "sha256", "crc32c", "algorithm", "type")]
+    rules = [Rule(UNSUPPORTED, header=name) for name in headers]
+    with through(cellar, any_server, Rule(NOT_IMPLEMENTED, method="P.*", header="if-none-match"), *rules) as proxy:
+        use(cellar, proxy)
+        cellar.push()
+        verified = cellar.home.run("lfs-agent", "verify", "--deep", cwd=cellar.work)
+        clone = cellar.clone(tmp_path / "clone")
+        (cellar.work / ".git" / "lfs" / "lfs-agent" / "stores.json").unlink()
+        cellar.delete(oid)
+        missing = cellar.home.run("lfs-agent", "verify", cwd=cellar.work, check=False)
+        learned = cellar.home.run("lfs-agent", "doctor", cwd=cellar.work, check=False)
+
+    assert "1 present (1 proven)" in verified.stdout
+    assert sha256((clone / "weights.bin").read_bytes()).hexdigest() == oid
+    assert missing.returncode == 1
+    assert "1 missing" in missing.stdout
+    assert "checksum in an answer to HEAD: no" in learned.stdout
 
 
 def test_a_server_that_wants_to_be_left_alone_is(cellar: Cellar, any_server: Server) -> None:
