@@ -32,6 +32,8 @@ class Abilities(NamedTuple):
     """HeadObject with x-amz-checksum-mode."""
     put_confirmed: bool = False
     """An answer to PutObject has shown that checksum; until then Content-MD5 guards the body, too."""
+    md5_etag: bool = True
+    """An ETag that looks like an MD5 is that of what was sent; encrypted with a key of one's own, it may be none."""
     replacing: Replacing | Literal["unasked"] = "unasked"
     """Whether PutObject and CompleteMultipartUpload obey If-Match."""
     bare_etag: bool = False

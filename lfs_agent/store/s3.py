@@ -623,13 +623,22 @@ class S3Store:
         if not answer.get("ETag"):  # whoever has said so, only a look at the store can tell what came of it
             raise ConflictError(str(nonsense(KeyError("ETag"), self._context(key, "storing"))))
         md5 = md5 or _md5(body)
-        if _is_other_md5(answer, md5):
+        if self.abilities.now.md5_etag and _is_other_md5(answer, md5):
+            self._check_taken(key, oid, len(body))
+            self.abilities.learn(md5_etag=False)
+        elif not _is_md5(answer, md5):
+            self._check_arrived(key, len(body))
+        return False
+
+    def _check_taken(self, key: str, oid: Oid, size: int) -> None:
+        """Raises DamagedError where what is there can't be shown to be what was sent, whatever its ETag says."""
+        digest, found = hashlib.sha256(), None
+        with suppress(ObjectError, TransientError):
+            found = self.fetch(key, 0, size, lambda offset, chunk: digest.update(chunk))
+        if found is None or found.size != size or digest.hexdigest() != oid:
             raise DamagedError(
                 f"{self.address(key)}: the store took something else than was sent, and checks nothing. {MENDED_BY}"
             )
-        if not _is_md5(answer, md5):
-            self._check_arrived(key, len(body))
-        return False
 
     def _check_arrived(self, key: str, size: int) -> None:
         """Raises ConflictError where an answer that says nothing of what was sent was perhaps not the store's."""
@@ -770,8 +779,13 @@ class S3Upload:
 
         try:
             answer, md5 = self._store.asked(put)
-            if md5 and _is_other_md5(answer, md5):
-                raise TransientError(f"part {part.number} did not arrive as it was sent", heard=True)
+            if md5 and self._store.abilities.now.md5_etag and _is_other_md5(answer, md5):
+                said = f"{self._store.address(self._key)}: part {part.number} did not arrive as it was sent"
+                refusal = ObjectError(
+                    f"{said}, or its ETag is no MD5; a partSize above the object's size sends it in one piece, which "
+                    "finds out"
+                )
+                raise TransientError(said, heard=True, last=refusal)
             return SentPart(part, answer.get("ETag") or self._listed_etag(part, crc32c, md5), crc32c)
         except MissingError as error:  # NoSuchUpload: somebody has cleaned up
             raise ConflictError(str(error)) from error

@@ -13,7 +13,7 @@ from lfs_agent.parts import MIB
 from lfs_agent.store.s3 import S3Store, obeys_conditions
 from tests.contract.conftest import BucketOf, InBucket
 from tests.contract.desk import KEY, Desk
-from tests.contract.stores import BytesBody, content, oid_of, retrying
+from tests.contract.stores import BytesBody, content, oid_of, put_parts, retrying
 from tests.proxy import NOT_IMPLEMENTED, Answer, FaultProxy, Faults, Flip, Rule, StripHeaders
 from tests.servers import KINDS
 
@@ -275,6 +275,41 @@ def test_an_etag_that_is_no_md5_is_not_taken_for_one(
 
     assert (sent.how, sent.proven) == ("uploaded", False)
     assert place.objects() == {KEY: content(SMALL)}
+
+
+OTHER_MD5 = Answer(200, headers=(("ETag", f'"{hashlib.md5(b"something else").hexdigest()}"'),), forward=True)
+"""As of what a store has encrypted without saying so."""
+
+
+@pytest.mark.parametrize("kind", ["ceph"])
+def test_an_etag_that_only_looks_like_an_md5_is_found_out_by_reading_once(
+    bucket_of: BucketOf, desk: Desk, tmp_path: Path, kind: str
+) -> None:
+    place, path = bucket_of(kind), tmp_path / "stores.json"
+    with place.through(Rule(OTHER_MD5, "PUT")) as proxy:
+        for number, asked in enumerate((["HEAD", "PUT", "GET"], ["HEAD", "PUT", "HEAD"])):
+            before = len(proxy.requests)
+            store = retrying(place.store_with(endpoint=proxy.endpoint, abilities=path))
+            sent = desk.up(store, desk.write(content(SMALL, seed=number)), key=f"{KEY}{number}")
+            assert (sent.how, sent.proven) == ("uploaded", False)
+            assert [seen.method for seen in proxy.requests[before:]] == asked
+        upload = place.store_with(endpoint=proxy.endpoint, abilities=path).begin(KEY, oid_of(b"weights"), 7)
+        assert len(put_parts(upload, b"weights")) == 1  # a part can't be read
+
+    assert place.objects() == {f"{KEY}{number}": content(SMALL, seed=number) for number in range(2)}
+
+
+def test_a_part_whose_etag_is_another_md5_is_not_believed_and_told_with_the_way_out(
+    bucket_of: BucketOf, desk: Desk
+) -> None:
+    place = bucket_of("ceph")
+    with (
+        place.through(Rule(OTHER_MD5, "PUT", "partNumber")) as proxy,
+        pytest.raises(ObjectError, match=r"part \d did not arrive as it was sent, or its ETag is no MD5; a partSize"),
+    ):
+        desk.up(retrying(place.store_with(endpoint=proxy.endpoint), deadline_s=0.5), desk.write(content(LARGE)))
+
+    assert place.objects() == {}
 
 
 @pytest.mark.parametrize("etag", [hashlib.md5(b"something else").hexdigest(), "v1-not-an-md5"])
