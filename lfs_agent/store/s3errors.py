@@ -148,7 +148,10 @@ def translate(error: Exception, context: Context) -> AgentError:
 def _response(error: Exception) -> Mapping[str, Any] | None:
     """What the store has answered, as botocore's ClientError has it."""
     response = getattr(error, "response", None)
-    return response if isinstance(response, Mapping) else None
+    if not isinstance(response, Mapping):
+        return None
+    # What an error says that has a namespace botocore leaves beside an empty one.
+    return {**response, "Error": response} if "Code" in response else response
 
 
 def refuses_keys(error: Exception) -> bool:

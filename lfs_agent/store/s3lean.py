@@ -192,7 +192,7 @@ def _said(answer: Answer, operation: str) -> dict[str, Any]:
         root = ElementTree.fromstring(answer.content)
     except ElementTree.ParseError:  # it broke off
         root = ElementTree.Element("Error")
-    if root.tag == "Error":
+    if root.tag.rpartition("}")[2] == "Error":
         raise _refused(answer._replace(status=500), operation)
     if operation == _LIST:
         return _page(root)

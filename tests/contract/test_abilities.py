@@ -372,7 +372,14 @@ def test_a_put_that_confirms_nothing_is_looked_at(bucket_of: BucketOf, desk: Des
 LOGIN_PAGE = Answer(200, body=b"<html>Please log in to the hotel's network</html>")
 
 
-@pytest.mark.parametrize("page", [LOGIN_PAGE, Answer(200)], ids=["html", "empty"])
+NAMESPACED = Answer(
+    200,
+    body=b'<?xml version="1.0"?><Error xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Code>InternalError</Code>'
+    b"<Message>try again</Message><Key>weights/key</Key></Error>",
+)
+
+
+@pytest.mark.parametrize("page", [LOGIN_PAGE, Answer(200), NAMESPACED], ids=["html", "empty", "error in a namespace"])
 @pytest.mark.parametrize("size, step", [(SMALL, ("PUT", "")), (LARGE, ("POST", CREATE)), (LARGE, ("POST", COMPLETE))])
 def test_a_page_in_place_of_an_answer_is_no_success(
     bucket_of: BucketOf, desk: Desk, size: int, step: tuple[str, str], page: Answer
@@ -380,13 +387,23 @@ def test_a_page_in_place_of_an_answer_is_no_success(
     place = bucket_of("versitygw")
     with place.through(Rule(page, *step)) as proxy:
         store = retrying(place.store_with(endpoint=proxy.endpoint), deadline_s=0.5)
-        with pytest.raises(ObjectError, match=r"gave no sane answer|and yet nothing is there"):
+        with pytest.raises(ObjectError, match=r"gave no sane answer|and yet nothing is there|: 500 "):
             desk.up(store, desk.write(content(size)))
         assert place.objects() == {}
         proxy.faults = Faults()
         desk.up(store, desk.write(content(size)))
 
     assert (place.objects(), place.unfinished()) == ({KEY: content(size)}, 0)
+
+
+def test_an_empty_object_has_no_first_byte_to_hear_a_reason_by(bucket_of: BucketOf, tmp_path: Path) -> None:
+    place = bucket_of("versitygw")
+    place.replace(KEY, b"")
+    with place.through(Rule(INVALID, "HEAD", header="x-amz-checksum-mode")) as proxy:
+        found = place.store_with(endpoint=proxy.endpoint, abilities=tmp_path / "stores.json").stat(KEY)
+
+    assert found is not None
+    assert found.size == 0
 
 
 def test_a_store_that_checks_nothing_is_found_out(bucket_of: BucketOf, desk: Desk) -> None:
