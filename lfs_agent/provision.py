@@ -1,6 +1,7 @@
 """What a bucket has to be set to, and what of that is to be done: other people's rules stay as they are."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -112,9 +113,19 @@ def public_access_block(found: Found, wish: Wish) -> Change:
 def lifecycle(found: Found, wish: Wish) -> Change:
     """Two rules for the keys below the prefix; all others are put back as they were.
 
-    Raises ObjectError where one of them deletes what is below the prefix: noncurrent, it would go for good by ours.
+    Raises ObjectError where one of them deletes what is below the prefix: noncurrent, it would go for good by ours; and
+    where they can't be put back as they were: without its limits, one would delete more.
     """
     rules = list(found.get("Rules", []))
+    ours = {rule["ID"]: rule for rule in rules if rule.get("ID") in _ids(wish.prefix)}
+    wanted = _rules(wish, ours)
+    is_right = all(_same(ours.get(rule["ID"], {}), rule) for rule in wanted)
+    if not is_right and (unknown := found.get("Unknown")):
+        raise ObjectError(
+            f"the rules that are there say what only this store knows ({', '.join(unknown)[:200]}), and could not be "
+            "put back as they are: add ours by the store's own tool, and run this again; until then no rule is set: "
+            f"{json.dumps(wanted)}"
+        )
     others = [rule for rule in rules if rule.get("ID") not in _ids(wish.prefix)]
     for rule in others:
         if _deletes_below(rule, f"{wish.prefix}/" if wish.prefix else ""):
@@ -122,11 +133,9 @@ def lifecycle(found: Found, wish: Wish) -> Change:
                 f"the rule {rule.get('ID', '')!r} deletes objects of this store ({_spell_expiration(rule)}), whoever "
                 "needs them: take it out, or limit it to other keys, and run this again; until then no rule is set"
             )
-    ours = {rule["ID"]: rule for rule in rules if rule.get("ID") in _ids(wish.prefix)}
-    wanted = _rules(wish, ours)
     days = wanted[1]["NoncurrentVersionExpiration"]["NoncurrentDays"]
     told = f"unfinished uploads go after {UNFINISHED_DAYS} days, noncurrent versions after {days}"
-    if all(_same(ours.get(rule["ID"], {}), rule) for rule in wanted):
+    if is_right:
         return Change(None, told)
     kept = f" ({len(others)} other rule{'' if len(others) == 1 else 's'} kept)" if others else ""
     parameters: dict[str, Any] = {"LifecycleConfiguration": {"Rules": [*others, *wanted]}}

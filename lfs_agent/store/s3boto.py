@@ -1,6 +1,6 @@
 """botocore's session and client, as we want them: no retries of its own, no surprises in what it sends or keeps."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from botocore import UNSIGNED
@@ -70,6 +70,7 @@ def new_client(connection: "Connection", settings: Settings, login: "Login", con
     events.register_first("choose-signer.s3.UploadPart", _choose_signer)
     events.register("before-send.s3", _note_sending)
     events.register_first("needs-retry.s3", _follow_only_a_name)
+    events.register("after-call.s3.GetBucketLifecycleConfiguration", _note_unknown)
     return client
 
 
@@ -144,3 +145,22 @@ def _follow_only_a_name(request_dict: dict[str, Any], response: Any, **_: Any) -
     """
     if response is not None and not named_region(response[1]):
         request_dict["context"].setdefault("s3_redirect", {})["redirected"] = True
+
+
+def _note_unknown(http_response: Any, parsed: dict[str, Any], model: Any, **_: Any) -> None:
+    """Tells as "Unknown" what rules say that botocore leaves out, as a store's own words: put back, they lack it."""
+    if parsed.get("Rules"):
+        from xml.etree import ElementTree
+
+        rules = ElementTree.fromstring(http_response.content).findall("{*}Rule")
+        said = {element.tag.rpartition("}")[2] for rule in rules for element in rule.iter()}
+        parsed["Unknown"] = sorted(said - set(_names(model.output_shape)))
+
+
+def _names(shape: Any) -> Iterator[str]:
+    """Those of the elements in which a shape is written."""
+    if shape.type_name == "list":
+        yield from _names(shape.member)
+    for name, member in getattr(shape, "members", {}).items():
+        yield str(member.serialization.get("name", name))
+        yield from _names(member)

@@ -334,7 +334,7 @@ def test_something_else_than_s3_that_answers_is_told(bucket_of: BucketOf, answer
             r": 403 QuotaExceeded; make room in .*lfs-agent uploads.*have the quota raised",
         ),
         (
-            Answer(403, body=b'<Error xmlns="urn:of-its-own"><Code>QuotaExceeded</Code><Message>full</Message></Error>'),
+            Answer(403, body=b'<Error xmlns="urn:own"><Code>QuotaExceeded</Code><Message>full</Message></Error>'),
             r": 403 QuotaExceeded \(full\); make room in ",
         ),
         (Answer(403, body=b"<html>Blocked"), r": 403( \(.*\))?; s3:PutObject is needed"),

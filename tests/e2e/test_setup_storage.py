@@ -14,7 +14,7 @@ from lfs_agent.policy import policy
 from lfs_agent.store.url import S3Target
 from tests.cellar import Cellar
 from tests.machine import Home
-from tests.proxy import ACCESS_DENIED, FaultProxy, Faults, Rule
+from tests.proxy import ACCESS_DENIED, Answer, FaultProxy, Faults, Rule
 from tests.servers import Server
 
 KEY = "arn:aws:kms:us-east-1:123456789012:key/0b5a2c1e-0000-4000-8000-000000000000"
@@ -185,6 +185,34 @@ def test_a_rule_that_deletes_what_is_stored_is_named_and_none_is_set(
     assert (told in done.stdout) == deletes
     assert done.returncode == (3 if deletes else 0)
     assert (rules(cellar) == before) == deletes
+
+
+ARCHIVE = b"""\
+<LifecycleConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Rule>
+<ID>archive</ID><Status>Enabled</Status><Filter><Prefix>logs/</Prefix><ArchiveZone /></Filter>
+<Expiration><Days>1</Days></Expiration>
+</Rule></LifecycleConfiguration>
+"""
+"""As newer Ceph has it: in all other zones that rule deletes nothing."""
+
+
+@on_localstack
+def test_rules_that_only_the_store_understands_are_not_put_back_without_what_they_say(
+    server: Server, cellar: Cellar
+) -> None:
+    with FaultProxy(server.endpoint, Faults((Rule(Answer(200, body=ARCHIVE), "GET", r"\?lifecycle"),))) as proxy:
+        cellar.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        step = setup(cellar, status=3)["lifecycle"]
+        assert [seen.method for seen in proxy.requests if "lifecycle" in seen.query] == ["GET"]
+    assert step["status"] == "failed"
+    told, _, ours = step["text"].partition("until then no rule is set: ")
+    assert "say what only this store knows (ArchiveZone)" in told
+
+    cellar.home.environ |= server.environ()
+    server.client().put_bucket_lifecycle_configuration(
+        Bucket=cellar.bucket, LifecycleConfiguration={"Rules": json.loads(ours)}
+    )
+    assert setup(cellar)["lifecycle"]["status"] == "ok"
 
 
 @on_localstack
