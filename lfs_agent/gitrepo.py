@@ -390,7 +390,8 @@ class Repository:
     def lfs_url(self, operation: Operation, remote: str) -> LfsUrl | None:
         """Where git-lfs sends or fetches the objects of `remote` (a name or a URL); None where nothing says.
 
-        The order is git-lfs's own (lfsapi/endpoint_finder.go); `insteadOf` is applied to what is found.
+        The order is git-lfs's own (lfsapi/endpoint_finder.go); `pushInsteadOf`, for an upload, or else `insteadOf` is
+        applied to what is found, whatever has named it.
         """
         upload = operation == "upload"
         keys = [*(["lfs.pushurl"] if upload else []), "lfs.url"]
@@ -398,12 +399,12 @@ class Repository:
         for key in keys:
             for entries, committed in ((self.config, False), (self.committed, True)):
                 if entry := _last(entries, key):
-                    return LfsUrl(self._rewritten(entry.value), f"{entry.origin}: {key}", committed)
+                    return LfsUrl(self._rewritten(entry.value, operation), f"{entry.origin}: {key}", committed)
         keys = [*([f"remote.{remote}.pushurl"] if upload else []), f"remote.{remote}.url"]
         for key in keys:
             if entry := self.get(key):
-                return LfsUrl(self._rewritten(entry.value), f"{entry.origin}: {key}", False)
-        return LfsUrl(self._rewritten(remote), "the command line", False) if ":" in remote else None
+                return LfsUrl(self._rewritten(entry.value, operation), f"{entry.origin}: {key}", False)
+        return LfsUrl(self._rewritten(remote, operation), "the command line", False) if ":" in remote else None
 
     def push_urls(self, remote: str) -> list[str]:
         """Where a push to `remote` (a name, a URL or a path) takes commits, as the user's configuration spells it.
@@ -432,12 +433,12 @@ class Repository:
         user = re.search(r"(?m)^user (\S+)$", done.stdout.decode(errors="surrogateescape"))
         return f"{found['scheme'] or ''}{user[1]}@{url[found.start('host') :]}" if user else url
 
-    def _rewritten(self, url: str) -> str:
-        rules = [e for e in self.config if re.fullmatch(r"url\..*\.insteadof", e.key) and url.startswith(e.value)]
-        if not rules:
-            return url
-        best = max(rules, key=lambda rule: len(rule.value))
-        return best.key.removeprefix("url.").removesuffix(".insteadof") + url.removeprefix(best.value)
+    def _rewritten(self, url: str, operation: Operation) -> str:
+        for rule in ("pushinsteadof", "insteadof") if operation == "upload" else ("insteadof",):
+            matching = (e for e in self.config if re.fullmatch(rf"url\..*\.{rule}", e.key) and url.startswith(e.value))
+            if best := max(matching, key=lambda entry: len(entry.value), default=None):
+                return best.key.removeprefix("url.").removesuffix(f".{rule}") + url.removeprefix(best.value)
+        return url
 
     def http_setting(self, url: str, name: str) -> str:
         """git's own `http.NAME` for `url`, `http.<url>.NAME` before it; "" where there is none."""

@@ -104,6 +104,25 @@ def test_each_work_tree_and_submodule_pushes_and_pulls(cellar: Cellar, any_serve
     assert "2 present" in home.run("lfs-agent", "verify", cwd=tmp_path / "again" / "models").stdout
 
 
+def test_objects_are_sent_where_git_lfs_would_send_them(git_lfs: Path | None, cellar: Cellar) -> None:
+    """pushInsteadOf is for what is sent alone, and before insteadOf."""
+    cellar.git("config", f"url.s3::{cellar.bucket}/staging.pushInsteadOf", cellar.url)
+    cellar.git("config", f"url.s3::{cellar.bucket}/near.insteadOf", cellar.url)
+    oid = cellar.add("model.bin", 1000)
+    cellar.push()
+
+    assert cellar.server.keys(cellar.bucket, "") == [f"staging/{oid[:2]}/{oid[2:4]}/{oid}"]
+    sent = cellar.home.run("lfs-agent", "push-missing", cwd=cellar.work)
+    assert f"HEAD at s3::{cellar.bucket}/staging: 1 object, 1 present" in sent.stdout
+    asked = cellar.home.run("lfs-agent", "verify", cwd=cellar.work, check=False)
+    assert f"HEAD at s3::{cellar.bucket}/near: 1 object, 1000 bytes: 0 present" in asked.stdout
+
+    cellar.git("config", "url.http://127.0.0.1:9/.pushInsteadOf", f"{cellar.url[:-1]}")  # git-lfs's own word for it
+    cellar.git("config", "--unset", f"url.s3::{cellar.bucket}/staging.pushInsteadOf")
+    cellar.add("other.bin", 1001)
+    assert "http://127.0.0.1:9/" in cellar.push(check=False).stderr
+
+
 def test_a_bare_mirror_sends_all_versions_of_all_branches(cellar: Cellar, any_server: Server, tmp_path: Path) -> None:
     oids = [cellar.add("weights.bin", 20_000 + number, number) for number in range(3)]
     cellar.git("checkout", "-q", "-b", "tune", "HEAD~1")

@@ -78,6 +78,12 @@ def resolved(cwd: Path, operation: Operation = "download", remote: str = "origin
             "s3::mirror/p",
             "s3::mirror/p",
         ),
+        (
+            [("url.s3::read/.insteadof", "s3::c/"), ("url.s3::w/.pushinsteadof", "s3::")],
+            "[lfs]\nurl = s3::c/p",
+            "s3::read/p",
+            "s3::w/c/p",
+        ),
     ],
 )
 def test_the_url_is_resolved_as_git_lfs_does(
