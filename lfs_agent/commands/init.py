@@ -280,4 +280,10 @@ def _top(repo: Repository) -> Path:
 def _plain(path: Path) -> Path:
     if path.is_symlink():
         raise UsageError(f"{path} is a symbolic link: git-lfs or git would not follow it; make it a file")
+    # git-lfs reads that of the index until there is one here, which hides all that the other says.
+    if not path.exists() and git("ls-files", "-t", "--", path.name, cwd=path.parent).startswith("S "):
+        raise UsageError(
+            f"{path.name} is committed, and left out of this work tree: a new one would hide what it says; run git "
+            f"sparse-checkout add /{path.name}, and this again"
+        )
     return path

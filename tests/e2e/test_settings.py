@@ -276,6 +276,28 @@ def test_init_takes_only_what_may_be_committed(home: Home, work: Path, url: str,
     assert not (work / ".gitattributes").exists()
 
 
+@pytest.mark.parametrize("name", [".lfsconfig", ".gitattributes"])
+def test_init_hides_no_committed_file_behind_a_new_one(home: Home, work: Path, tmp_path: Path, name: str) -> None:
+    """A sparse checkout may leave out what git-lfs and git read all the same, from the index, until there is a file."""
+    (work / "notes.txt").touch()
+    agent(home, "init", "s3::cellar/weights", cwd=work)
+    home.git("add", "-A", cwd=work)
+    home.git("commit", "-qm", "name the store", cwd=work)
+    home.git("sparse-checkout", "set", "--no-cone", "/*", f"!/{name}", cwd=work)
+
+    words = ("init", f"dir::{tmp_path}/backup", "--remote", "backup")
+    refused = sentence(agent(home, *words, cwd=work, check=False), 2)
+    assert refused == (
+        f"lfs-agent init: {name} is committed, and left out of this work tree: a new one would hide what it says; "
+        f"run git sparse-checkout add /{name}, and this again"
+    )
+    assert (home.git("status", "--porcelain", cwd=work).stdout, trusted(home)) == ("", [])
+
+    home.git("sparse-checkout", "add", f"/{name}", cwd=work)
+    agent(home, *words, cwd=work)
+    assert said(home, work, "remote.origin.lfsurl") == "s3::cellar/weights"
+
+
 def test_init_follows_no_link_out_of_the_repository(home: Home, work: Path) -> None:
     victim = home.folder / "victim"
     victim.write_text("mine")
