@@ -379,8 +379,9 @@ class Repository:
 
     def default_remote(self) -> str:
         """The remote that git-lfs would take: the current branch's, else the only one, else origin."""
-        head = run_git(["symbolic-ref", "--quiet", "--short", "HEAD"], cwd=self.cwd)
-        branch = head.stdout.decode(errors="surrogateescape").strip()
+        # Not --short: that says heads/main where there is a tag main, too.
+        head = run_git(["symbolic-ref", "--quiet", "HEAD"], cwd=self.cwd)
+        branch = head.stdout.decode(errors="surrogateescape").strip().removeprefix("refs/heads/")
         named = self.value(f"branch.{branch}.remote") or self.value("remote.lfsdefault")
         if named and named != ".":
             return named

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.cellar import Cellar, findings, new_share, statuses
+from tests.cellar import Cellar, findings, new_share, random_bytes, statuses
 from tests.conftest import absent
 from tests.e2e.conftest import HomeOf
 from tests.machine import Home
@@ -434,6 +434,22 @@ def test_all_refs_are_all_versions_of_all_branches(cellar: Cellar, clone: Clone)
     assert statuses(verify(home, work, "--json", "--all")).keys() == {first, second, third}
     assert statuses(verify(home, work, "--json", "--all", "--", "other.pt")).keys() == {third}
     assert verify(home, work, "--all").stdout.startswith(f"all refs at {cellar.url}: 3 objects")
+
+
+def test_the_remote_of_a_branch_counts_also_where_a_tag_is_called_like_it(cellar: Cellar, tmp_path: Path) -> None:
+    cellar.git("rm", "-q", ".lfsconfig")
+    cellar.git("config", "remote.origin.lfsurl", cellar.url)
+    oid = cellar.add("model.pt", SIZE)
+    cellar.push()
+    cellar.git("remote", "add", "upstream", str(tmp_path / "upstream.git"))
+    cellar.git("config", "remote.upstream.lfsurl", f"{cellar.url}-2")
+    cellar.git("config", "branch.main.remote", "upstream")
+    cellar.git("tag", "main")
+    cellar.local_object(oid).unlink()
+    assert f"failed to fetch some objects from '{cellar.url}-2'" in cellar.git("lfs", "fetch", check=False).stderr
+
+    done = verify(cellar.home, cellar.work, "--json")
+    assert (done.returncode, statuses(done)) == (1, {oid: "missing"})
 
 
 def test_an_object_can_be_named_by_its_oid_and_by_standard_input(cellar: Cellar, clone: Clone) -> None:
