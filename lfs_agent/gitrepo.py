@@ -479,6 +479,11 @@ class Repository:
         """Whether git knows an object by this name, such as `HEAD:path`."""
         return run_git(["cat-file", "-e", name], cwd=self.cwd).returncode == 0
 
+    @property
+    def has_long_names(self) -> bool:
+        """Whether git's own names are SHA-256, too: as long as an Oid."""
+        return self.value("extensions.objectformat") == "sha256"
+
     def text(self, name: str) -> str:
         """The text of a blob; "" where there is none, or a longer one than people write."""
         size = run_git(["cat-file", "-s", name], cwd=self.cwd).stdout

@@ -31,8 +31,9 @@ def select(
     Raises UsageError for what is none of these, and for an oid that no commit names; LocalError where a shallow clone
     has not all of a range, or of the whole history.
     """
-    oids = {match[1] for word in words if (match := _OID.fullmatch(word))}
-    revisions = [word for word in words if not _OID.fullmatch(word)]
+    meant = {word: _oid_of(repo, word) for word in words}
+    oids = {oid for oid in meant.values() if oid}
+    revisions = [word for word in words if not meant[word]]
     found: dict[Pointer, dict[str, None]] = {}
     for pointer, path in _named(repo, revisions, oids, paths, all_refs=all_refs):
         found.setdefault(pointer, {})[path] = None
@@ -47,7 +48,7 @@ def trees(repo: Repository, words: Sequence[str], paths: Sequence[str] = ()) -> 
     Raises UsageError for a word that names nothing here, and for a GTO reference that leads nowhere.
     """
     for word in words:
-        if _OID.fullmatch(word):
+        if _oid_of(repo, word):
             continue
         reference = parse_reference(word)
         commit = resolve_reference(reference, repo.annotated_tags) if reference else None
@@ -58,6 +59,14 @@ def trees(repo: Repository, words: Sequence[str], paths: Sequence[str] = ()) -> 
         else:
             _check_known(repo, word)
             yield word, paths
+
+
+def _oid_of(repo: Repository, word: str) -> str:
+    """The oid that a word is; "" where it is none, or git's own name of something, which may be as long."""
+    match = _OID.fullmatch(word)
+    if not match or (match[1] == word and repo.has_long_names and repo.has(word)):
+        return ""
+    return match[1]
 
 
 def _check_known(repo: Repository, word: str) -> None:

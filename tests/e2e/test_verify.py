@@ -436,6 +436,24 @@ def test_all_refs_are_all_versions_of_all_branches(cellar: Cellar, clone: Clone)
     assert verify(home, work, "--all").stdout.startswith(f"all refs at {cellar.url}: 3 objects")
 
 
+def test_a_commit_is_no_oid_where_its_name_is_as_long(
+    home: Home, installed: str, this_server: Server, bucket: str, tmp_path: Path
+) -> None:
+    home.environ |= this_server.environ() | {"GIT_DEFAULT_HASH": "sha256"}
+    (home.folder / ".gitconfig").write_text(installed)
+    cellar = Cellar(home, this_server, bucket, "cellar", tmp_path / "origin.git", tmp_path / "work")
+    cellar.build()
+    first, second = cellar.add("model.pt", SIZE, seed=1), cellar.add("model.pt", SIZE, seed=2)
+    cellar.push()
+    commit, tree = cellar.git("rev-parse", "HEAD~1", "HEAD^{tree}").stdout.split()
+
+    assert statuses(verify(home, cellar.work, "--json", commit)) == {first: "present"}
+    assert statuses(verify(home, cellar.work, "--json", tree)) == {second: "present"}
+    assert statuses(verify(home, cellar.work, "--json", first, f"sha256:{second}")).keys() == {first, second}
+    unknown = verify(home, cellar.work, f"sha256:{commit}")
+    assert f"no commit of this clone names the object {commit}" in unknown.stderr
+
+
 def test_the_remote_of_a_branch_counts_also_where_a_tag_is_called_like_it(cellar: Cellar, tmp_path: Path) -> None:
     cellar.git("rm", "-q", ".lfsconfig")
     cellar.git("config", "remote.origin.lfsurl", cellar.url)
