@@ -681,8 +681,9 @@ def mirror(url: str, *, own: Collection[str]) -> Iterator[Repository]:
     import tempfile
 
     with tempfile.TemporaryDirectory(prefix="lfs-agent-") as folder:
-        # Not --local: from a path, too, the other side decides what it gives.
-        words = ["clone", "--quiet", "--mirror", "--no-local", "--template=", "--", url, folder]
+        # Not --local: from a path, too, the other side decides what it gives. By the name .git it is found also where
+        # safe.bareRepository lets git find no bare repository.
+        words = ["clone", "--quiet", "--mirror", "--no-local", "--template=", "--", url, str(Path(folder) / ".git")]
         _asked_elsewhere(words, url, own)
         other = Repository(Path(folder))
         other.check_whole(EVERYTHING)  # of a shallow repository git makes a shallow one, and says nothing

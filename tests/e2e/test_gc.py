@@ -371,6 +371,16 @@ def test_what_a_replacement_hides_survives(cellar: Cellar) -> None:
     assert statuses(gc(cellar)) == {}
 
 
+def test_where_git_finds_no_bare_repository_all_are_asked(cellar: Cellar) -> None:
+    """The setting is advised against repositories that lie in a work tree; what is fetched for gc is a bare one."""
+    cellar.add("main.bin", SIZE, seed=1)
+    cellar.push()
+    (orphan,) = orphaned(cellar, 2)
+    cellar.home.git("config", "--global", "safe.bareRepository", "explicit")
+
+    assert statuses(gc(cellar)) == {orphan: "orphan"}
+
+
 def test_a_repository_that_names_nothing_any_more_stops_all(cellar: Cellar, tmp_path: Path) -> None:
     """It was made anew, or shows its refs to others only: nobody knows what it needs."""
     other = second_repository(cellar, tmp_path)
