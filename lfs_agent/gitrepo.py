@@ -271,6 +271,11 @@ def _global_file() -> Path:
     return other if other.exists() and not (home / ".gitconfig").exists() else home / ".gitconfig"
 
 
+def show_originals() -> None:
+    """Lets every git that is run from now on show all that was committed: a replacement or a graft hides some of it."""
+    os.environ.update(GIT_NO_REPLACE_OBJECTS="1", GIT_GRAFT_FILE="")
+
+
 class Repository:
     """A repository as git sees it from `cwd`, with the environment that this process has."""
 

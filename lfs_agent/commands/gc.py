@@ -10,7 +10,6 @@ be read stops it all. Without --apply nothing is changed.
 import argparse
 import json
 import math
-import os
 import shlex
 import sys
 import threading
@@ -31,7 +30,7 @@ from lfs_agent.commands.verify import choose_remote
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.config import FOREVER, from_query, parse_age, resolve
 from lfs_agent.errors import AgentError, LocalError, UsageError
-from lfs_agent.gitrepo import EVERYTHING, KNOWN, Repository, mirror, refs_at
+from lfs_agent.gitrepo import EVERYTHING, KNOWN, Repository, mirror, refs_at, show_originals
 from lfs_agent.ledger import Ledger, Registration
 from lfs_agent.pointer import Oid, Pointer
 
@@ -90,7 +89,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise UsageError(
             f"{said[0]} is set, and would lead git to the wrong repository: unset it, and run in the clone"
         )
-    os.environ["GIT_NO_REPLACE_OBJECTS"] = "1"  # for every git that is run here: a replacement hides what it replaces
+    show_originals()
     repo = Repository(Path.cwd())
     _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
     cellar = Cellar(repo, "upload", choose_remote(repo, arguments.remote), environ)

@@ -25,7 +25,7 @@ from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import AgentError, BucketError, ObjectError, UsageError
-from lfs_agent.gitrepo import LfsUrl, Repository
+from lfs_agent.gitrepo import LfsUrl, Repository, show_originals
 from lfs_agent.ledger import Keeper, Ledger, Registrar
 from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid
@@ -85,6 +85,8 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
     _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
     words = arguments.revisions or ([] if arguments.all else ["HEAD"])
     cellar = Cellar(repo, "upload", verify.choose_remote(repo, arguments.remote), environ)
+    if arguments.all:
+        show_originals()
     wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
     stop = threading.Event()
     store, patience = cellar.open(stop=stop, connections=verify.STAT_THREADS)

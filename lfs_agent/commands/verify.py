@@ -25,7 +25,7 @@ from lfs_agent.commands import at_rest, unreferenced
 from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import Repository, is_include, is_yes
+from lfs_agent.gitrepo import Repository, is_include, is_yes, show_originals
 from lfs_agent.log import redact
 from lfs_agent.pointer import Oid
 from lfs_agent.selection import Wanted, select, trees
@@ -85,6 +85,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     depth = _depth(arguments)
     threads = READ_THREADS if arguments.deep else STAT_THREADS
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)
+    if arguments.all:
+        show_originals()
     wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
     irregular = list(find_irregular(repo, words, arguments.paths))
     told = spell_words([*(["all refs"] if arguments.all else []), *words]) or "standard input, which is empty"

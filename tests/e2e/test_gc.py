@@ -371,6 +371,21 @@ def test_what_a_replacement_hides_survives(cellar: Cellar) -> None:
     assert statuses(gc(cellar)) == {}
 
 
+def test_what_a_graft_hides_survives(cellar: Cellar) -> None:
+    """info/grafts ends the history of this clone, which alone names it, before the commit that does."""
+    (kept,) = orphaned(cellar, 1)
+    cellar.write("topic-1.bin", SIZE, 1)
+    cellar.commit("Not pushed yet")
+    cellar.git("rm", "-q", "topic-1.bin")
+    last = cellar.commit("Take it away")
+    cellar.git("reflog", "expire", "--expire=now", "--all")
+    (cellar.work / ".git" / "info" / "grafts").write_text(f"{last}\n")
+    assert cellar.git("rev-list", "--count", "HEAD").stdout == "1\n"
+    assert cellar.keys() == [cellar.key(kept)]
+
+    assert statuses(gc(cellar)) == {}
+
+
 def test_where_git_finds_no_bare_repository_all_are_asked(cellar: Cellar) -> None:
     """The setting is advised against repositories that lie in a work tree; what is fetched for gc is a bare one."""
     cellar.add("main.bin", SIZE, seed=1)

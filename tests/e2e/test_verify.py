@@ -436,6 +436,27 @@ def test_all_refs_are_all_versions_of_all_branches(cellar: Cellar, clone: Clone)
     assert verify(home, work, "--all").stdout.startswith(f"all refs at {cellar.url}: 3 objects")
 
 
+@pytest.mark.parametrize("how", ["replacement", "graft"])
+def test_all_refs_are_the_history_that_others_have(cellar: Cellar, how: str) -> None:
+    """Here git shows none of what is before the second commit; a clone has it."""
+    first = cellar.add("model.pt", SIZE, seed=1)
+    second = cellar.add("model.pt", SIZE, seed=2)
+    third = cellar.add("model.pt", SIZE, seed=3)
+    cellar.push()
+    cellar.delete(first)
+    if how == "replacement":
+        cellar.git("replace", "--graft", "HEAD~1")
+    else:
+        (cellar.work / ".git" / "info" / "grafts").write_text(cellar.git("rev-parse", "HEAD~1").stdout)
+    assert cellar.git("rev-list", "--count", "HEAD").stdout == "2\n"
+
+    done = verify(cellar.home, cellar.work, "--json", "--all")
+    assert (done.returncode, statuses(done)) == (1, {first: "missing", second: "present", third: "present"})
+    sent = cellar.home.run("lfs-agent", "push-missing", "--all", cwd=cellar.work)
+    assert "3 objects, 2 present, 1 sent" in sent.stdout
+    assert cellar.stored(first) == random_bytes(SIZE, 1)
+
+
 def test_a_commit_is_no_oid_where_its_name_is_as_long(
     home: Home, installed: str, this_server: Server, bucket: str, tmp_path: Path
 ) -> None:
