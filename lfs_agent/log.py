@@ -1,6 +1,7 @@
 """What happened, as JSON lines: the session's record always, the log where somebody asks for it; never a secret."""
 
 import json
+import math
 import os
 import re
 import sys
@@ -65,8 +66,7 @@ def describe(error: BaseException | str) -> str:
 class Lines:
     """Whole lines, appended to a file by one write each, so that several processes may share it.
 
-    `limit`: bytes after which only what must be kept is, up to twice as many. A file that can't be written stops
-    nobody.
+    `limit`: bytes; `write` is told how much more may be in the file already. A file that can't be written stops nobody.
     """
 
     def __init__(self, path: Path, limit: int | None = None, modes: Modes = UMASK) -> None:
@@ -75,12 +75,12 @@ class Lines:
         self._limit = limit
         self._fd = -1
 
-    def write(self, line: str, *, must: bool = True) -> None:
-        """Appends the line."""
+    def write(self, line: str, *, times: float = 2) -> None:
+        """Appends the line, unless the file has more than so many times the limit."""
         try:
             if self._fd < 0:
                 self._fd = self._modes.open(self._path, os.O_WRONLY | os.O_APPEND)
-            if self._limit and os.fstat(self._fd).st_size > self._limit * (2 if must else 1):
+            if self._limit and os.fstat(self._fd).st_size > self._limit * times:
                 return
             os.write(self._fd, line.encode(errors="backslashreplace") + b"\n")
         except OSError:
@@ -163,11 +163,12 @@ class Log:
     def _say(self, level: Level, event: str, fields: dict[str, Any]) -> None:
         if self._record and level != "debug":
             line = {"at": datetime.now(UTC).isoformat(), "level": level, "event": event, **self._bound, **fields}
-            must = level != "info" or event in ("started", "ended")
+            # Of what is left out, only the sums at the end still tell.
+            times = math.inf if event in ("started", "ended") else 1 if level == "info" else 2
             text = redact(_LINE.encode(line))
             if self._audit and event in AUDITED:
                 self._audit.write(text)
-            self._record.write(text, must=must)
+            self._record.write(text, times=times)
         if self._log:
             getattr(self._log, level)(event, **fields)
 

@@ -121,8 +121,14 @@ class Summary:
     unproven: int = 0
     retries: int = 0
     failures: dict[str, Failure] = field(default_factory=dict)
+    unrecorded: int = 0
+    """Failures for which the record of a push or pull had no room."""
     waiting: str = ""
     """For what, if nothing has happened since."""
+
+    @property
+    def failed(self) -> int:
+        return len(self.failures) + self.unrecorded
 
     @property
     def seconds(self) -> float:
@@ -139,6 +145,7 @@ def summarize(session: str, events: Iterable[Mapping[str, Any]]) -> Summary | No
     summary = Summary(session)
     totals = Summary(session)
     known = False
+    lost = 0
     for event in events:
         known = True
         _note_frame(summary, event)
@@ -149,15 +156,19 @@ def summarize(session: str, events: Iterable[Mapping[str, Any]]) -> Summary | No
             case "ended":
                 summary.finished += 1
                 _add_worker(totals, event)
+                lost += _number(event, "failed")
             case "uploaded" | "replaced" | "downloaded" | "pruned" | "deleted" | "gave up" | "skipped":
                 _add_object(summary, event)
             case "failed":
                 _add_failure(summary, event)
+                lost -= 1
             case "retry":
                 summary.retries += 1
     # A record that grew too long has left events out: then the workers' own sums say more.
     for name in ("objects", "bytes", "parts", "skipped", "unproven", "retries"):
         setattr(summary, name, max(getattr(summary, name), getattr(totals, name)))
+    if summary.operation in ("upload", "download"):  # what a command counts as failed has not always such an event
+        summary.unrecorded = max(0, lost)
     return summary if known else None
 
 
@@ -233,7 +244,7 @@ def to_json(summary: Summary, places: Places) -> dict[str, Any]:
         "skipped": summary.skipped,
         "unproven": summary.unproven,
         "retries": summary.retries,
-        "failed": len(summary.failures),
+        "failed": summary.failed,
         "failures": [
             {
                 "oid": failure.oid,
@@ -269,8 +280,9 @@ def show(screen: Screen, summary: Summary, places: Places) -> None:
         screen.row(_FACT, "already there", f"{spell_count(summary.skipped, 'object')}{unproven}")
     if summary.retries:
         screen.row(_FACT, "asked again", spell_count(summary.retries, "time"))
-    if summary.failures:
-        screen.row(_FACT, "failed", spell_count(len(summary.failures), "object"))
+    if summary.failed:
+        full = f", {summary.unrecorded:,} of which the record has no room for" if summary.unrecorded else ""
+        screen.row(_FACT, "failed", f"{spell_count(summary.failed, 'object')}{full}")
     if summary.workers > summary.finished:
         screen.line("not at its end: it is still running, or it was killed")
         if summary.waiting:

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from tests.cellar import Cellar
+from tests.cellar import Cellar, new_share
+from tests.e2e.dialogue import Agent, new_repository
 from tests.e2e.terminal import on_terminal
 from tests.machine import Home
 from tests.proxy.dead import BlackHole
@@ -151,6 +152,26 @@ def test_a_record_cut_off_in_the_middle_is_read_as_far_as_it_goes(cellar: Cellar
     record.write_text("".join(line for line in lines if '"event": "ended"' not in line) + lines[0][:50])
     assert "not at its end: it is still running, or it was killed" in log(cellar.home, cellar.work).stdout
     assert last(cellar.home, cellar.work)["running"]
+
+
+def test_of_failures_that_the_record_has_no_room_for_the_number_is_told(home: Home, tmp_path: Path) -> None:
+    """By objects that a store with a long name lacks: each takes some 4 KB of the record."""
+    share = new_share(tmp_path.joinpath(*["a folder with a long name".ljust(200, ".")] * 17))
+    work = new_repository(home, tmp_path / "work", f"dir::{share}")
+    with Agent(home, work) as agent:
+        assert agent.init("download", workers=1) == {}
+        for number in range(2500):
+            agent.download(f"{number:064x}", SIZE)
+            assert agent.until_complete()[-1]["error"]["code"] == 404
+        assert agent.end() == 0
+
+    summary = last(home, work)
+    lost = 2500 - len(summary["failures"])
+    assert lost > 0
+    assert (summary["failed"], summary["running"]) == (2500, False)
+    text = log(home, work).stdout
+    assert f"\nfailed\t2,500 objects, {lost:,} of which the record has no room for\n" in text
+    assert "not at its end" not in text
 
 
 def test_it_works_in_a_bare_repository(cellar: Cellar) -> None:
