@@ -61,7 +61,7 @@ def resolve_reference(reference: Reference, tags: Iterable[Tag]) -> str | None:
         for tag in tags
         if (match := _TAG.fullmatch(tag.name)) and match["artifact"].replace("=", ":") == reference.artifact
     ]
-    events.sort(key=lambda event: (event[0].created, int(event[1]["counter"] or 0)))
+    events.sort(key=lambda event: (event[0].created, _number(event[1]["counter"] or "")))
     if events and events[-1][1]["deprecated"]:
         return None
     versions: dict[str, str] = {}
@@ -92,7 +92,13 @@ def _assigned(stage: str, events: Iterable[tuple[Tag, re.Match[str]]], withdrawn
 
 def _rank(match: re.Match[str]) -> tuple[object, ...]:
     """By which versions are compared (semver.org, 11): a pre-release comes before its release."""
-    numbers = tuple(int(match[name]) for name in ("major", "minor", "patch"))
+    numbers = tuple(_number(match[name]) for name in ("major", "minor", "patch"))
     words = (match["pre"] or "").split(".")
-    identifiers = tuple((0, int(word), "") if word.isdigit() else (1, 0, word) for word in words)
+    identifiers = tuple((0, _number(word)) if word.isdigit() else (1, word) for word in words)
     return *numbers, not match["pre"], identifiers
+
+
+def _number(digits: str) -> tuple[int, str]:
+    """As numbers are compared; int() takes no more than 4,300 digits, and a name in packed-refs may have more."""
+    digits = digits.lstrip("0")
+    return len(digits), digits

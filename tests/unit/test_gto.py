@@ -69,3 +69,12 @@ def test_a_release_comes_after_its_candidates() -> None:
     reference = parse_reference("model@latest")
     assert reference
     assert resolve_reference(reference, tags) == "release"
+
+
+def test_numbers_of_any_length_are_compared() -> None:
+    """A server's packed-refs may have names that are longer than those of files; int() takes 4,300 digits."""
+    nines, more = "9" * 5000, "1" + "0" * 5000
+    tags = [Tag(f"model@v{more}.0.0-rc.{more}#{nines}", 1, "most"), Tag(f"model@v{more}.0.0-rc.{nines}", 2, "less")]
+    reference = parse_reference("model@latest")
+    assert reference
+    assert resolve_reference(reference, [*tags, Tag(f"model@v{nines}.0.0", 3, "least")]) == "most"
