@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from lfs_agent.errors import UsageError
@@ -112,10 +113,17 @@ def _annotated(word: str, text: str, name: str) -> str:
     import yaml  # 20 ms that nobody else pays
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("an alias")  # of aliases of aliases a few lines make more than any memory holds
-        artifacts: Any = yaml.safe_load(text) if text else {}
-        path = (artifacts.get(name) or {}).get("path") or ""
+        path = (_artifacts(text).get(name) or {}).get("path") or ""
     except (yaml.YAMLError, AttributeError, LookupError, ValueError, RecursionError):
         raise UsageError(f"{word}: artifacts.yaml is not what GTO writes: see gto check-ref") from None
     return str(path).removeprefix("./")
+
+
+@lru_cache(maxsize=1)  # of thousands of artifacts that takes seconds, and mostly all words lead to the same text
+def _artifacts(text: str) -> Any:
+    """What artifacts.yaml says, whatever it may be. Raises ValueError, and as PyYAML does."""
+    import yaml
+
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("an alias")  # of aliases of aliases a few lines make more than any memory holds
+    return yaml.safe_load(text) if text else {}

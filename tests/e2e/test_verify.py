@@ -709,6 +709,21 @@ def gto(cellar: Cellar) -> Callable[..., str]:
     return lambda *words: cellar.home.run(program, "-m", "gto.cli", *words, cwd=cellar.work).stdout.strip()
 
 
+def test_many_references_take_no_longer_for_a_large_artifacts_yaml(cellar: Cellar) -> None:
+    """To read this one takes seconds: for each word anew it would take longer than `Home.run` waits."""
+    artifacts = (f"model{n}:\n  type: model\n  path: models/{n}.pt\n  labels: [pt, base]\n" for n in range(6000))
+    (cellar.work / "artifacts.yaml").write_text("".join(artifacts))
+    oid = cellar.add("models/7.pt", SIZE)
+    cellar.push()
+    names = [f"model7@v1.0.{n}" for n in range(60)]
+    for name in names:
+        cellar.git("tag", "-a", "-m", "", name)
+
+    done = verify(cellar.home, cellar.work, "--json", *names)
+
+    assert (done.returncode, statuses(done)) == (0, {oid: "present"})
+
+
 def test_gto_references_are_what_gto_says(cellar: Cellar, gto: Callable[..., str], clone: Clone) -> None:
     first = cellar.add("vit-l/base/model.pt", SIZE, seed=1)
     cellar.add("other/model.pt", SIZE, seed=2)
