@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lfs_agent.commands.screen import Column, Layout, Screen
+from lfs_agent.commands.verify import reading
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.errors import AgentError
 from lfs_agent.gitrepo import Repository
@@ -59,7 +60,10 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if not summaries:
         raise AgentError("nothing is recorded here: no push or pull has moved objects through lfs-agent in this clone")
     shown = summaries[: arguments.count]
-    places = find_places(repo) if any(summary.failures for summary in shown) else {}
+    places: Places = {}
+    if any(summary.failures for summary in shown):
+        with reading(repo):
+            places = find_places(repo)
     screen = Screen()
     for number, summary in enumerate(shown):
         if arguments.json:

@@ -65,11 +65,12 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         )
     remote = verify.choose_remote(repo, arguments.remote)
     cellar = Cellar(repo, "download", remote, environ)
-    objects = {local.oid: local for local in local_objects(repo.storage)}
-    # git-lfs 3.3 forgets the index, and every git-lfs what a rebase has put aside; a gc elsewhere may delete from the
-    # store what only this clone names.
-    staged = {pointer.oid for pointer, _ in chain(repo.pointers(STAGED), repo.put_aside())}
-    dropped = [objects[oid] for oid in repo.prunable(remote) if oid in objects and oid not in staged]
+    with verify.reading(repo, "asking git-lfs what could go"):
+        objects = {local.oid: local for local in local_objects(repo.storage)}
+        # git-lfs 3.3 forgets the index, and every git-lfs what a rebase has put aside; a gc elsewhere may delete from
+        # the store what only this clone names.
+        staged = {pointer.oid for pointer, _ in chain(repo.pointers(STAGED), repo.put_aside())}
+        dropped = [objects[oid] for oid in repo.prunable(remote) if oid in objects and oid not in staged]
     stop = threading.Event()
     threads = verify.READ_THREADS if arguments.deep else verify.STAT_THREADS
     store, patience = cellar.open(stop=stop, connections=threads)

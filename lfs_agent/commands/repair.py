@@ -87,7 +87,8 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
     cellar = Cellar(repo, "upload", verify.choose_remote(repo, arguments.remote), environ)
     if arguments.all:
         show_originals()
-    wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
+    with verify.reading(repo):
+        wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
     stop = threading.Event()
     store, patience = cellar.open(stop=stop, connections=verify.STAT_THREADS)
     depth: Depth = "deep" if arguments.deep else "checksum" if replaces else "presence"

@@ -7,7 +7,8 @@ takes control characters out.
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TextIO
@@ -57,7 +58,9 @@ class Screen:
         self._bar: Progress | None = None
         self._from_s = time.monotonic() + _AFTER_S
         self._closed = False
-        self._painting = threading.Lock()  # of the two above: the threads that read tell how far they are
+        self._told = 0, 0, ""
+        self._later: threading.Timer | None = None
+        self._painting = threading.Lock()  # of all above: the threads that read tell how far they are
 
     def __enter__(self) -> Self:
         return self
@@ -97,20 +100,44 @@ class Screen:
         if self._painter is None:
             return
         with self._painting:
-            if self._closed or time.monotonic() < self._from_s:
-                return
-            if self._bar is None:
-                self._bar = _bar(self._painter)
-                self._bar.add_task("")
-            self._bar.update(self._bar.task_ids[0], completed=done, total=total or None, description=told)
-            self._bar.start()
+            self._told = done, total, told
+            if (early_s := self._from_s - time.monotonic()) <= 0:
+                self._paint()
+            elif self._later is None and not self._closed:  # nothing may be told again for long
+                self._later = threading.Timer(early_s, self._paint_later)
+                self._later.daemon = True
+                self._later.start()
+
+    def _paint_later(self) -> None:
+        with self._painting:
+            self._paint()
+
+    def _paint(self) -> None:
+        if self._closed or self._painter is None:
+            return
+        if self._bar is None:
+            self._bar = _bar(self._painter)
+            self._bar.add_task("")
+        done, total, told = self._told
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total or None, description=told)
+        self._bar.start()
 
     def close(self) -> None:
         """Takes the bar from the terminal, for good."""
         with self._painting:
             self._closed = True
+            if self._later:
+                self._later.cancel()
             if self._bar:
                 self._bar.stop()
+
+
+@contextmanager
+def waiting(told: str) -> Iterator[None]:
+    """Shows a bar without an end, where the block takes long; what it does can't tell how far it is."""
+    with Screen() as screen:
+        screen.progress(0, 0, told)
+        yield
 
 
 def _fits(layout: Layout, lengths: Sequence[int], width: int) -> bool:

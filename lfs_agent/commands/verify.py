@@ -15,6 +15,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -22,7 +23,7 @@ from xml.etree import ElementTree
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import at_rest, unreferenced
-from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen
+from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository, is_include, is_yes, show_originals
@@ -66,6 +67,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(paths=[])
 
 
+def reading(repo: Repository, told: str = "reading the pointers") -> AbstractContextManager[None]:
+    """Shows that the block goes on; not in a partial clone, whose git may ask for a password in the bar's place."""
+    return nullcontext() if repo.promisor else waiting(told)
+
+
 def _percent(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?)%", text)
     if not match or not 0 < float(match[1]) <= 100:
@@ -87,8 +93,9 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)
     if arguments.all:
         show_originals()
-    wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
-    irregular = list(find_irregular(repo, words, arguments.paths))
+    with reading(repo):
+        wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
+        irregular = list(find_irregular(repo, words, arguments.paths))
     told = spell_words([*(["all refs"] if arguments.all else []), *words]) or "standard input, which is empty"
     if not wanted and not irregular:
         print(f"no LFS pointers in {told}: nothing to verify", file=sys.stderr if arguments.json else sys.stdout)

@@ -1,8 +1,11 @@
 """What a person sees: columns and a bar on a terminal, plain lines in a pipe; no terminal obeys a file's name."""
 
 import json
+import os
 import re
+import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +88,37 @@ def test_the_bar_is_for_a_terminal_and_a_pipe_gets_plain_lines(cellar: Cellar, p
     else:
         assert f"{oid[:12]}    97.7 KiB  model.pt\n" in seen.terminal
         assert seen.piped == ""
+
+
+@pytest.mark.parametrize(
+    "words, slow, told",
+    [
+        (["verify"], "diff-tree", "reading the pointers"),
+        (["verify", "--all"], "rev-list", "reading the pointers"),
+        (["repair"], "diff-tree", "reading the pointers"),
+        (["prune"], "prune", "asking git-lfs what could go"),
+        (["gc"], "clone", "asking 1 of 1 repositories: "),
+    ],
+)
+def test_nobody_waits_for_git_before_a_blank_terminal(
+    cellar: Cellar, tmp_path: Path, words: list[str], slow: str, told: str
+) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.push()
+    git = tmp_path / "slow" / "git"
+    git.parent.mkdir()
+    real = shutil.which("git", path=cellar.home.environ["PATH"])
+    git.write_text(f'#!/bin/sh\ncase " $* " in *" {slow} "*) sleep 1.5 ;; esac\nexec {real} "$@"\n')
+    git.chmod(0o755)
+    environ = {"PATH": f"{git.parent}{os.pathsep}{cellar.home.environ['PATH']}"}
+
+    seen = on_terminal(cellar.home, "lfs-agent", *words, cwd=cellar.work, env=environ)
+    piped = cellar.home.run("lfs-agent", *words, cwd=cellar.work)
+
+    assert seen.returncode == 0
+    assert told in seen.terminal
+    assert COLOUR.sub("", seen.terminal).endswith(piped.stdout), "at its end the bar is gone"
+    assert piped.stderr == ""
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
