@@ -89,7 +89,7 @@ def test_something_else_under_the_name_is_not_replaced(place: Place, desk: Desk,
     assert place.objects() == {KEY: b"something else"}
 
 
-@by_size
+@pytest.mark.parametrize("size", [*SIZES.values(), 600_000], ids=[*SIZES, "read twice"])
 def test_a_file_that_is_not_the_object_never_shows(place: Place, desk: Desk, size: int) -> None:
     desk.write(content(size))
     other = oid_of(content(size, seed=1))

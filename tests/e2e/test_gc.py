@@ -727,6 +727,38 @@ def test_of_a_share_all_is_looked_at_but_what_the_file_system_keeps_at_its_root(
     assert {path.name for path in share.glob("??/??/*")} == {kept, orphan}
 
 
+def test_a_link_in_a_share_is_nobodys_object_and_stays(tmp_path: Path) -> None:
+    """Whoever has put it there keeps what it leads to elsewhere."""
+    oid, share = Oid("ab" * 32), new_share(tmp_path / "share")
+    (tmp_path / "elsewhere").write_bytes(b"kept")
+    (share / oid).symlink_to(tmp_path / "elsewhere")
+    store = FolderStore(share)
+    collector = Collector(Ledger(store, ""), FolderStock(store), "", key_of("", "flat"), older_than_s=0)
+
+    assert collector.survey(lambda oid: False).objects == 0
+    assert FolderStock(store).look(oid) is None
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["the inner one", "the outer one"])
+def test_of_two_stores_one_inside_of_the_other_none_is_cleaned_up(cellar: Cellar, tmp_path: Path, inner: bool) -> None:
+    """The objects of the inner one could be those of the outer one, which its repositories do not name."""
+    (orphan,) = orphaned(cellar, 1)
+    other = Cellar(
+        cellar.home, cellar.server, cellar.bucket, "cellar/ab/cd", tmp_path / "origin-2.git", tmp_path / "work-2"
+    )
+    other.build()
+    kept = other.add("main.bin", SIZE, seed=2)
+    other.push()
+
+    refused = gc(other if inner else cellar, "--apply")
+
+    assert (refused.returncode, refused.stdout) == (3, "")
+    said = "this store lies inside of another one" if inner else "another store lies inside of this one"
+    assert f"{said}; nobody can tell whose objects are whose" in refused.stderr
+    assert set(cellar.keys()) == {cellar.key(orphan), other.key(kept)}
+    assert ledger(cellar, MARKS) == ledger(other, MARKS) == []
+
+
 # Pushes between the runs
 
 
@@ -852,6 +884,24 @@ def test_what_was_stored_anew_after_the_mark_survives(server: Server, cellar: Ce
 
     assert statuses(gc(cellar)) == {orphan: "changed"}
     assert statuses(gc(cellar, "--apply")) == {}
+    assert cellar.keys() == [cellar.key(orphan)]
+    assert audit(cellar) == []
+
+
+def test_what_is_stored_anew_while_gc_waits_for_a_yes_survives(cellar: Cellar) -> None:
+    """With the same bytes, and so with the same ETag: no condition tells the store that it is another one."""
+    (orphan,) = marked(cellar, 1)
+    client = cellar.server.client()
+
+    def store_anew() -> None:
+        client.delete_object(Bucket=cellar.bucket, Key=cellar.key(orphan))
+        time.sleep(1.1)  # stores tell whole seconds
+        client.put_object(Bucket=cellar.bucket, Key=cellar.key(orphan), Body=random_bytes(SIZE, 1))
+
+    done = typed_at(PROMPT, "1\n", cellar.home, *APPLY, cwd=cellar.work, meanwhile=store_anew)
+
+    assert done.returncode == 0, done
+    assert "it was stored anew since" in done.stdout
     assert cellar.keys() == [cellar.key(orphan)]
     assert audit(cellar) == []
 
@@ -997,6 +1047,80 @@ def test_a_deletion_that_a_login_has_held_back_is_not_sent(tmp_path: Path, monke
     (orphan,) = collector.survey(lambda oid: False).orphans
     (left,) = collector.collect([orphan], Log(None, None, None), threading.Event(), threads=1)
     assert (left.status, (tmp_path / oid).read_bytes()) == ("failed", b"kept")
+
+
+def test_who_has_read_the_marks_long_ago_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody may have thought about it overnight: by then the notes of pushes may have been swept."""
+    oid, now = Oid("ab" * 32), time.time()
+    (tmp_path / oid).write_bytes(b"kept")
+    store = FolderStore(tmp_path)
+    collector = Collector(Ledger(store, ""), FolderStock(store), "", key_of("", "flat"), older_than_s=0)
+    collector.read_marks()
+    (orphan,) = collector.survey(lambda oid: False).orphans
+    monkeypatch.setattr("time.time", lambda: now + 7 * 3600)
+
+    (left,) = collector.collect([orphan], Log(None, None, None), threading.Event(), threads=1)
+
+    assert (left.status, left.reason) == ("waiting", "this gc has been at work for too long: the next goes on")
+    assert (tmp_path / oid).read_bytes() == b"kept"
+
+
+def test_what_the_store_says_to_have_deleted_and_still_has_is_no_success(cellar: Cellar) -> None:
+    (orphan,) = marked(cellar, 1)
+    liar = Rule(Answer(204), method="DELETE", target=orphan)
+    with FaultProxy(cellar.server.endpoint, Faults((liar,))) as proxy:
+        done = gc(cellar, *deleting(1), env={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
+
+    assert done.returncode == 3
+    assert found(done)[orphan]["status"] == "failed"
+    assert "was deleted, and is still there" in found(done)[orphan]["reason"]
+    assert len(marks_of(cellar)) == 2  # the next one tries again
+
+
+DAY_S = 86400
+
+
+@pytest.mark.parametrize(
+    "note_age_s, marks_age_s, stays_marked, kept",
+    [
+        pytest.param(DAY_S, DAY_S, False, False, id="old"),
+        pytest.param(0, DAY_S, False, True, id="young"),
+        pytest.param(DAY_S, 0, False, True, id="a gc has written marks lately"),
+        pytest.param(DAY_S, DAY_S, True, True, id="its mark is there"),
+    ],
+)
+def test_what_a_push_has_noted_stays_while_a_gc_could_need_it(
+    tmp_path: Path, note_age_s: int, marks_age_s: int, stays_marked: bool, kept: bool
+) -> None:
+    oid, run, now = Oid("ab" * 32), "0" * 16, time.time()
+    store = FolderStore(new_share(tmp_path / "share"))
+    ledger, stock = Ledger(store, ""), FolderStock(store)
+    ledger.decide((run, oid), "saved", lambda key: None)
+    ledger.replace_marks([Mark(oid, SIZE, "etag", int(now), run, int(now))] if stays_marked else [], ledger.marks())
+    note = store.address(ledger.note_key(run, oid, 1))
+    os.utime(note, (now - note_age_s,) * 2)
+    os.utime(store.address(ledger.marks_key), (now - marks_age_s,) * 2)
+    collector = Collector(ledger, stock, "", key_of("", "flat"), older_than_s=0)
+    collector.read_marks()
+
+    assert collector.sweep() == int(not kept)
+    assert os.path.exists(note) == kept
+
+
+def test_a_gc_that_has_not_read_the_marks_that_are_there_sweeps_nothing(tmp_path: Path) -> None:
+    """Another one has written them meanwhile."""
+    oid, run, long_ago = Oid("ab" * 32), "0" * 16, time.time() - DAY_S
+    store = FolderStore(new_share(tmp_path / "share"))
+    ledger = Ledger(store, "")
+    collector = Collector(ledger, FolderStock(store), "", key_of("", "flat"), older_than_s=0)
+    collector.read_marks()
+    ledger.decide((run, oid), "saved", lambda key: None)
+    ledger.replace_marks([Mark(oid, SIZE, "etag", 1, run, 1)], ledger.marks())
+    for key in (ledger.marks_key, ledger.note_key(run, oid, 1)):
+        os.utime(store.address(key), (long_ago, long_ago))
+
+    assert collector.sweep() == 0
+    assert os.path.exists(store.address(ledger.note_key(run, oid, 1)))
 
 
 def test_the_grace_period_begins_when_a_mark_is_written(tmp_path: Path) -> None:

@@ -60,6 +60,15 @@ def test_an_unmounted_share_is_not_an_empty_store(tmp_path: Path) -> None:
     assert not (tmp_path / "share").exists()
 
 
+def test_nothing_is_stored_below_the_mount_point_of_a_share_that_is_gone(tmp_path: Path) -> None:
+    (tmp_path / "share").mkdir()
+
+    with pytest.raises(BucketError, match="is empty: mount the share"):
+        FolderStore(tmp_path / "share").put(KEY, OID, BytesBody(b"weights"))
+
+    assert list((tmp_path / "share").iterdir()) == []
+
+
 def test_a_kill_publishes_nothing(tmp_path: Path) -> None:
     program = """
 import os, signal, sys
