@@ -15,10 +15,12 @@ import pytest
 
 from lfs_agent.config import Settings
 from lfs_agent.errors import DamagedError, LocalError, MissingError, ObjectError, StoppedError
+from lfs_agent.lease import lease
 from lfs_agent.modes import UMASK
-from lfs_agent.parts import MIB, Limits
+from lfs_agent.parts import MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.store import ObjectStat, Store
+from lfs_agent.store.abilities import MultipartChecksum
 from lfs_agent.store.aws import Aws
 from lfs_agent.store.s3 import Connection, S3Store
 from lfs_agent.transfer.download import Folders, download
@@ -26,7 +28,7 @@ from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import upload
 from tests.contract.conftest import BucketOf, Place
 from tests.contract.desk import KEY, Desk
-from tests.contract.stores import SMALL_PARTS, DictStore, FlakyStore, content, oid_of, retrying
+from tests.contract.stores import SMALL_PARTS, BytesBody, DictStore, FlakyStore, content, crc_of, oid_of, retrying
 from tests.proxy import (
     ACCESS_DENIED,
     CONFLICT,
@@ -210,6 +212,25 @@ def test_a_file_that_has_changed_since_sends_the_changed_parts_again_and_publish
     assert (place.objects(), place.unfinished(), desk.left()) == ({}, 0, [])
 
 
+@pytest.mark.parametrize("checksum", ["full", "composite", "none"])
+def test_a_part_that_the_store_has_otherwise_is_sent_again(
+    bucket_of: BucketOf, desk: Desk, checksum: MultipartChecksum
+) -> None:
+    """By its own checksum, or its MD5 where it knows none: without one a completion would publish anything."""
+    place, data = bucket_of("versitygw"), content(12 * MIB)
+    place.s3.abilities.learn(multipart_checksum=checksum)
+    oid, other = desk.write(data), content(5 * MIB, seed=1)
+    with pytest.raises(StoppedError):
+        desk.up(FlakyStore(place.store, [None, None, None, StoppedError("killed")]), oid)
+    (notes,) = desk.state.glob("*.upload")
+    begun = place.s3.resume(KEY, len(data), json.loads(notes.read_text().splitlines()[0])["token"])
+    assert begun
+    begun[0].put_part(Part(1, 0, len(other)), BytesBody(other), crc_of(other))
+
+    assert desk.up(place.store, oid).how == "uploaded"
+    assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: data}, 0, [])
+
+
 KEYS = {"AWS_ACCESS_KEY_ID": "first", "AWS_SECRET_ACCESS_KEY": "secret"}
 OTHERS = {"AWS_ACCESS_KEY_ID": "second", "AWS_SECRET_ACCESS_KEY": "secret"}
 RENEWED = {**OTHERS, "AWS_SESSION_TOKEN": "renewed"}
@@ -280,6 +301,21 @@ def test_what_was_begun_is_given_up_where_the_object_is_there_by_now(place: Plac
 
     assert desk.up(place.store, oid).how == "skipped"
     assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: content(12 * MIB)}, 0, [])
+
+
+def test_what_another_process_is_sending_is_not_given_up_where_the_object_is_there_by_now(
+    bucket_of: BucketOf, desk: Desk
+) -> None:
+    place, oid = bucket_of("versitygw"), desk.write(content(12 * MIB))
+    with pytest.raises(StoppedError):
+        desk.up(FlakyStore(place.store, [None, None, None, StoppedError("killed")]), oid)
+    place.replace(KEY, content(12 * MIB))
+    (notes,) = desk.state.glob("*.upload")
+
+    with lease(notes, threading.Event()):
+        assert desk.up(place.store, oid).how == "skipped"
+
+    assert (place.unfinished(), notes.exists()) == (1, True)
 
 
 @pytest.mark.parametrize("token", [5, ["full"], "full", "full ", "full no-such-upload"], ids=str)

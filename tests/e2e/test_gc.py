@@ -1097,14 +1097,14 @@ def test_what_a_push_has_noted_stays_while_a_gc_could_need_it(
     ledger, stock = Ledger(store, ""), FolderStock(store)
     ledger.decide((run, oid), "saved", lambda key: None)
     ledger.replace_marks([Mark(oid, SIZE, "etag", int(now), run, int(now))] if stays_marked else [], ledger.marks())
-    note = store.address(ledger.note_key(run, oid, 1))
+    note = Path(store.address(ledger.note_key(run, oid, 1)))
     os.utime(note, (now - note_age_s,) * 2)
     os.utime(store.address(ledger.marks_key), (now - marks_age_s,) * 2)
     collector = Collector(ledger, stock, "", key_of("", "flat"), older_than_s=0)
     collector.read_marks()
 
     assert collector.sweep() == int(not kept)
-    assert os.path.exists(note) == kept
+    assert note.exists() == kept
 
 
 def test_a_gc_that_has_not_read_the_marks_that_are_there_sweeps_nothing(tmp_path: Path) -> None:
@@ -1120,7 +1120,7 @@ def test_a_gc_that_has_not_read_the_marks_that_are_there_sweeps_nothing(tmp_path
         os.utime(store.address(key), (long_ago, long_ago))
 
     assert collector.sweep() == 0
-    assert os.path.exists(store.address(ledger.note_key(run, oid, 1)))
+    assert Path(store.address(ledger.note_key(run, oid, 1))).exists()
 
 
 def test_the_grace_period_begins_when_a_mark_is_written(tmp_path: Path) -> None:
