@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from lfs_agent.collector import Collector
+from lfs_agent.errors import ConflictError
 from lfs_agent.layout import key_of
 from lfs_agent.ledger import Keeper, Ledger, Mark, Registrar
 from lfs_agent.log import Log
@@ -1105,6 +1106,34 @@ def test_what_a_push_has_noted_stays_while_a_gc_could_need_it(
 
     assert collector.sweep() == int(not kept)
     assert note.exists() == kept
+
+
+def test_marks_that_another_gc_has_written_meanwhile_are_not_replaced(tmp_path: Path) -> None:
+    store = FolderStore(new_share(tmp_path / "share"))
+    ledger, marks = Ledger(store, ""), [Mark(Oid(digit * 64), SIZE, "etag", 1, "0" * 16, 1) for digit in "abc"]
+    ledger.replace_marks(marks[:1], ledger.marks())
+    read = ledger.marks()
+    ledger.replace_marks(marks[1:2], read)
+
+    with pytest.raises(ConflictError):
+        ledger.replace_marks(marks[2:], read)
+
+    assert ledger.marks().marks == marks[1:2]
+
+
+def test_a_note_that_nobody_understands_keeps_the_object(tmp_path: Path) -> None:
+    """However old it is: it is no promise to delete."""
+    oid, run = Oid("ab" * 32), "0" * 16
+    share = new_share(tmp_path / "share")
+    ledger = Ledger(FolderStore(share), "")
+    note = share / ledger.note_key(run, oid, 1)
+    note.parent.mkdir(parents=True)
+    note.write_text('{"state":"pinned"}')
+
+    decided = ledger.decide((run, oid), "deleting", lambda key: 2.0 * DAY_S)
+
+    assert decided
+    assert decided.state == "saved"
 
 
 def test_a_gc_that_has_not_read_the_marks_that_are_there_sweeps_nothing(tmp_path: Path) -> None:
