@@ -359,7 +359,7 @@ def _commands(hook: Path) -> Iterator[str]:
 def hooks(patient: Patient) -> Iterator[Line]:
     """Whether `git push` sends objects: that is git-lfs's hook, without which it ends well, and sends none."""
     hook = patient.repo.hooks / "pre-push"
-    if patient.repo.worktree is None:
+    if patient.repo.worktree is None and not patient.repo.remotes():  # others push to it, and it to nobody
         return
     if not hook.exists():
         if _is_there(patient, "HEAD^{commit}") and any(islice(patient.repo.pointers("HEAD"), 1)):

@@ -486,6 +486,16 @@ def test_a_push_that_would_send_no_objects(clinic: Clinic, filled: Cellar) -> No
     assert hook.read_text() == theirs
 
 
+def test_a_mirror_that_would_push_no_objects(clinic: Clinic, filled: Cellar, tmp_path: Path) -> None:
+    """git-lfs's hooks come with the first checkout, of which a bare clone has none."""
+    mirror = tmp_path / "mirror.git"
+    clinic.home.git("clone", "-q", "--mirror", str(filled.origin), str(mirror), cwd=tmp_path)
+    bare = Clinic(clinic.home, mirror, clinic.newest)
+    mend = bare.one("hooks", "pre-push: git push sends no objects", status=0)
+    bare.mend(mend)
+    assert Clinic(clinic.home, filled.origin, clinic.newest).wrong(status=0) == []  # to which others push
+
+
 def test_a_fetch_before_the_checkout_in_ci_is_named_and_its_remedy_works(
     clinic: Clinic, filled: Cellar, tmp_path: Path
 ) -> None:
