@@ -12,8 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
-from lfs_agent.commands.screen import Column, Layout, Screen
-from lfs_agent.commands.verify import reading
+from lfs_agent.commands.screen import Column, Layout, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.errors import AgentError
 from lfs_agent.gitrepo import Repository
@@ -62,7 +61,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     shown = summaries[: arguments.count]
     places: Places = {}
     if any(summary.failures for summary in shown):
-        with reading(repo):
+        with waiting(repo):
             places = find_places(repo)
     screen = Screen()
     for number, summary in enumerate(shown):

@@ -22,7 +22,7 @@ from typing import Any, Final
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import verify
 from lfs_agent.commands.record import open_record
-from lfs_agent.commands.screen import OBJECT, Screen
+from lfs_agent.commands.screen import OBJECT, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_size
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import STAGED, Repository
@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         )
     remote = verify.choose_remote(repo, arguments.remote)
     cellar = Cellar(repo, "download", remote, environ)
-    with verify.reading(repo, "asking git-lfs what could go"):
+    with waiting(repo, "asking git-lfs what could go"):
         objects = {local.oid: local for local in local_objects(repo.storage)}
         # git-lfs 3.3 forgets the index, and every git-lfs what a rebase has put aside; a gc elsewhere may delete from
         # the store what only this clone names.

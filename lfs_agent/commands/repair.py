@@ -22,7 +22,7 @@ from typing import Any, Final
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import verify
 from lfs_agent.commands.record import open_record
-from lfs_agent.commands.screen import OBJECT, Screen
+from lfs_agent.commands.screen import OBJECT, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import AgentError, BucketError, ObjectError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository, show_originals
@@ -87,7 +87,7 @@ def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces:
     cellar = Cellar(repo, "upload", verify.choose_remote(repo, arguments.remote), environ)
     if arguments.all:
         show_originals()
-    with verify.reading(repo):
+    with waiting(repo):
         wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
     stop = threading.Event()
     store, patience = cellar.open(stop=stop, connections=verify.STAT_THREADS)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from lfs_agent.gitrepo import Repository
+
 _AFTER_S: Final = 1.0
 """What takes no longer shows no bar."""
 
@@ -133,10 +135,14 @@ class Screen:
 
 
 @contextmanager
-def waiting(told: str) -> Iterator[None]:
-    """Shows a bar without an end, where the block takes long; what it does can't tell how far it is."""
+def waiting(repo: "Repository", told: str = "reading the pointers") -> Iterator[None]:
+    """Shows a bar without an end where git, in the block, takes long: it can't tell how far it is.
+
+    Not in a partial clone, whose git may ask for a password in the bar's place.
+    """
     with Screen() as screen:
-        screen.progress(0, 0, told)
+        if not repo.promisor:
+            screen.progress(0, 0, told)
         yield
 
 

@@ -15,7 +15,6 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -67,11 +66,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(paths=[])
 
 
-def reading(repo: Repository, told: str = "reading the pointers") -> AbstractContextManager[None]:
-    """Shows that the block goes on; not in a partial clone, whose git may ask for a password in the bar's place."""
-    return nullcontext() if repo.promisor else waiting(told)
-
-
 def _percent(text: str) -> float:
     match = re.fullmatch(r"([0-9]{1,3}(?:\.[0-9]+)?)%", text)
     if not match or not 0 < float(match[1]) <= 100:
@@ -93,7 +87,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     cellar = Cellar(repo, "download", choose_remote(repo, arguments.remote), environ)
     if arguments.all:
         show_originals()
-    with reading(repo):
+    with waiting(repo):
         wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
         irregular = list(find_irregular(repo, words, arguments.paths))
     told = spell_words([*(["all refs"] if arguments.all else []), *words]) or "standard input, which is empty"
