@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from lfs_agent.batch import Job, manifest_lines, read_report
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands.screen import busy
 from lfs_agent.commands.wording import plain, spell_count
 from lfs_agent.errors import AgentError, ConflictError, DeniedError, ReportError, TargetError, UsageError
 from lfs_agent.inventory import read_inventory
@@ -96,12 +97,14 @@ def evidence_for(
         if sizes.setdefault(cellar.key(pointer.oid), pointer.size) != pointer.size:
             doubtful.add(cellar.key(pointer.oid))
     if arguments.inventory:
-        inventory = read_inventory(files, bucket, {key: sizes[key] for key in sizes.keys() - doubtful})
+        with busy("reading the inventory"):
+            inventory = read_inventory(files, bucket, {key: sizes[key] for key in sizes.keys() - doubtful})
         told, date = f"{spell_count(inventory.rows, 'row')} of an inventory", _iso(inventory.date)
         found = Evidence(date, there=inventory.found)
         count = len(inventory.found)
     else:
-        report = read_report(files, bucket, sizes)
+        with busy("reading the report"):
+            report = read_report(files, bucket, sizes)
         told, date = f"{spell_count(report.rows, 'row')} of a job's report", _iso(report.date)
         found = Evidence(date, computed=report.computed)
         count = len(report.computed)

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TextIO
@@ -135,15 +135,16 @@ class Screen:
 
 
 @contextmanager
-def waiting(repo: "Repository", told: str = "reading the pointers") -> Iterator[None]:
-    """Shows a bar without an end where git, in the block, takes long: it can't tell how far it is.
-
-    Not in a partial clone, whose git may ask for a password in the bar's place.
-    """
+def busy(told: str) -> Iterator[None]:
+    """Shows a bar without an end where the block takes long: nobody can tell how far it is."""
     with Screen() as screen:
-        if not repo.promisor:
-            screen.progress(0, 0, told)
+        screen.progress(0, 0, told)
         yield
+
+
+def waiting(repo: "Repository", told: str = "reading the pointers") -> AbstractContextManager[None]:
+    """As `busy`, for git; not in a partial clone, whose git may ask for a password in the bar's place."""
+    return nullcontext() if repo.promisor else busy(told)
 
 
 def _fits(layout: Layout, lengths: Sequence[int], width: int) -> bool:

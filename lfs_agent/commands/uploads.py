@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands.record import open_record
-from lfs_agent.commands.screen import Column, Layout, Screen
+from lfs_agent.commands.screen import Column, Layout, Screen, busy
 from lfs_agent.commands.verify import choose_remote
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.config import parse_age
@@ -78,7 +78,8 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         with open_record(cellar, "uploads", tally.totals) if abort else nullcontext() as log:
             folder = Folders(repo.storage, repo.modes).incomplete
             janitor = Janitor(uploads, cellar.key, folder, older_than_s=arguments.older_than, abort=abort, log=log)
-            listed = janitor.listed()
+            with busy("listing the unfinished uploads"):
+                listed = janitor.listed()
             total = sum(len(uploads) for _, uploads in listed)
             for founds in janitor.look(listed, threads=THREADS):
                 for found in founds:

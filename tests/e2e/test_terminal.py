@@ -121,6 +121,27 @@ def test_nobody_waits_for_git_before_a_blank_terminal(
     assert piped.stderr == ""
 
 
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["uploads"], "listing the unfinished uploads"),
+        (["verify", "--inventory", "s3://{bucket}/manifest.json"], "reading the inventory"),
+        (["verify", "--batch-report", "s3://{bucket}/report.csv"], "reading the report"),
+    ],
+)
+def test_nobody_waits_for_a_long_list_before_a_blank_terminal(cellar: Cellar, words: list[str], told: str) -> None:
+    cellar.add("model.pt", SIZE)
+    cellar.push()
+    words = [word.format(bucket=cellar.bucket) for word in words]
+    with FaultProxy(cellar.server.endpoint, Faults((Rule(Stall("answer-head", seconds=1.5), "GET"),))) as proxy:
+        environ = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        seen = on_terminal(cellar.home, "lfs-agent", *words, cwd=cellar.work, env=environ)
+    piped = cellar.home.run("lfs-agent", *words, cwd=cellar.work, check=False)
+
+    assert told in seen.terminal
+    assert COLOUR.sub("", seen.terminal).endswith(piped.stdout + piped.stderr), "at its end the bar is gone"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /dev/full")
 @pytest.mark.parametrize("command", ["log", "config", "doctor", "verify"])
 def test_an_output_that_cannot_be_written_is_told_once(cellar: Cellar, command: str) -> None:
