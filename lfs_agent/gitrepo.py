@@ -503,6 +503,8 @@ class Repository:
 
         Raises UsageError where git-lfs fails, or says what we can't read.
         """
+        if not self.born:
+            raise UsageError("HEAD has no commit yet, and git lfs prune goes by it: git switch to a branch that has one")
         # Without a terminal it prints the last of the oids only, unless it is told to show its progress.
         environ = {**os.environ, "GIT_LFS_FORCE_PROGRESS": "1", "LC_ALL": "C"}
         checked = ["-c", f"lfs.pruneremotetocheck={remote}"]
@@ -573,12 +575,23 @@ class Repository:
 
     def lfsconfig_of(self, revision: str) -> list[Entry]:
         """All of a commit's `.lfsconfig`, without what it includes; nothing where git cannot read it."""
-        return _lfsconfig_in(run_git(["config", "--blob", f"{revision}:.lfsconfig", *_LISTED], cwd=self.cwd))
+        _, name = self._at(revision, ".lfsconfig")
+        return _lfsconfig_in(run_git(["config", "--blob", name, *_LISTED], cwd=self.cwd)) if name else []
 
     def is_link(self, revision: str, path: str) -> bool:
         """Whether a commit has a symbolic link there."""
+        return self._at(revision, path)[0] == "120000"
+
+    def is_blob(self, name: str) -> bool:
+        """Whether that is git's name of a file's content, such as `HEAD:path`."""
+        return run_git(["cat-file", "-t", name], cwd=self.cwd).stdout == b"blob\n"
+
+    def _at(self, revision: str, path: str) -> tuple[str, str]:
+        """Mode and name of what a commit has there; twice "" for nothing."""
+        # Not by REVISION:PATH, which takes the path for a part of what :/TEXT looks for.
         words = ["ls-tree", "--full-tree", "--end-of-options", revision, "--", path]
-        return run_git(words, cwd=self.cwd).stdout.startswith(b"120000 ")
+        fields = run_git(words, cwd=self.cwd).stdout.decode(errors="replace").split(maxsplit=3)
+        return (fields[0], fields[2]) if fields else ("", "")
 
     def _read_small(self, blobs: Generator[tuple[str, str], None, None]) -> Iterator[tuple[str, int, bytes | None]]:
         """Path, size and content of each blob; None for the content of one that is too large for a pointer."""
@@ -601,7 +614,7 @@ class Repository:
             if top is None:  # in a bare repository, or inside of .git, where check-attr wants to be elsewhere
                 git_dir = git("rev-parse", "--absolute-git-dir", cwd=self.cwd).removesuffix("\n")
                 top, environ = Path(folder), {**environ, "GIT_DIR": git_dir, "GIT_WORK_TREE": folder}
-            done = run_git(["read-tree", f"{revision}^{{tree}}"], cwd=top, environ=environ)
+            done = run_git(["read-tree", revision], cwd=top, environ=environ)
             if done.returncode == 0:
                 asked = "\0".join(files).encode(errors="surrogateescape")
                 words = ["check-attr", "--cached", "-z", "--stdin", "filter"]
@@ -646,7 +659,7 @@ class Repository:
         """Name and path of every object that a range of commits has brought, merges included."""
         which = commits.split() if commits in _WITHOUT_END else ["--end-of-options", commits]
         if paths:
-            yield from self._versions_at(which, paths)
+            yield from self._versions_at(commits, which, paths)
             return
         for line in _stream(["rev-list", "--objects", "--full-history", *which, "--"], self.cwd, b"\n"):
             # Only a commit is told without a space. A blob that is tagged itself has no path, and is not told again.
@@ -654,20 +667,24 @@ class Repository:
             if space:
                 yield name, path
 
-    def _versions_at(self, which: Sequence[str], paths: Sequence[str]) -> Generator[tuple[str, str], None, None]:
+    def _versions_at(
+        self, commits: str, which: Sequence[str], paths: Sequence[str]
+    ) -> Generator[tuple[str, str], None, None]:
         """By what commits have changed: into a tree that lies at two paths git looks once, with the limits of one."""
         import tempfile
 
         seen: set[str] = set()
-        with tempfile.TemporaryFile() as commits:
+        with tempfile.TemporaryFile() as changed:
             for commit in _stream(["rev-list", "--full-history", *which, "--", *paths], self.cwd, b"\n"):
-                commits.write(f"{commit}\n".encode())
-            commits.seek(0)
+                changed.write(f"{commit}\n".encode())
+            changed.seek(0)
             words = ["--stdin", "-m", "--root", "--no-commit-id", "--", *paths]
-            for mode, name, path in _changes(words, self.cwd, commits):
+            for mode, name, path in _changes(words, self.cwd, changed):
                 if mode.startswith("100") and name not in seen:
                     seen.add(name)
                     yield name, path
+        if not seen and commits in _WITHOUT_END:
+            raise UsageError(f"no file of the whole history matches {' '.join(paths)}")
 
 
 def refs_at(url: str, *, own: Collection[str]) -> str:

@@ -76,6 +76,8 @@ def _check_known(repo: Repository, word: str) -> None:
             f"{word}: the range has no beginning, for which git takes HEAD, so it may well be empty: is a variable "
             "unset? If it is meant so, say HEAD.."
         )
+    if repo.is_blob(word):
+        raise UsageError(f"{word}: it is a file: say the commit, and its path after --")
     if repo.knows(word):
         return
     if word == "HEAD" and not repo.born:

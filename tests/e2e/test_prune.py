@@ -360,6 +360,19 @@ def test_a_storage_that_is_a_link_is_refused_as_one_that_is_set(cellar: Cellar, 
     assert f"leads to {cellar.work}/.git/lfs/objects, out of this repository" in done.stderr
 
 
+def test_on_a_branch_without_a_commit_nothing_goes(cellar: Cellar) -> None:
+    oid = cellar.add("model.pt", SIZE)
+    cellar.push()
+    cellar.git("checkout", "-q", "--orphan", "anew")
+
+    done = prune(cellar)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    told = "HEAD has no commit yet, and git lfs prune goes by it: git switch to a branch that has one\n"
+    assert done.stderr == f"lfs-agent prune: {told}"
+    assert cellar.local_object(oid).is_file()
+
+
 def test_a_git_lfs_that_speaks_otherwise_is_not_believed(cellar: Cellar, tmp_path: Path) -> None:
     oids = versions(cellar, SIZE, SIZE + 1)
     real = shutil.which("git-lfs", path=cellar.home.environ["PATH"])

@@ -167,6 +167,19 @@ def test_paths_limit_what_is_asked(cellar: Cellar) -> None:
     assert done.stderr == "lfs-agent verify: no file in HEAD matches vit-l/0.4\n"
 
 
+@pytest.mark.parametrize("commit", [":/Add", "HEAD^{/Add}", "@{0}"])
+def test_a_commit_is_what_git_calls_it(cellar: Cellar, commit: str) -> None:
+    oid = cellar.add("vit-l/model.pt", SIZE)
+    cellar.push()
+    assert statuses(verify(cellar.home, cellar.work, "--json", commit)) == {oid: "present"}
+    assert statuses(verify(cellar.home, cellar.work, "--json", "HEAD:vit-l")) == {oid: "present"}
+
+    cellar.git("config", "--file", ".lfsconfig", "lfs.skipdownloaderrors", "true")
+    cellar.commit("Add what hides failures")
+    done = verify(cellar.home, cellar.work, commit)
+    assert (done.returncode, ".lfsconfig" in done.stdout) == (1, True)
+
+
 def test_an_object_is_asked_for_once_whatever_its_paths(cellar: Cellar) -> None:
     oid = cellar.write("a.pt", SIZE)
     cellar.write("b/ç d.pt", SIZE)
@@ -226,6 +239,8 @@ def test_a_repository_without_pointers_has_nothing_to_verify(cellar: Cellar) -> 
         (["..HEAD"], "..HEAD: the range has no beginning"),  # of a script whose variable is empty
         (["HEAD^!"], "HEAD^!: git knows no such commit here"),  # more than one, of which diff-tree would tell nothing
         (["^HEAD"], "^HEAD: git knows no such commit here"),
+        (["HEAD:.lfsconfig"], "HEAD:.lfsconfig: it is a file: say the commit, and its path after --"),
+        (["--all", "--", "vit-l/0.4"], "no file of the whole history matches vit-l/0.4"),
         (["HEAD..main", "0" * 40], f"{'0' * 40}: git knows no such commit here"),
         (["--remote", "upstream"], "there is no remote 'upstream' here (there is: origin)"),
     ],
