@@ -122,10 +122,6 @@ def open_own(path: StrPath, modes: Modes) -> int:
     try:
         return modes.open(path, _OWN)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise DiskError(
-                f"{path} is a symbolic link, which we never make: look who else may write there, and delete it"
-            ) from error
         raise disk_error(error, Path(path).parent) from error
 
 
@@ -135,6 +131,10 @@ def disk_error(error: OSError, folder: Path) -> DiskError:
         return DiskError(
             f"the disk of {folder} is full: make room (see lfs-agent prune), and pull again; "
             "what has arrived of large objects is kept"
+        )
+    if error.errno == errno.ELOOP:
+        return DiskError(
+            f"{error.filename} is a symbolic link, which we never make: look who else may write there, and delete it"
         )
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return DiskError(f"cannot write in {folder}: {error.strerror}; raise the limit on open files (ulimit -n)")

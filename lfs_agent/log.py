@@ -66,20 +66,22 @@ def describe(error: BaseException | str) -> str:
 class Lines:
     """Whole lines, appended to a file by one write each, so that several processes may share it.
 
-    `limit`: bytes; `write` is told how much more may be in the file already. A file that can't be written stops nobody.
+    `limit`: bytes; `write` is told how much more may be in the file already. `links`: as Modes.open has it. A file that
+    can't be written stops nobody.
     """
 
-    def __init__(self, path: Path, limit: int | None = None, modes: Modes = UMASK) -> None:
+    def __init__(self, path: Path, limit: int | None = None, modes: Modes = UMASK, *, links: bool = False) -> None:
         self._path = path
         self._modes = modes
         self._limit = limit
+        self._links = links
         self._fd = -1
 
     def write(self, line: str, *, times: float = 2) -> None:
         """Appends the line, unless the file has more than so many times the limit."""
         try:
             if self._fd < 0:
-                self._fd = self._modes.open(self._path, os.O_WRONLY | os.O_APPEND)
+                self._fd = self._modes.open(self._path, os.O_WRONLY | os.O_APPEND, links=self._links)
             if self._limit and os.fstat(self._fd).st_size > self._limit * times:
                 return
             os.write(self._fd, line.encode(errors="backslashreplace") + b"\n")
@@ -175,7 +177,7 @@ class Log:
 
 def _structured(level: str, file: str | None, bound: dict[str, Any]) -> Any:
     structlog = _import_structlog()
-    lines = Lines(Path(os.path.expanduser(file))) if file else None
+    lines = Lines(Path(os.path.expanduser(file)), links=True) if file else None
     write: Callable[[str], None] = lines.write if lines else to_stderr
     return structlog.wrap_logger(
         _Logger(write),

@@ -10,6 +10,8 @@ from typing import Final, NamedTuple
 StrPath = str | PathLike[str]
 """A path as os takes it: where each object has some, to build a Path costs more than to use it."""
 
+_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
+
 
 class Modes(NamedTuple):
     """The mode of each new file, `file`; None: the umask decides."""
@@ -31,13 +33,17 @@ class Modes(NamedTuple):
             with suppress(PermissionError):  # another user was faster
                 folder.chmod(folder.stat().st_mode & stat.S_ISGID | self.folder)
 
-    def open(self, path: StrPath, flags: int) -> int:
-        """An open file, made where it is missing, in a folder of the kind. Raises OSError."""
+    def open(self, path: StrPath, flags: int, *, links: bool = False) -> int:
+        """An open file, made where it is missing, in a folder of the kind. Raises OSError, ELOOP for a link.
+
+        Who shares the folder could lead us by one to a file of ours, to be overwritten; `links` are nobody else's.
+        """
+        flags |= os.O_CREAT | (0 if links else _NO_LINK)
         try:
-            fd = os.open(path, flags | os.O_CREAT, 0o666)
+            fd = os.open(path, flags, 0o666)
         except FileNotFoundError:
             self.make(Path(path).parent)
-            fd = os.open(path, flags | os.O_CREAT, 0o666)
+            fd = os.open(path, flags, 0o666)
         self.set(fd)
         return fd
 

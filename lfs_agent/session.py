@@ -15,6 +15,7 @@ from typing import Final, NamedTuple, Self
 
 from lfs_agent.errors import DiskError, StoppedError
 from lfs_agent.lease import disk_error, lease, take
+from lfs_agent.modes import UMASK
 from lfs_agent.parts import KIB
 
 KEPT_SESSIONS: Final = 20
@@ -399,7 +400,8 @@ class Handover:
             if found:
                 self._memory = os.memfd_create(self._label)
                 os.write(self._memory, json.dumps(found).encode())
-            self._path.write_text(f"{os.getpid()} {self._memory}")
+            with os.fdopen(UMASK.open(self._path, os.O_WRONLY | os.O_TRUNC), "w") as file:
+                file.write(f"{os.getpid()} {self._memory}")
 
     def given(self) -> dict[str, str] | None:
         """What another worker has left; None where there is nothing (yet, or any more)."""

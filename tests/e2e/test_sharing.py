@@ -179,6 +179,31 @@ def test_where_no_thread_is_allowed_git_lfs_hears_why(user_of: UserOf, any_serve
     assert any_server.keys(bucket, "cellar") == []
 
 
+def test_a_link_in_the_place_of_the_audit_log_leads_to_no_file_of_ours(cellar: Cellar, tmp_path: Path) -> None:
+    oid = cellar.add("weights.bin", 30_000, seed=1)
+    cellar.add("weights.bin", 30_000, seed=2)
+    cellar.push()
+    own, link = tmp_path / "own", cellar.work / ".git/lfs/lfs-agent/audit.jsonl"
+    own.write_text("precious")
+    link.symlink_to(own)
+
+    refused = cellar.home.run("lfs-agent", "prune", "--apply", cwd=cellar.work, check=False)
+
+    assert refused.returncode != 0
+    assert f"{link} is a symbolic link, which we never make" in refused.stderr
+    assert own.read_text() == "precious"
+    assert cellar.local_object(oid).is_file()
+
+
+def test_a_log_file_that_its_user_has_linked_is_written_to(cellar: Cellar, tmp_path: Path) -> None:
+    log, link = tmp_path / "log", tmp_path / "link"
+    link.symlink_to(log)
+    cellar.home.environ |= {"LFS_AGENT_LOG_FILE": str(link)}
+    oid = cellar.add("weights.bin", 30_000)
+    cellar.push()
+    assert oid in log.read_text()
+
+
 @pytest.mark.parametrize("size, name", [(30_000, "{oid}"), (12 * MIB, "{oid}"), (12 * MIB, "{oid}.ranges")])
 def test_a_link_that_another_user_has_put_into_the_storage_leads_to_no_file_of_ours(
     cellar: Cellar, tmp_path: Path, size: int, name: str
