@@ -363,14 +363,12 @@ class Repository:
     def modes(self) -> Modes:
         """What `core.sharedRepository` says of new files."""
         value = self.value("core.sharedrepository").lower()
-        match value:
-            case "group" | "true" | "1":
-                return Modes(0o660)
-            case "all" | "world" | "everybody" | "2":
-                return Modes(0o664)
-            case _ if re.fullmatch(r"0[0-7]{3}", value):
-                return Modes(int(value, 8) & 0o666)
-        return Modes()
+        if value == "group" or is_yes(value):
+            return Modes(0o660)
+        if value in ("all", "world", "everybody", "2"):
+            return Modes(0o664)
+        mode = int(value, 8) & 0o666 if re.fullmatch("[0-7]{1,6}", value) else 0
+        return Modes(mode or None)
 
     def remotes(self) -> list[str]:
         """The names of the remotes that have a URL."""

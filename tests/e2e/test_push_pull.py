@@ -345,7 +345,7 @@ def test_nothing_is_written_outside_the_git_folder_and_git_lfs_only_renames(
 @pytest.mark.parametrize(
     "umask, shared, mode",
     [("022", "umask", 0o644), ("027", "umask", 0o640), ("077", "umask", 0o600), ("077", "group", 0o660)]
-    + [("077", "all", 0o664), ("022", "0640", 0o640)],
+    + [("077", "all", 0o664), ("022", "0640", 0o640), ("077", "660", 0o660)],
 )
 def test_an_object_gets_the_mode_that_git_lfs_would_give(
     cellar: Cellar, tmp_path: Path, umask: str, shared: str, mode: int
