@@ -502,7 +502,9 @@ class Repository:
         Raises UsageError where git-lfs fails, or says what we can't read.
         """
         if not self.born:
-            raise UsageError("HEAD has no commit yet, and git lfs prune goes by it: git switch to a branch that has one")
+            raise UsageError(
+                "HEAD has no commit yet, and git lfs prune goes by it: git switch to a branch that has one"
+            )
         # Without a terminal it prints the last of the oids only, unless it is told to show its progress.
         environ = {**os.environ, "GIT_LFS_FORCE_PROGRESS": "1", "LC_ALL": "C"}
         checked = ["-c", f"lfs.pruneremotetocheck={remote}"]
