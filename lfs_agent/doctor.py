@@ -31,6 +31,7 @@ from lfs_agent.gitrepo import Entry, Repository, is_include, is_yes, read_config
 from lfs_agent.layout import oid_at
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation
+from lfs_agent.provision import TAKE_OUT, deleting
 from lfs_agent.registration import (
     FILTER,
     GET_GIT_LFS,
@@ -124,7 +125,7 @@ def examine(patient: Patient) -> Iterator[Line]:
     yield from (found := looked_at(bucket, patient))
     if _broken(found):
         return
-    for check in (libcurl, uploads, writing, abilities):
+    for check in (libcurl, lifecycle, uploads, writing, abilities):
         yield from looked_at(check, patient)
 
 
@@ -600,6 +601,27 @@ def libcurl(patient: Patient) -> Iterator[Line]:
         )
     else:
         yield Line("libcurl", "ok", "signs and sends what is moved")
+
+
+def lifecycle(patient: Patient) -> Iterator[Line]:
+    """Whether a rule of the bucket deletes what somebody needs, as far as its rules may be read."""
+    cellar = patient.cellar()
+    target = cellar.target
+    if not isinstance(target, S3Target) or cellar.settings.public:
+        return
+    try:
+        found = cellar.bucket(stop=threading.Event()).configuration("lifecycle")
+    except ObjectError as error:
+        yield Line("lifecycle", "skipped", str(error))
+        return
+    if unknown := found.get("Unknown"):
+        yield Line("lifecycle", "skipped", f"its rules say what only this store knows: {', '.join(unknown)[:200]}")
+        return
+    rules = list(deleting(found, target.prefix))
+    for rule in rules:
+        yield Line("lifecycle", "problem", f"{rule}: {TAKE_OUT}")
+    if not rules:
+        yield Line("lifecycle", "ok", "no rule of the bucket deletes objects of this store")
 
 
 def uploads(patient: Patient) -> Iterator[Line]:

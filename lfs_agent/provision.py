@@ -127,12 +127,8 @@ def lifecycle(found: Found, wish: Wish) -> Change:
             f"{json.dumps(wanted)}"
         )
     others = [rule for rule in rules if rule.get("ID") not in _ids(wish.prefix)]
-    for rule in others:
-        if _deletes_below(rule, f"{wish.prefix}/" if wish.prefix else ""):
-            raise ObjectError(
-                f"the rule {rule.get('ID', '')!r} deletes objects of this store ({_spell_expiration(rule)}), whoever "
-                "needs them: take it out, or limit it to other keys, and run this again; until then no rule is set"
-            )
+    for told in deleting({"Rules": others}, wish.prefix):
+        raise ObjectError(f"{told}: {TAKE_OUT}, and run this again; until then no rule is set")
     days = wanted[1]["NoncurrentVersionExpiration"]["NoncurrentDays"]
     told = f"unfinished uploads go after {UNFINISHED_DAYS} days, noncurrent versions after {days}"
     if is_right:
@@ -142,6 +138,19 @@ def lifecycle(found: Found, wish: Wish) -> Change:
     if size := found.get("TransitionDefaultMinimumObjectSize"):
         parameters["TransitionDefaultMinimumObjectSize"] = size  # without it the store takes its own default
     return Change(parameters, f"{told}{kept}")
+
+
+TAKE_OUT: Final = "take it out, or limit it to other keys"
+
+
+def deleting(found: Found, prefix: str) -> Iterator[str]:
+    """Which of the lifecycle rules delete what is current below the prefix, in words."""
+    for rule in found.get("Rules", []):
+        if _deletes_below(rule, f"{prefix}/" if prefix else ""):
+            yield (
+                f"the rule {rule.get('ID', '')!r} deletes objects of this store ({_spell_expiration(rule)}), "
+                "whoever needs them"
+            )
 
 
 def _ids(prefix: str) -> tuple[str, str]:

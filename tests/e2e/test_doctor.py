@@ -116,10 +116,10 @@ def test_where_nothing_is_broken_all_is_right_and_nothing_is_written(
     right = {line["check"] for line in lines if line["status"] == "ok"}
     assert right >= {"git", "git-lfs", "filters", "agent", "program", "store", ".lfsconfig", "trust", "credentials"}
     assert right >= {"bucket", "clock", "uploads", "prune"}
-    assert {line["check"] for line in lines if line["status"] == "skipped"} <= {"writing", "abilities"}
+    assert {line["check"] for line in lines if line["status"] == "skipped"} <= {"writing", "abilities", "lifecycle"}
     requests = [request for request in cellar.server.requests(mark) if request.bucket == cellar.bucket]
     assert {request.method for request in requests} == {"GET"}
-    assert len(requests) == 2
+    assert len(requests) == 3
 
 
 def test_people_read_one_line_each_with_the_command_that_mends_it(clinic: Clinic) -> None:
@@ -680,6 +680,19 @@ def test_a_libcurl_that_cannot_be_loaded_makes_it_slower_and_no_more(
     oid = cellar.add("weights.bin", 20_000)
     clinic.home.run("lfs-agent", "push-missing", cwd=clinic.work, env=env)
     assert cellar.keys() == [cellar.key(oid)]
+
+
+@pytest.mark.parametrize("server", ["localstack", "ceph"], indirect=True)
+def test_a_rule_that_deletes_what_is_stored_is_named(server: Server, clinic: Clinic, cellar: Cellar) -> None:
+    lines = ask(clinic.home, cellar.work, status=0, path=clinic.newest)
+    assert [line["status"] for line in lines if line["check"] == "lifecycle"] == ["ok"]
+    others: Any = {"ID": "logs", "Status": "Enabled", "Filter": {"Prefix": "logs/"}, "Expiration": {"Days": 1}}
+    tidy: Any = {"ID": "tidy", "Status": "Enabled", "Filter": {"Prefix": ""}, "Expiration": {"Days": 90}}
+    server.client().put_bucket_lifecycle_configuration(
+        Bucket=cellar.bucket, LifecycleConfiguration={"Rules": [others, tidy]}
+    )
+    told = "the rule 'tidy' deletes objects of this store (after 90 days), whoever needs them: take it out"
+    clinic.one("lifecycle", told, status=1)
 
 
 def test_uploads_that_nobody_finished(clinic: Clinic, cellar: Cellar) -> None:
