@@ -346,7 +346,8 @@ class Cellar:
         Raises TargetError with the command that says yes.
         """
         trusted = {entry.value for entry in self.repo.config if entry.key == TRUSTED_KEY}
-        check(self.claim, trusted=trusted, last_push=self._last_push() if self.operation == "upload" else "")
+        last_push = self._last_push() if self.operation == "upload" else ""
+        check(self.claim, trusted=trusted, last_push=last_push, cloning=self.repo.has_no_checkout)
         if self.claim.endpoint:
             check_scheme(self.claim.endpoint, allow_http=self.settings.allow_http)
 

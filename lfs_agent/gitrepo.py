@@ -294,6 +294,16 @@ class Repository:
             raise UsageError(f"git rev-parse: {refusal}{'; change into one, or: git init' if none_here else ''}")
         return (self.cwd / common).resolve()
 
+    @property
+    def has_no_checkout(self) -> bool:
+        """Whether this is a clone whose first checkout has not ended, for sure: git writes the index at its end.
+
+        Not so where somebody may be in another work tree than the one that is checked out: that of a superproject, or
+        one of several.
+        """
+        folder = self.common_dir
+        return folder.name == ".git" and not any((folder / name).exists() for name in ("index", "worktrees"))
+
     @cached_property
     def worktree(self) -> Path | None:
         """The top of the work tree; None in a bare repository."""

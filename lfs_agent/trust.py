@@ -71,14 +71,18 @@ def parse_identity(text: str) -> str:
     return str(target) if isinstance(target, FolderTarget) else text
 
 
-def check(claim: Claim, *, trusted: Collection[str], last_push: str = "") -> None:
+def check(claim: Claim, *, trusted: Collection[str], last_push: str = "", cloning: bool = False) -> None:
     """Nothing, where the claim may be used; `last_push`: what the claim of this clone's last push said, for a push.
+
+    `cloning`: nothing has been checked out yet, so the command that finishes a clone takes nothing away.
 
     Raises TargetError with the command that says yes.
     """
     if claim.identity in trusted:
         return
-    finish = "then finish a clone or a checkout with: git restore --source=HEAD :/ --staged --worktree"
+    finish = "then run the same again"
+    if cloning:
+        finish = "then finish the clone with: git restore --source=HEAD :/ --staged --worktree"
     if isinstance(claim.target, FolderTarget) and claim.url_committed:
         raise TargetError(
             f"the repository keeps its objects in the folder {claim.target.path}, outside of itself; "

@@ -773,6 +773,40 @@ def test_a_clone_sends_nothing_to_a_server_that_only_the_repository_names(
     assert second_home.git("status", "--porcelain", cwd=tmp_path / "clone").stdout == ""
 
 
+def test_a_refused_pull_names_no_command_that_takes_away_what_is_not_committed(
+    cellar: Cellar, any_server: Server, second_home: Home, tmp_path: Path
+) -> None:
+    name_store(cellar, f"{cellar.url}?endpoint={any_server.endpoint}")
+    cellar.push()
+    log_in(second_home, any_server, endpoint=True)
+    second_home.install()
+    work = cellar.clone(tmp_path / "clone", home=second_home)
+    (work / "notes.txt").write_text("not committed")
+    second_home.git("add", "notes.txt", cwd=work)
+    cellar.add("weights.bin", 1000, seed=8)
+    cellar.push()
+    log_in(second_home, any_server, endpoint=False)
+    for name in [name for name in second_home.environ if "ENDPOINT" in name]:  # as in a program that no shell started
+        del second_home.environ[name]
+
+    refused = second_home.git("pull", "-q", cwd=work, check=False)
+    refusals = [
+        refused.stderr,
+        second_home.git("worktree", "add", tmp_path / "other", "origin/main", cwd=work, check=False).stderr,
+        agent(second_home, "verify", cwd=work, check=False).stderr,
+        agent(second_home, "doctor", cwd=work, check=False).stdout,
+    ]
+
+    assert refused.returncode != 0
+    for refusal in refusals:
+        assert f"lfs-agent trust 127.0.0.1:{any_server.port}/{cellar.bucket}; then run the same again" in refusal
+        assert "git restore --source" not in refusal
+    allow(second_home, refused.stderr)
+    second_home.git("pull", "-q", cwd=work)
+    assert (work / "weights.bin").read_bytes() == random_bytes(1000, 8)
+    assert (work / "notes.txt").read_text() == "not committed"
+
+
 def test_a_clone_reads_no_folder_that_only_the_repository_names(home: Home, second_home: Home, tmp_path: Path) -> None:
     share, work, origin = tmp_path / "share", tmp_path / "work", tmp_path / "origin.git"
     share.mkdir()

@@ -83,7 +83,9 @@ def test_what_only_the_repository_names_is_refused_until_it_is_trusted(claim: Cl
         check(claim, trusted={"amazonaws.com/cellar", "s3.evil.example:443/other", "s3.evil.example:444/cellar"})
     assert named in str(refused.value)
     assert f"lfs-agent trust {claim.identity}" in str(refused.value)
-    assert "git restore --source=HEAD :/" in str(refused.value)
+    assert str(refused.value).endswith("; then run the same again")
+    with pytest.raises(TargetError, match="git restore --source=HEAD :/"):
+        check(claim, trusted=(), cloning=True)
 
     check(claim, trusted={claim.identity})
 
