@@ -170,6 +170,24 @@ def test_new_machine(cellar_at_host: Cellar, home_of: HomeOf) -> None:
         assert (other.folder / folder / "vit-l" / "0.1" / "model.safetensors").read_bytes() == MODEL
 
 
+@pytest.mark.parametrize("filters", [True, False], ids=["git-lfs install", "nothing"])
+def test_a_clone_from_before_the_installation_is_finished(
+    cellar_at_host: Cellar, home_of: HomeOf, *, filters: bool
+) -> None:
+    """With git-lfs's filters its checkout failed; without them files are pointers."""
+    other = home_of("otto")
+    other.environ.update(cellar_at_host.server.environ())
+    at_host(other, "cellar")
+    if filters:
+        other.git("lfs", "install")
+    other.git("clone", "-q", f"{HOST}cellar.git", other.folder / "cellar", check=False)
+    other.install()
+    part = other.folder / "part.md"
+    part.write_text((DOCS / "how-to" / "new-machine.md").read_text().partition("## A clone that stopped")[2])
+    follow(part, other)
+    assert (other.folder / "cellar" / "vit-l" / "0.1" / "model.safetensors").read_bytes() == MODEL
+
+
 def test_verify(cellar_at_host: Cellar) -> None:
     follow(DOCS / "how-to" / "verify.md", cellar_at_host.home)
 
