@@ -91,8 +91,11 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         wanted = select(repo, words, arguments.paths, all_refs=arguments.all)
         irregular = list(find_irregular(repo, words, arguments.paths))
     told = spell_words([*(["all refs"] if arguments.all else []), *words]) or "standard input, which is empty"
+    report = JUnit(f"lfs-agent verify {told}") if arguments.junit else None
     if not wanted and not irregular:
         print(f"no LFS pointers in {told}: nothing to verify", file=sys.stderr if arguments.json else sys.stdout)
+        if report:
+            report.write(arguments.junit)  # an earlier one there would speak for this run
         return 0
     stop = threading.Event()
     if arguments.batch:
@@ -103,7 +106,6 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     tally = Tally(screen, len(wanted), len(irregular))
     sample = _sample(wanted, arguments.sample) if arguments.sample else None
     judge = Judge(store, cellar.key, depth=depth, sample=sample, evidence=evidence, stop=stop, on_read=tally.read)
-    report = JUnit(f"lfs-agent verify {told}") if arguments.junit else None
     for path, reason in irregular:
         if report:
             report.add_irregular(path, reason)
@@ -127,13 +129,13 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
     finally:
         stop.set()
         screen.close()
-    if report:
-        report.write(arguments.junit)
     totals = f"{told} at {plain(cellar.target)}: {tally}"
     for line in (totals, others) if others else (totals,):
         print(line, file=sys.stderr if arguments.json else sys.stdout)
     if judge.cause and arguments.json:
         print(f"lfs-agent verify: {plain(judge.cause)}", file=sys.stderr)
+    if report:
+        report.write(arguments.junit)
     return tally.status
 
 

@@ -582,6 +582,22 @@ def test_findings_are_written_as_junit_xml(cellar: Cellar, clone: Clone, tmp_pat
     nowhere = verify(home, work, "--junit", str(tmp_path / "no" / "report.xml"))
     assert nowhere.returncode == 2
     assert "cannot write" in nowhere.stderr
+    assert "1 present (1 proven), 1 missing" in nowhere.stdout  # what was found is not lost with it
+
+
+def test_a_range_without_pointers_has_a_report_of_its_own(cellar: Cellar, clone: Clone, tmp_path: Path) -> None:
+    """CI servers want one, and would show an earlier one for it."""
+    (cellar.work / "README").write_text("no weights")
+    cellar.commit("Say what this is")
+    cellar.push()
+    home, work = clone()
+    report = tmp_path / "report.xml"
+    report.write_text("<testsuite failures='1'/>")
+
+    assert verify(home, work, "HEAD~1..HEAD", "--junit", str(report)).returncode == 0
+
+    suite = ElementTree.parse(report).getroot()
+    assert (suite.get("tests"), suite.get("failures"), len(suite)) == ("0", "0", 0)
 
 
 def test_many_objects_are_listed_and_what_the_list_lacks_is_asked_for(cellar: Cellar, clone: Clone) -> None:
