@@ -8,6 +8,7 @@ case ${BASE:-} in *[!0]*) ;; *) BASE= ;; esac # a new branch: GitHub says forty 
 range=${RANGE:-${BASE:+$BASE..HEAD}}
 range=${range:-HEAD}
 first=${range%%..*}
+git rev-parse --git-dir >/dev/null || refuse "git does not look into this checkout, see above" 3
 git cat-file -e "$first^{commit}" 2>/dev/null ||
   refuse "the history is not here: give actions/checkout \`fetch-depth: 0\`" 3
 if [ "${LFSCONFIG_MAY_CHANGE:-}" != true ] && [ "$first" != "$range" ] && ! git diff --quiet "$range" -- .lfsconfig; then

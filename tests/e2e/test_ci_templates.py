@@ -106,6 +106,25 @@ def test_a_change_of_where_the_objects_are_is_refused_unless_it_was_allowed(
     assert getattr(runner, host)(base, LFSCONFIG_MAY_CHANGE="true").returncode == 0
 
 
+@pytest.mark.parametrize("host", ["on_github", "on_gitlab"])
+def test_a_checkout_that_git_does_not_look_into_is_called_so(cellar: Cellar, runner: Runner, host: str) -> None:
+    """In a container git may find that the files belong to somebody else."""
+    base, _ = propose(cellar, with_objects=True)
+    runner.checkout("topic")
+
+    refused = getattr(runner, host)(base, GIT_TEST_ASSUME_DIFFERENT_OWNER="1")
+    assert (refused.returncode, "see above" in refused.stdout, "safe.directory" in refused.stderr) == (3, True, True)
+    assert "fetch-depth" not in refused.stdout
+    assert "touches .lfsconfig" not in refused.stdout
+
+
+def test_gitlab_is_told_that_a_checkout_has_not_the_whole_history(runner: Runner) -> None:
+    no_history = runner.on_gitlab("1" * 40)
+
+    assert (no_history.returncode, "GIT_DEPTH: 0" in no_history.stdout) == (3, True)
+    assert "touches .lfsconfig" not in no_history.stdout
+
+
 def test_github_is_told_in_its_own_words(cellar: Cellar, runner: Runner) -> None:
     base, _ = propose(cellar, with_objects=False)
     runner.checkout("topic")
