@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from lfs_agent import log
-from lfs_agent.config import Settings, Value, from_environ, from_git, from_query, resolve
+from lfs_agent.config import OF_FOLDERS, Settings, Value, from_environ, from_git, from_query, resolve
 from lfs_agent.errors import TargetError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.layout import key_of
@@ -91,8 +91,8 @@ class Cellar:
         bucket = self.target.bucket if isinstance(self.target, S3Target) else ""
         git = from_git(((entry.key, entry.value, entry.origin) for entry in self.repo.config), bucket)
         query = from_query(self.target.query, self.named.origin)
-        if isinstance(self.target, FolderTarget) and query.keys() - {"layout"}:
-            raise UsageError(f"{self.named.origin}: of a folder only the layout can be set")
+        if isinstance(self.target, FolderTarget) and query.keys() - OF_FOLDERS:
+            raise UsageError(f"{self.named.origin}: of a folder only layout and retention can be set")
         return resolve(from_environ(self.environ), git, query)
 
     @property

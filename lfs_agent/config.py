@@ -313,6 +313,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
 )
 BY_NAME: Final[Mapping[str, Setting]] = {setting.name: setting for setting in SETTINGS}
 
+OF_FOLDERS: Final = frozenset({"layout", "retention"})
+"""What the URL of a folder may set: all else is about requests."""
+
 RESERVED: Final = frozenset({"trusted"})
 """Keys of the git section that are not settings: `trusted` is what `lfs-agent trust` keeps."""
 

@@ -18,7 +18,7 @@ from lfs_agent.adopt import PLACEHOLDER, Found, stores
 from lfs_agent.cellar import TRUSTED_KEY, Cellar
 from lfs_agent.commands import steps
 from lfs_agent.commands.wording import plain, spell_count
-from lfs_agent.config import from_query, resolve
+from lfs_agent.config import OF_FOLDERS, from_query, resolve
 from lfs_agent.doctor import Patient, hooks
 from lfs_agent.errors import AgentError, TargetError, UsageError
 from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, let_write, run_git
@@ -140,8 +140,8 @@ def checked(url: str) -> tuple[Target, str]:
         raise UsageError(str(error)) from None
     settings = from_query(target.query, "the URL")
     resolve(settings)
-    if isinstance(target, FolderTarget) and settings.keys() - {"layout"}:
-        raise UsageError("of a folder only the layout can be set")
+    if isinstance(target, FolderTarget) and settings.keys() - OF_FOLDERS:
+        raise UsageError("of a folder only layout and retention can be set")
     return target, f"{target}?{target.query}" if target.query else str(target)
 
 

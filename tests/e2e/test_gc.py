@@ -1232,6 +1232,20 @@ def test_a_bucket_that_keeps_forever_is_not_touched_whoever_says_less(cellar: Ce
     assert gc(cellar).returncode == 2
 
 
+def test_a_folder_keeps_as_long_as_its_url_says(home: Home, any_server: Server, bucket: str, tmp_path: Path) -> None:
+    home.install()
+    share = new_share(tmp_path / "share")
+    cellar = in_folder(Cellar(home, any_server, bucket, "", tmp_path / "origin.git", tmp_path / "work"), share)
+    (orphan,) = orphaned(cellar, 1)
+    cellar.git("config", "--unset", "lfs.url")
+    home.run("lfs-agent", "init", "--force", f"dir::{share}?retention=forever", cwd=cellar.work)
+
+    refused = gc(cellar, "--apply")
+    assert (refused.returncode, "keeps its objects forever" in refused.stderr) == (2, True)
+    home.run("lfs-agent", "init", "--force", f"dir::{share}?retention=0s", cwd=cellar.work)
+    assert statuses(gc(cellar)) == {orphan: "orphan"}
+
+
 # Versions and locks
 
 
