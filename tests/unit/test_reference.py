@@ -106,6 +106,21 @@ def test_the_fields_of_json_are_in_the_reference_and_no_others() -> None:
     assert set(re.findall("`([^`]+)`", failure)) == {"failures", *session["failures"][0]}
 
 
+def test_every_step_of_a_command_is_in_the_reference_and_no_other() -> None:
+    table = (DOCS / "reference" / "json.md").read_text().partition("## `lfs-agent install")[2]
+    row = next(line for line in table.splitlines() if line.startswith("| `step`"))
+    said = {step for module in MODULES for step in _steps(ast.parse(module.read_text()))}
+    assert set(re.findall("`([^`]+)`", row)) == {"step", "next", *said}
+
+
+def _steps(tree: ast.Module) -> Iterator[str]:
+    """The first argument of told.tell("registration", …) and its like."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Call(func=ast.Attribute(attr="tell"), args=[ast.Constant(value=str(step)), *_]):
+                yield step
+
+
 def _fields(table: str) -> set[str]:
     cells = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     return {name for cell in cells for name in re.findall("`([^`]+)`", cell)}
