@@ -58,13 +58,18 @@ def _greeted(requests: FileIO, answers: int) -> tuple[bytes, bytes] | None:
 
 
 def started_at(pid: int, now: float) -> float:
-    """When a process was, as time.time(), whatever program it has become. Not before that, whatever is rounded."""
+    """When a process was, as time.time(), whatever program it has become; `now` where the system does not tell.
+
+    Not before that, whatever is rounded, and however long others have the processor between a look at the one clock and
+    at the other: who was started after a cause has to tell it.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             ticks = int(file.read().rpartition(b") ")[2].split()[19]) + 1
     except OSError:  # the system has lost its /proc since the installation
         return now
-    return now - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / os.sysconf("SC_CLK_TCK")
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
 
 
 def converse(first: bytes, second: bytes, requests: FileIO, answers: int, started: float) -> int:

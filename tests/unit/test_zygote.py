@@ -2,7 +2,9 @@
 
 import _socket as socket
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 if sys.platform != "linux":
     pytest.skip("what is forked is Linux's alone", allow_module_level=True)
 
+from lfs_agent.worker import started_at
 from lfs_agent.zygote import Asked, hand_over, receive
 
 Link = socket.socket
@@ -87,3 +90,13 @@ def test_of_half_of_the_descriptors_none_stays_open(link: tuple[Link, Link], mon
 
     assert receive(there) is None
     assert open_descriptors() == before
+
+
+def test_no_process_is_taken_for_older_than_it_is() -> None:
+    """Also by one that stood still after a look at the clock: who was started after a cause has to tell it."""
+    before = time.time()
+    with subprocess.Popen(["sleep", "60"]) as process:
+        started = started_at(process.pid, before - 60)
+        process.kill()
+
+    assert started >= before
