@@ -22,7 +22,7 @@ from lfs_agent.errors import (
 )
 from lfs_agent.parts import MIB
 from lfs_agent.store import folder
-from lfs_agent.store.folder import FolderStore, FolderUploads
+from lfs_agent.store.folder import FolderStock, FolderStore, FolderUploads
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying
 
 KEY = "weights/ab/cd/abcd"
@@ -171,6 +171,36 @@ def test_a_failed_sync_is_final_and_publishes_nothing(tmp_path: Path, monkeypatc
     upload.abort()
 
     assert files(tmp_path) == []
+
+
+def test_a_name_is_on_the_disk_before_its_object_is_said_to_be_stored_or_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a folder says of its files is synced by itself, and is lost with the power else."""
+    synced: list[tuple[bool, bool]] = []
+    whole = os.fsync
+    key = tmp_path / KEY
+
+    def watched(fd: int) -> None:
+        whole(fd)
+        synced.append((os.path.samestat(os.fstat(fd), key.parent.stat()), key.exists()))
+
+    monkeypatch.setattr(os, "fsync", watched)
+    store = FolderStore(tmp_path)
+    store.put(KEY, OID, BytesBody(b"weights"))
+    assert synced[-1] == (True, True)
+
+    found = store.stat(KEY)
+    assert found
+    synced.clear()
+    store.put(KEY, OID, BytesBody(b"weights"), found.etag)
+    assert synced[-1] == (True, True)
+
+    stock = FolderStock(store)
+    left = stock.look(KEY)
+    assert left
+    stock.delete(KEY, left.etag)
+    assert synced[-1] == (True, False)
 
 
 def test_parts_that_do_not_read_back_are_not_published(tmp_path: Path) -> None:
