@@ -110,6 +110,25 @@ def test_sending_again_moves_bytes_and_no_progress(fd: int, new: Callable[[int, 
     assert (counting.done, counting.moved) == (MIB + 5, 2 * (MIB + 5))
 
 
+@pytest.mark.parametrize("new", [body, block])
+def test_what_was_sent_in_part_is_read_to_sign_again_from_its_beginning(
+    fd: int, new: Callable[[int, Meter], Body]
+) -> None:
+    counting = meter()
+    sent = new(fd, counting)
+    sent.sending()
+    half = len(sent.read(MIB // 2))
+
+    sent.seek(0)
+    drained(sent)
+    assert (counting.done, counting.moved) == (half, half)
+
+    sent.seek(0)
+    sent.sending()
+    drained(sent)
+    assert (counting.done, counting.moved) == (MIB + 5, half + MIB + 5)
+
+
 def test_the_last_block_of_a_changed_part_is_never_handed_out(fd: int) -> None:
     sent = body(fd, meter())
     os.pwrite(fd, b"x", MIB + 1)
