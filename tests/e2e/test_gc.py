@@ -28,7 +28,7 @@ from tests.e2e.conftest import with_ages
 from tests.e2e.dialogue import Agent, keep_local, listed_by_a_worker, wait_for
 from tests.e2e.terminal import typed_at
 from tests.machine import POWERLESS, Home
-from tests.proxy import ACCESS_DENIED, Answer, FaultProxy, Faults, Key, Rule, Stall, StripHeaders
+from tests.proxy import ACCESS_DENIED, Action, Answer, FaultProxy, Faults, Key, Rule, Seen, Stall, StripHeaders
 from tests.servers import Server
 
 SIZE = 1000
@@ -954,6 +954,53 @@ def test_prune_keeps_the_local_copy_of_what_is_marked(cellar: Cellar) -> None:
     assert kept.returncode == 3
     assert "a gc has marked the store's copy, and may delete it" in kept.stdout
     assert cellar.local_object(old).exists()
+
+
+class Once:
+    """A plan that fails nothing: at the first request that fits, something else is done before it goes on."""
+
+    def __init__(self, method: str, target: str, meanwhile: Callable[[], object]) -> None:
+        self._method = method
+        self._target = target
+        self._meanwhile = meanwhile
+        self.done = False
+
+    def __call__(self, seen: Seen) -> tuple[Action, ...]:
+        if not self.done and seen.method == self._method and re.search(self._target, seen.target):
+            self.done = True
+            self._meanwhile()
+        return ()
+
+
+def test_prune_keeps_the_local_copy_of_what_a_gc_deletes_while_prune_reads_the_marks(cellar: Cellar) -> None:
+    """After that it is marked no more: whoever had looked for it before would take it for kept."""
+    (old,) = marked(cellar, 1)
+    meanwhile = Once("GET", r"marks\.jsonl$", lambda: gc(cellar, *deleting(1)))
+    with FaultProxy(cellar.server.endpoint, meanwhile) as proxy:
+        env = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        kept = cellar.home.run("lfs-agent", "prune", "--apply", cwd=cellar.work, check=False, env=env)
+
+    assert meanwhile.done
+    assert cellar.keys() == []
+    assert kept.returncode == 1
+    assert "kept because not proven (1 missing)" in kept.stdout
+    assert cellar.local_object(old).exists()
+
+
+def test_repair_saves_what_is_marked_and_is_there_only_when_it_is_sent(cellar: Cellar, tmp_path: Path) -> None:
+    """By a store whose first answer is that of a while ago, as copies far away give it."""
+    other = second_repository(cellar, tmp_path)
+    (oid,) = marked(other, 1)
+    assert cellar.add("model.bin", SIZE, seed=1) == oid
+    stale = Faults((Rule(Answer(404, "NoSuchKey"), "HEAD", oid, times=1),))
+    with FaultProxy(cellar.server.endpoint, stale) as proxy:
+        env = {"AWS_ENDPOINT_URL_S3": proxy.endpoint}
+        repaired = cellar.home.run("lfs-agent", "repair", "--json", cwd=cellar.work, env=env)
+
+    assert found(repaired)[oid]["status"] == "present"
+    assert [seen.method for seen in proxy.requests if seen.path.endswith(oid)].count("PUT") <= 1
+    assert statuses(gc(other, *deleting(1))) == {oid: "saved"}
+    assert cellar.keys() == [cellar.key(oid)]
 
 
 # Kills, and two at once
