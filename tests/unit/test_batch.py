@@ -46,6 +46,14 @@ def test_files_may_be_compressed_by_whoever_keeps_them(tmp_path: Path) -> None:
     assert read(where).computed == {KEY: FOUND}
 
 
+def test_a_date_without_a_zone_is_in_utc(tmp_path: Path) -> None:
+    report = JobReport(tmp_path)
+    where = report.write([GOOD])
+    (file,) = (tmp_path / "results").iterdir()
+    report.write_manifest({"succeeded": file}, ReportCreationDate=f"{YESTERDAY:%Y-%m-%dT%H:%M:%S}")
+    assert read(where).date == YESTERDAY
+
+
 @pytest.mark.parametrize("name", ["all.csv", "all.csv.gz"])
 def test_one_file_of_a_report_is_read_without_its_manifest_and_has_no_date(tmp_path: Path, name: str) -> None:
     text = "Bucket,Key,VersionId,TaskStatus,ErrorCode,HTTPStatusCode,ResultMessage\n" + amazon.csv_line(GOOD)
@@ -99,6 +107,8 @@ BROKEN: dict[str, tuple[Callable[[JobReport, Path], object], str]] = {
     "format": (change(Format="Report_2030"), "Report_2030 with the columns"),
     "date": (change(ReportCreationDate="lately"), "it is not what Amazon writes"),
     "results": (change(Results={"Key": "x"}), "it is not what Amazon writes"),
+    "no MD5": (change(Results=[{"Key": "x", "MD5Checksum": ""}]), "a file without a name or an MD5"),
+    "no name": (change(Results=[{"Key": "", "MD5Checksum": "0" * 32}]), "a file without a name or an MD5"),
     "width": (lambda _, file: file.write_text(amazon.csv_line([*GOOD, "more"])), "a row has 8 columns, not 7"),
 }
 

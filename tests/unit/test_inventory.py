@@ -92,6 +92,7 @@ BROKEN: dict[str, tuple[Damage, str]] = {
     "list": (say(files="all"), "it is not what Amazon writes"),
     "JSON": (lambda inventory, _: inventory.manifest.write_text("[" * 100_000), "it is not what Amazon writes"),
     "bytes": (lambda inventory, _: inventory.manifest.write_bytes(b"\x89PNG"), "it is not what Amazon writes"),
+    "large": (lambda inventory, _: inventory.manifest.write_text(" " * (1 << 24) + "7"), "more than 16777216 bytes"),
     "number": (lambda inventory, _: inventory.manifest.write_text("7"), "it is not what Amazon writes"),
     "no file": (lambda inventory, _: inventory.manifest.unlink(), "No such file or directory"),
     "Parquet": (say(fileFormat="Parquet"), "it is not what Amazon writes"),

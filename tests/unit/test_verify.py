@@ -279,6 +279,21 @@ def test_many_are_listed_and_only_what_the_list_lacks_is_asked_for() -> None:
     assert len(set(store.lists)) == 16
 
 
+class Archive(DictStore):
+    """All in it was archived, and is restored by now; a list tells the first, a look both."""
+
+    def listed(self, prefix: str, after: str = "") -> tuple[list[ObjectStat], str]:
+        page, following = super().listed(prefix, after)
+        return [found._replace(archived="restore it") for found in page], following
+
+
+def test_what_a_list_calls_archived_is_asked_for_since_it_may_be_restored() -> None:
+    store, objects = many(100)
+    archive = Archive(store.objects)
+    assert {finding.status for finding in find(archive, objects)} == {"present"}
+    assert len(archive.stats) == 100
+
+
 def test_few_are_asked_for_one_by_one() -> None:
     store, objects = many(20)
     assert {finding.status for finding in find(store, objects)} == {"present"}
