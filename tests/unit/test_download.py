@@ -120,14 +120,29 @@ def test_a_damaged_object_is_fetched_twice_and_no_more(desk: Desk) -> None:
     assert desk.meter.done == 7
 
 
-def test_what_an_earlier_one_left_is_not_trusted(desk: Desk) -> None:
-    store = DictStore()
-    store.objects[KEY] = b"weights"
-    partial = desk.storage / "incomplete" / "lfs-agent" / oid_of(b"weights")
+@by_size
+def test_what_an_earlier_one_left_is_not_trusted(desk: Desk, size: int) -> None:
+    store, weights = DictStore(), content(size)
+    store.objects[KEY] = weights
+    partial = desk.storage / "incomplete" / "lfs-agent" / oid_of(weights)
     partial.parent.mkdir(parents=True)
-    partial.write_bytes(b"something longer that was left behind")
+    partial.write_bytes(b"x" * size + b"something longer that was left behind")
 
-    assert desk.down(store, oid_of(b"weights"), 7).read_bytes() == b"weights"
+    assert desk.down(store, oid_of(weights), size).read_bytes() == weights
+
+
+@by_size
+def test_a_short_write_loses_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    """A signal cuts it, or a disk that has hardly any room left."""
+    store, weights, whole = DictStore(), content(size), os.pwrite
+    store.objects[KEY] = weights
+
+    def short(fd: int, data: memoryview, offset: int) -> int:
+        return whole(fd, data[: max(1, len(data) // 2)], offset)
+
+    monkeypatch.setattr(os, "pwrite", short)
+
+    assert desk.down(store, oid_of(weights), size).read_bytes() == weights
 
 
 def test_what_a_killed_git_lfs_did_not_take_is_handed_over_again(desk: Desk) -> None:
