@@ -23,7 +23,7 @@ from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid, Pointer
 from lfs_agent.selection import Wanted
 from lfs_agent.store import Body, MultipartUpload, ObjectStat, Replacing, Store, StoredPart, Write
-from lfs_agent.verify import NOT_ASKED, Depth, Finding, Judge
+from lfs_agent.verify import NOT_ASKED, Computed, Depth, Evidence, Finding, Judge
 
 
 @dataclass
@@ -326,6 +326,59 @@ def test_a_checksum_is_the_stores_own_or_its_uploads_or_nothing() -> None:
     assert (one(store, b"weights", depth="checksum").status, one(store, b"weights").status) == ("unproven", "present")
     store.attested = True
     assert one(store, b"weights", depth="checksum").proof == "store"
+
+
+@dataclass
+class Told(DictStore):
+    """One that tells this of an object."""
+
+    etag: str = "e"
+    crc32c: str = ""
+    recorded: str = ""
+
+    def _stat(self, key: str, content: bytes) -> ObjectStat:
+        return super()._stat(key, content)._replace(etag=self.etag, crc32c=self.crc32c, recorded=self.recorded)
+
+
+@pytest.mark.parametrize(
+    "crc32c, recorded, proof",
+    [
+        ("uTja5A==", oid_of(b"weights"), "upload"),
+        ("", oid_of(b"weights"), ""),
+        ("uTja5A==", "", ""),
+        ("uTja5A==", oid_of(b"another"), ""),
+    ],
+)
+def test_an_upload_proves_what_it_recorded_where_the_store_has_kept_a_checksum_since(
+    crc32c: str, recorded: str, proof: str
+) -> None:
+    store = Told({oid_of(b"weights"): b"weights"}, crc32c=crc32c, recorded=recorded)
+    finding = one(store, b"weights", depth="checksum")
+    assert (finding.proof, finding.status) == (proof, "present" if proof else "unproven")
+
+
+@pytest.mark.parametrize(
+    "etag, computed, status, reason",
+    [
+        ('"e"', Computed(oid_of(b"weights"), "e"), "present", ""),
+        ('"e"', Computed(oid_of(b"another"), "e"), "damaged", "its SHA-256 is ae448ac8"),
+        ('"e"', None, "unproven", "the report has nothing of it"),
+        ('"e"', Computed(oid_of(b"weights"), "e", "the job failed for it"), "unproven", "the job failed for it"),
+        ('"e"', Computed(oid_of(b"weights"), "f"), "unproven", "it was replaced since"),
+        ('"e"', Computed(oid_of(b"weights"), ""), "unproven", "no ETag is told"),
+        ("", Computed(oid_of(b"weights"), "e"), "unproven", "no ETag is told"),
+        ("", Computed(oid_of(b"weights"), ""), "unproven", "no ETag is told"),
+    ],
+)
+def test_a_report_proves_what_its_etag_ties_to_what_is_there(
+    etag: str, computed: Computed | None, status: str, reason: str
+) -> None:
+    store = Told({oid_of(b"weights"): b"weights"}, etag=etag)
+    evidence = Evidence(computed={oid_of(b"weights"): computed} if computed else {})
+    judge = Judge(store, lambda oid: oid, depth="report", evidence=evidence)
+    (finding,) = judge.find(wanted(b"weights"), threads=1)
+    assert (finding.status, finding.proven) == (status, status == "present")
+    assert reason in finding.reason
 
 
 def test_who_stops_listening_stops_the_asking() -> None:
