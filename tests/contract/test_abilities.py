@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lfs_agent.errors import DamagedError, DeniedError, ObjectError, UnsupportedError
+from lfs_agent.errors import ConflictError, DamagedError, DeniedError, ObjectError, UnsupportedError
 from lfs_agent.ledger import Ledger
 from lfs_agent.parts import MIB
 from lfs_agent.store.s3 import S3Store, obeys_conditions
@@ -367,6 +367,23 @@ def test_a_put_that_confirms_nothing_is_looked_at(bucket_of: BucketOf, desk: Des
         assert [seen.method for seen in proxy.requests] == ["HEAD", "PUT", "HEAD"]
 
     assert place.objects() == {KEY: content(SMALL)}
+
+
+@pytest.mark.parametrize("there", [None, b"first"], ids=["nothing", "something else"])
+def test_a_put_that_confirms_nothing_is_no_success_where_it_is_not_there(
+    bucket_of: BucketOf, there: bytes | None
+) -> None:
+    place, data = bucket_of("versitygw"), content(SMALL)
+    if there is not None:
+        place.replace(KEY, there)
+    answer = Answer(200, headers=(("ETag", '"none of an MD5"'),), body=b"")
+    with (
+        place.through(Rule(answer, "PUT")) as proxy,
+        pytest.raises(ConflictError, match="the answer says that it is stored, and it is not there"),
+    ):
+        place.store_with(endpoint=proxy.endpoint).put(KEY, oid_of(data), BytesBody(data))
+
+    assert place.objects() == ({} if there is None else {KEY: there})
 
 
 LOGIN_PAGE = Answer(200, body=b"<html>Please log in to the hotel's network</html>")

@@ -252,6 +252,15 @@ def test_an_answer_that_is_no_list_is_asked_for_again(place: Place, target: str,
     assert (far.parts, far.size) == (2, 20)
 
 
+def test_a_list_that_leads_back_to_itself_ends(place: Place) -> None:
+    if not isinstance(place, InBucket):
+        pytest.skip("a folder is one page")
+    after = f"<NextKeyMarker>{PREFIX}/a</NextKeyMarker><NextUploadIdMarker>1</NextUploadIdMarker>"
+    page = f"<ListMultipartUploadsResult><IsTruncated>true</IsTruncated>{after}</ListMultipartUploadsResult>"
+    with place.through(Rule(Answer(200, body=page.encode()), "GET", r"\?uploads")) as proxy:
+        assert pages(S3Uploads(place.store_with(endpoint=proxy.endpoint), PREFIX)) == [[], []]
+
+
 def test_an_upload_without_a_name_is_not_begun_or_given_up(place: Place, desk: Desk) -> None:
     """A part of it would be published as the object, and to give it up would delete the object: at Ceph, at least."""
     if not isinstance(place, InBucket):
