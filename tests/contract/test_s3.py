@@ -107,6 +107,16 @@ def test_storage_class_and_encryption_are_as_they_were_asked_for(
     assert read(store, KEY, 0, size)[1] == data
 
 
+def test_what_was_begun_in_another_way_is_given_up_and_not_gone_on_with(bucket_of: BucketOf) -> None:
+    """Its parts would make an object of the storage class, or under the key, that the user had chosen before."""
+    place, size = bucket_of("versitygw"), 12 * MIB
+    token = place.store_with().begin(KEY, OID, size).token
+    assert place.store_with().resume(KEY, size, token) is not None
+
+    assert place.store_with(storage_class="STANDARD_IA").resume(KEY, size, token) is None
+    assert place.unfinished() == 0
+
+
 # Refusals
 
 
