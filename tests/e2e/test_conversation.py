@@ -707,6 +707,20 @@ def test_whoever_hangs_up_after_the_last_word_has_not_broken_off(last: bytes, br
     os.close(read)
 
 
+def test_what_was_said_before_a_hang_up_is_heard() -> None:
+    """Also while an object is at hand: it is brought to its end, and nothing was broken off."""
+    read, written = os.pipe()
+    lines, last = Lines(read), b'{"event":"terminate"}\n'
+    os.write(written, b'{"event":"download"}\n')
+    assert lines.next() == b'{"event":"download"}\n'
+    os.write(written, last)
+    os.close(written)
+
+    assert not lines.broke_off()
+    assert lines.next() == last
+    os.close(read)
+
+
 def test_the_worker_file_runs_alone() -> None:
     """git-lfs starts it by its path: it may not need anything that -I and -S take away."""
     done = subprocess.run(

@@ -385,21 +385,45 @@ def test_a_byte_that_flips_on_the_way_down_is_found(
     assert not [name for name in left_in_tmp(work / ".git/lfs") if oids[1] in name]
 
 
-def test_a_fault_of_ours_ends_one_conversation(home: Home, work: Path, agents: ExitStack, tmp_path: Path) -> None:
-    fault = tmp_path / "worker.py"
+def faulty(folder: Path, method: str) -> tuple[str, ...]:
+    """The command of a worker with a fault of ours in this method, where an object has 4321 bytes."""
+    fault = folder / "worker.py"
     fault.write_text(
         f"import sys; sys.path[:0] = [{str(WORKER.parent.parent)!r}]\n"
         "import site; site.main()\n"
         "from lfs_agent import worker, agent\n"
-        "moved = agent.Worker._object\n"
-        "def fault(self, request):\n"
-        "    if request.size == 4321: 1 / 0\n"
-        "    return moved(self, request)\n"
-        "agent.Worker._object = fault\n"
+        f"whole = agent.Worker.{method}\n"
+        "def fault(self, *arguments):\n"
+        "    if any(getattr(each, 'size', 0) == 4321 for each in arguments): 1 / 0\n"
+        "    return whole(self, *arguments)\n"
+        f"agent.Worker.{method} = fault\n"
         "sys.exit(worker.main())\n"
     )
-    (tmp_path / "door.pl").write_bytes(WORKER.with_name("door.pl").read_bytes())
-    command = ("/bin/sh", str(WORKER.with_name("door.sh")), sys.executable, str(fault))
+    (folder / "door.pl").write_bytes(WORKER.with_name("door.pl").read_bytes())
+    return "/bin/sh", str(WORKER.with_name("door.sh")), sys.executable, str(fault)
+
+
+def test_a_fault_of_ours_fails_one_object_with_a_sentence(
+    home: Home, work: Path, agents: ExitStack, tmp_path: Path
+) -> None:
+    command = faulty(tmp_path, "_transfer")
+    sentence = "unexpected ZeroDivisionError: division by zero; please report it"
+    workers = [agents.enter_context(Agent(home, work, command=command)) for _ in range(2)]
+    for seed, agent in enumerate(workers):
+        agent.init("upload")
+        push(agent, work, seed)
+
+    for seed, agent in enumerate(workers):  # the first in a process of its own, the second in the hub
+        oid, path = new_object(work, 9, 4321)
+        agent.upload(oid, path)
+        failed = agent.until_complete()[-1]
+        assert (failed["oid"], failed["error"]["message"]) == (oid, sentence)
+        push(agent, work, 10 + seed)
+        assert agent.end() == 0
+
+
+def test_a_fault_of_ours_ends_one_conversation(home: Home, work: Path, agents: ExitStack, tmp_path: Path) -> None:
+    command = faulty(tmp_path, "_object")
     first, second, third = (agents.enter_context(Agent(home, work, command=command)) for _ in range(3))
     for seed, agent in enumerate((first, second, third)):
         agent.init("upload")
