@@ -400,6 +400,27 @@ def test_a_list_of_objects_without_an_end_ends(bucket_of: BucketOf, size: str) -
         place.store_with(endpoint=proxy.endpoint).listed("weights/", after=KEY)
 
 
+def ranged(span: str, body: bytes) -> Answer:
+    return Answer(206, headers=(("Content-Range", f"bytes {span}/10"), ("ETag", '"e"')), body=body)
+
+
+@pytest.mark.parametrize(
+    "answer, reason",
+    [
+        (Answer(200, headers=(("ETag", '"e"'),), body=b"0123456789"), "the store sent bytes from 0, not from 5"),
+        (ranged("0-4", b"01234"), "the store sent bytes from 0, not from 5"),
+        (ranged("5-9", b"56"), "the store broke off at byte 7"),
+        (Answer(206, headers=(("Content-Range", "bytes 5-9/10"),), body=b"56789"), r"gave no sane answer \(no ETag\)"),
+    ],
+)
+def test_a_range_that_is_not_the_one_that_was_asked_for_is_asked_for_again(
+    bucket_of: BucketOf, answer: Answer, reason: str
+) -> None:
+    place = bucket_of("versitygw")
+    with place.through(Rule(answer, "GET")) as proxy, pytest.raises(TransientError, match=reason):
+        read(place.store_with(endpoint=proxy.endpoint), KEY, 5, 10, '"e"')
+
+
 def begun(store: S3Store) -> S3Upload:
     return store.begin(KEY, OID, 12 * MIB)
 
