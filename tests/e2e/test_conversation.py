@@ -245,6 +245,21 @@ def test_what_cannot_be_an_object_is_refused_before_the_store_hears_of_it(
     assert [request for request in any_server.requests(mark) if request.bucket == bucket] == []
 
 
+def test_a_file_without_an_absolute_path_is_not_sent(
+    home: Home, work: Path, local: Path, any_server: Server, bucket: str
+) -> None:
+    """Where it would be looked for is for whoever has started us to say."""
+    (work / "weights.bin").write_bytes(local.read_bytes())
+    with Agent(home, work) as agent:
+        agent.init("upload")
+        agent.say(event="upload", oid=OID, size=300_000, path="weights.bin")
+        failed = agent.until_complete()[-1]
+        assert agent.end() == 0
+
+    assert failed["error"]["message"].startswith("git-lfs named a file that is not absolute: 'weights.bin'")
+    assert any_server.keys(bucket, "") == []
+
+
 def test_a_newer_git_lfs_may_say_more(home: Home, work: Path, local: Path) -> None:
     with Agent(home, work) as agent:
         init = {"event": "init", "operation": "upload", "remote": "origin", "concurrent": True, "versions": [1, 2]}
