@@ -17,7 +17,7 @@ import pytest
 
 from lfs_agent.agent import Lines
 from tests.cellar import random_bytes
-from tests.e2e.dialogue import WORKER, Agent, files_below, keep_local, new_repository, seen_by_spy, wait_for
+from tests.e2e.dialogue import WORKER, Agent, files_below, keep_local, new_repository, push, seen_by_spy, wait_for
 from tests.machine import Home
 from tests.proxy import BlackHole, FaultProxy, Faults, Rule, Stall, Throttle
 from tests.servers import Server
@@ -671,6 +671,23 @@ def test_two_processes_asked_for_one_download_both_get_it(
 
     assert paths[0] != paths[1]
     assert [path.read_bytes() for path in paths] == [content, content]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells which files a process has open")
+def test_of_many_objects_only_the_last_one_is_held_for_git_lfs(home: Home, work: Path) -> None:
+    with Agent(home, work) as agent:
+        agent.init("upload")
+        oids = [push(agent, work, seed) for seed in range(4)]
+        assert agent.end() == 0
+
+    with Agent(home, work) as agent:
+        agent.init("download")
+        for oid in oids:
+            agent.download(oid, 20_000)
+            agent.until_complete()
+        held = [str(fd.readlink()) for fd in Path(f"/proc/{agent.process.pid}/fd").iterdir()]
+        assert [oid for oid in oids if any(oid in path for path in held)] == oids[-1:]
+        assert agent.end() == 0
 
 
 def test_two_containers_that_share_a_storage_hand_over_files_of_their_own(
