@@ -70,12 +70,12 @@ def test_an_upload_is_exactly_these_lines(home: Home, work: Path, local: Path, a
         agent.until_complete()
         assert agent.end() == 0
 
-    assert [line for _, line in agent.heard] == [
-        b"{}\n",
-        b'{"event": "progress", "oid": "%b", "bytesSoFar": 1, "bytesSinceLast": 0}\n' % OID.encode(),
-        b'{"event": "progress", "oid": "%b", "bytesSoFar": 300000, "bytesSinceLast": 300000}\n' % OID.encode(),
-        b'{"event": "complete", "oid": "%b"}\n' % OID.encode(),
-    ]
+    first, *progress, last = (line.decode() for _, line in agent.heard)
+    assert (first, last) == ("{}\n", f'{{"event": "complete", "oid": "{OID}"}}\n')
+    line = '{{"event": "progress", "oid": "{}", "bytesSoFar": {}, "bytesSinceLast": {}}}\n'.format
+    counts = [(told["bytesSoFar"], told["bytesSinceLast"]) for told in map(json.loads, progress)]
+    assert progress == [line(OID, *count) for count in counts]
+    assert (counts[0], counts[-1][0], sum(since for _, since in counts)) == ((1, 0), 300_000, 300_000)
     (key,) = any_server.keys(bucket)
     assert key == f"cellar/{OID[:2]}/{OID[2:4]}/{OID}"
     assert any_server.client().get_object(Bucket=bucket, Key=key)["Body"].read() == CONTENT
@@ -88,12 +88,12 @@ def test_a_download_is_exactly_these_lines(home: Home, work: Path, stored: str) 
         path = Path(agent.until_complete()[-1]["path"])
         assert agent.end() == 0
 
-    assert [json.loads(line) for _, line in agent.heard] == [
-        {},
-        {"event": "progress", "oid": OID, "bytesSoFar": 1, "bytesSinceLast": 0},
-        {"event": "progress", "oid": OID, "bytesSoFar": 300000, "bytesSinceLast": 300000},
-        {"event": "complete", "oid": OID, "path": str(path)},
-    ]
+    first, begun, *progress, last = (json.loads(line) for _, line in agent.heard)
+    assert first == {}
+    assert begun == {"event": "progress", "oid": OID, "bytesSoFar": 1, "bytesSinceLast": 0}
+    assert {(told["event"], told["oid"]) for told in progress} == {("progress", OID)}
+    assert (progress[-1]["bytesSoFar"], sum(told["bytesSinceLast"] for told in progress)) == (300_000, 300_000)
+    assert last == {"event": "complete", "oid": OID, "path": str(path)}
     assert path.read_bytes() == CONTENT
     assert path.is_relative_to(work / ".git" / "lfs")
 
