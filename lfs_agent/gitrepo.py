@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Literal, NamedTuple, Self
 
-from lfs_agent.errors import DiskError, LocalError, UsageError
+from lfs_agent.errors import DiskError, LocalError, SessionError, UsageError
 from lfs_agent.modes import Modes
 from lfs_agent.pointer import MAX_POINTER_SIZE, Oid, Pointer, is_canonical, parse_pointer
 from lfs_agent.protocol import Operation
@@ -49,10 +49,10 @@ def run_git(
 ) -> subprocess.CompletedProcess[bytes]:
     """Runs git, whatever its exit status; its output is captured, and it never reads our input.
 
-    Raises UsageError where there is no git, or none can be started.
+    Raises UsageError where there is no git, or none can be started; SessionError where it was killed.
     """
     try:
-        return subprocess.run(
+        done = subprocess.run(
             ["git", *arguments],
             cwd=cwd,
             env=environ,
@@ -64,6 +64,14 @@ def run_git(
         raise UsageError("git is not on PATH: install it first") from None
     except OSError as error:
         raise UsageError(f"git could not be started: {error.strerror}; see ulimit -a") from error
+    _check_unkilled(done.returncode)
+    return done
+
+
+def _check_unkilled(status: int) -> None:
+    """Raises SessionError where a signal has ended git: what it said until then is not all, and passes for it."""
+    if status < 0:
+        raise SessionError(f"git was killed (signal {-status}): is there too little memory? Try again")
 
 
 def git(*arguments: str, cwd: str | Path | None = None) -> str:
@@ -799,7 +807,8 @@ def _stream(
         except BaseException:  # nobody wants the rest
             process.kill()
             raise
-        if process.wait():
+        if status := process.wait():
+            _check_unkilled(status)
             said.seek(0)
             words = said.read(10_000).decode(errors="replace").removeprefix("fatal: ")
             raise UsageError(f"git {arguments[0]}: {' '.join(words.split())}")
@@ -838,7 +847,11 @@ class _CatFile:
         self._send(names)
         for name in names:
             _, size = self._header(name)
-            yield self._answers.read(size + 1)[:size]
+            content = self._answers.read(size + 1)
+            if len(content) <= size:  # less than all of a pointer would be taken for none
+                self._check_alive()
+                raise _unreadable(name)
+            yield content[:size]
 
     def _send(self, names: Sequence[str]) -> None:
         with suppress(OSError):  # its answer, or none, says more
@@ -846,10 +859,21 @@ class _CatFile:
             self._requests.flush()
 
     def _header(self, name: str) -> tuple[str, int]:
-        kind, _, size = self._answers.readline().decode().strip().partition(" ")
+        line = self._answers.readline()
+        if not line:
+            self._check_alive()
+        kind, _, size = line.decode().strip().partition(" ")
         if not size.isdigit():
-            raise LocalError(f"git cannot read its object {name}: see git fsck")
+            raise _unreadable(name)
         return kind, int(size)
+
+    def _check_alive(self) -> None:
+        """After its last word: raises SessionError where it was killed."""
+        _check_unkilled(self._process.wait())
+
+
+def _unreadable(name: str) -> LocalError:
+    return LocalError(f"git cannot read its object {name}: see git fsck")
 
 
 def _is_file(path: Path) -> bool:

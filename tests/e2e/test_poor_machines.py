@@ -182,3 +182,63 @@ def test_a_clock_that_was_set_back_costs_nothing(cellar: Cellar, any_server: Ser
     assert cellar.keys() == [cellar.key(oid)]
     assert files_below(state / "incomplete") == []
     assert cellar.home.run("lfs-agent", "log", cwd=cellar.work).returncode == 0
+
+
+def killed_at(cellar: Cellar, folder: Path, words: str, said: int) -> dict[str, str]:
+    """An environment in which a git with these words is killed for want of memory, when it has said so many bytes."""
+    git, real = folder / "killed" / "git", shutil.which("git", path=cellar.home.environ["PATH"])
+    git.parent.mkdir()
+    git.write_text(
+        f'#!/bin/sh\ncase "$*" in "{words}"*) {real} "$@" | {{ head -c {said}; kill -KILL $$; }} ;; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    git.chmod(0o755)
+    return {"PATH": f"{git.parent}{os.pathsep}{cellar.home.environ['PATH']}"}
+
+
+KILLED = "git was killed (signal 9): is there too little memory? Try again"
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("rev-list", 0),
+        ("rev-parse --verify", 0),
+        ("diff-tree", 0),
+        ("cat-file --batch-check", 0),
+        ("cat-file --batch=", 0),
+        ("cat-file --batch=", len("blob 130\n")),
+        ("cat-file --batch=", 100),
+        ("config --blob", 0),
+    ],
+)
+def test_what_a_killed_git_has_said_is_not_taken_for_all(cellar: Cellar, tmp_path: Path, words: str, said: int) -> None:
+    """Half a pointer is none, and a commit without a word is as one that nobody knows."""
+    oid = cellar.add("weights.bin", 1000)
+    cellar.push()
+    cellar.delete(oid)
+    verify = ("lfs-agent", "verify", "HEAD")
+    done = cellar.home.run(*verify, cwd=cellar.work, env=killed_at(cellar, tmp_path, words, said), check=False)
+
+    assert (done.returncode, done.stderr) == (3, f"lfs-agent verify: {KILLED}\n")
+
+
+def test_half_of_the_last_pointer_is_not_taken_for_none(cellar: Cellar, tmp_path: Path) -> None:
+    """Nothing is asked of git after it."""
+    oid = cellar.add("weights.bin", 1000)
+    cellar.push()
+    cellar.delete(oid)
+    env = killed_at(cellar, tmp_path, "cat-file --batch=", 100)
+    for command in (["verify", "HEAD~1..HEAD"], ["push-missing", "HEAD~1..HEAD"], ["repair", "HEAD~1..HEAD"]):
+        done = cellar.home.run("lfs-agent", *command, cwd=cellar.work, env=env, check=False)
+        assert (done.returncode, done.stderr) == (3, f"lfs-agent {command[0]}: {KILLED}\n")
+
+
+def test_a_killed_git_tells_no_secret(cellar: Cellar, tmp_path: Path) -> None:
+    """Its configuration may hold a login, as that of a checkout in CI does."""
+    cellar.git("config", "http.https://github.com/.extraheader", "AUTHORIZATION: basic dmVyYTpzZWNyZXQ=")
+    env = killed_at(cellar, tmp_path, "config --list -z --show-origin", 10_000)
+
+    done = cellar.home.run("lfs-agent", "verify", cwd=cellar.work, env=env, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", f"lfs-agent verify: {KILLED}\n")
