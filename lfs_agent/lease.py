@@ -143,8 +143,11 @@ def disk_error(error: OSError, folder: Path) -> DiskError:
 
 def _is_at(fd: int, path: StrPath) -> bool:
     try:
-        at = os.stat(path)
+        at, held = os.stat(path), os.fstat(fd)
     except FileNotFoundError:
         return False
-    held = os.fstat(fd)
+    except OSError as error:
+        if error.errno == errno.ESTALE:  # over NFS: another machine has moved it away
+            return False
+        raise disk_error(error, Path(path).parent) from error
     return (at.st_ino, at.st_dev) == (held.st_ino, held.st_dev)

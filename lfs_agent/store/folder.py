@@ -199,7 +199,7 @@ class FolderStore:
         except OSError as error:
             raise self._translated(error, key) from error
         try:
-            found = self._file(key, os.fstat(fd))
+            found = self._file(key, self._opened(fd, key))
             if etag and etag != found.etag:
                 raise DamagedError(f"{self.address(key)} was replaced while it was read")
             while start < stop and (chunk := self._read(fd, key, min(_BLOCK, stop - start), start)):
@@ -208,6 +208,12 @@ class FolderStore:
             return found
         finally:
             os.close(fd)
+
+    def _opened(self, fd: int, key: str) -> os.stat_result:
+        try:
+            return os.fstat(fd)
+        except OSError as error:  # over NFS: another machine has just put a new file in its place
+            raise self._translated(error, key) from error
 
     def _read(self, fd: int, key: str, length: int, offset: int) -> bytes:
         try:
@@ -454,6 +460,8 @@ class FolderUpload:
         try:
             os.fsync(self._fd)
         except OSError as error:
+            if error.errno in FULL:  # over NFS the server says so only now
+                raise self._store._translated(error, self._key) from error
             raise DamagedError(f"{self._temporary} was not written: {error.strerror}; push again") from error
         digest, offset = hashlib.sha256(), 0
         while block := self._store._read(self._fd, self._key, _BLOCK, offset):
@@ -489,8 +497,9 @@ class FolderUpload:
 
     def abort(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1  # whatever comes of it: its number may be another file's at once
+            with suppress(OSError):  # over NFS a late word on what was written, which nobody wants any more
+                os.close(fd)
             try:
                 self._temporary.unlink(missing_ok=True)
             except OSError as error:

@@ -203,6 +203,55 @@ def test_a_name_is_on_the_disk_before_its_object_is_said_to_be_stored_or_deleted
     assert synced[-1] == (True, False)
 
 
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_share_that_says_only_at_the_end_that_it_is_full_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """As NFS does: it is no damage, and to push again at once is of no use."""
+
+    def full(fd: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match="is full: make room"):
+        retrying(FolderStore(tmp_path)).put(KEY, OID, BytesBody(b"weights"))
+
+    assert files(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_closed_is_closed_once(tmp_path: Path) -> None:
+    """Its number may be another thread's file by then."""
+    upload = FolderStore(tmp_path).begin(KEY, OID, 7)
+    os.close(upload._fd)
+    upload.abort()
+    other = os.open(tmp_path / "other", os.O_WRONLY | os.O_CREAT)
+    upload.abort()
+
+    os.write(other, b"weights")
+    os.close(other)
+    assert files(tmp_path) == ["other"]
+
+
+def test_a_file_that_another_machine_has_just_replaced_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over NFS nothing more can be asked of the one that was opened."""
+    store = retrying(FolderStore(tmp_path))
+    store.put(KEY, OID, BytesBody(b"weights"))
+    stale = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+    whole = os.fstat
+
+    def once(fd: int) -> os.stat_result:
+        if stale:
+            raise stale.pop()
+        return whole(fd)
+
+    monkeypatch.setattr(os, "fstat", once)
+
+    assert read(store, KEY, 0, 7)[1] == b"weights"
+    assert not stale
+
+
 def test_parts_that_do_not_read_back_are_not_published(tmp_path: Path) -> None:
     data = content(6 * MIB)
     upload = FolderStore(tmp_path).begin(KEY, oid_of(b"another object"), len(data))

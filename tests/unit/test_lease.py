@@ -137,6 +137,25 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path: Path) -> None:
         pytest.fail("no such folder")
 
 
+def test_a_file_that_another_machine_has_taken_away_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over NFS nothing more can be asked of it then."""
+    stale = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+    whole = os.fstat
+
+    def once(fd: int) -> os.stat_result:
+        if stale:
+            raise stale.pop()
+        return whole(fd)
+
+    monkeypatch.setattr(os, "fstat", once)
+    with lease(tmp_path / "file", never()) as held:
+        assert held.fd >= 0
+
+    assert not stale
+
+
 @pytest.fixture
 def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some parallel file systems have none, as they are mounted."""
