@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import quote
 
-from lfs_agent.lease import disk_error, lease
+from lfs_agent.errors import DiskError
+from lfs_agent.lease import lease
 from lfs_agent.modes import UMASK, Modes
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -110,14 +111,19 @@ class Audit:
         """Appends the line. Raises DiskError where it can't be kept: then nothing may be done."""
         try:
             self._make_room()
-            fd = self._modes.open(self._path, os.O_WRONLY | os.O_APPEND)
+            fd = self._modes.open(self._path, os.O_RDWR | os.O_APPEND)
             try:
-                os.write(fd, line.encode(errors="backslashreplace") + b"\n")
+                left = (b"\n" if _is_torn(fd) else b"") + line.encode(errors="backslashreplace") + b"\n"
+                while left:  # the last block of a disk takes a part of it
+                    left = left[os.write(fd, left) :]
                 os.fsync(fd)
             finally:
                 os.close(fd)
         except OSError as error:
-            raise disk_error(error, self._path.parent) from error
+            raise DiskError(
+                f"{self._path} cannot be written: {error.strerror}; nothing is deleted or replaced without a line "
+                "there: make a little room by other means, or let it be writable, and try again"
+            ) from error
 
     def _make_room(self) -> None:
         if not self._path.exists() or self._path.stat().st_size < self._limit:
@@ -130,6 +136,12 @@ class Audit:
                 newer = self._path.with_suffix(f".{number - 1}{self._path.suffix}") if number > 1 else self._path
                 if newer.exists():
                     newer.replace(older)
+
+
+def _is_torn(fd: int) -> bool:
+    """Whether an open file ends within a line, for which there was no room."""
+    size = os.fstat(fd).st_size
+    return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
 
 
 class Log:

@@ -1,5 +1,7 @@
 """The disk of a clone is full, read-only or another one: what git push and pull make of it."""
 
+import json
+import shutil
 import time
 from hashlib import sha256
 from pathlib import Path
@@ -206,3 +208,30 @@ def test_the_storage_may_be_on_another_disk(cellar: Cellar, tmp_path: Path, rela
     assert cellar.keys() == sorted(map(cellar.key, oids))
     for name in ("weights.bin", "head.bin"):
         assert (clone / name).read_bytes() == (cellar.work / name).read_bytes()
+
+
+def test_nothing_goes_from_a_full_disk_without_a_whole_line(cellar: Cellar) -> None:
+    """prune makes room; the line about it needs some, of which the last block has a part."""
+    gone = [cellar.add("model.bin", 3 * MIB, seed) for seed in (1, 2)]
+    cellar.add("model.bin", 1000)
+    cellar.push()
+    storage = cellar.work / ".git" / "lfs"
+    shutil.copytree(storage, cellar.home.folder / "storage")
+    with Disk(storage, "16m") as disk:
+        shutil.copytree(cellar.home.folder / "storage", disk.content, dirs_exist_ok=True)
+        audit = disk.content / "lfs-agent" / "audit.jsonl"
+        audit.write_text(json.dumps({"padding": "x" * 4000}) + "\n")
+        disk.fill()
+        words = ("lfs-agent", "prune", "--deep", "--apply")
+        full = disk.run(cellar.home, *words, cwd=cellar.work, check=False)
+
+        assert full.returncode == 3
+        cause = "audit.jsonl cannot be written: No space left on device; nothing is deleted or replaced without a line"
+        assert full.stderr.count(cause) == 1, full.stderr
+        assert all((disk.content / place(oid)).exists() for oid in gone)
+
+        disk.remount("size=64m")
+        disk.run(cellar.home, *words, cwd=cellar.work)
+        lines = [json.loads(line) for line in audit.read_text().splitlines() if line.endswith("}")]
+        assert sorted(line["oid"] for line in lines if "oid" in line) == sorted(gone)
+        assert not any((disk.content / place(oid)).exists() for oid in gone)
