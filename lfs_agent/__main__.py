@@ -1,7 +1,17 @@
-"""`python -m lfs_agent`: the command line."""
+"""`lfs-agent`, or `python -m lfs_agent`: the command line, from its first moment on."""
 
 import sys
 
-from lfs_agent.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Runs one command; the exit status."""
+    try:
+        from lfs_agent.cli import main as run  # here: a Ctrl-C may come while a command is loaded, which takes a while
+
+        return run()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -201,3 +201,17 @@ def read_all(fd: int, into: list[bytes]) -> None:
             into.append(block)
     except OSError:  # what Linux says then
         pass
+
+
+@pytest.mark.parametrize("loading", ["argparse", "lfs_agent.cli", "lfs_agent.cellar", "lfs_agent.verify"])
+def test_ctrl_c_while_a_command_is_loaded_is_no_fault(home: Home, tmp_path: Path, loading: str) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def interrupt(event, words):\n"
+        f"    if event == 'import' and words[0] == {loading!r}:\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.addaudithook(interrupt)\n"
+    )
+    done = home.run("lfs-agent", "verify", env={"PYTHONPATH": str(tmp_path)}, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
