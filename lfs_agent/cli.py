@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lfs_agent import __version__
-from lfs_agent.errors import AgentError
+from lfs_agent.errors import AgentError, out_of_threads
 
 COMMANDS = {
     "install": "let git-lfs start this agent for s3:: and dir:: URLs",
@@ -120,7 +120,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lfs-agent {arguments.command}: {where}{error.strerror or error}", file=sys.stderr)
         return 3
     except Exception as error:  # a fault of ours: as Python ends, with 1, it would say that objects are missing
-        _tell_fault(arguments.command, error)
+        if limit := out_of_threads(error):
+            print(f"lfs-agent {arguments.command}: {limit}", file=sys.stderr)
+        else:
+            _tell_fault(arguments.command, error)
         return 3
     except KeyboardInterrupt:
         return 130

@@ -60,12 +60,26 @@ def run_git(
             capture_output=True,
             input=stdin,
         )
-    except FileNotFoundError:
-        raise UsageError("git is not on PATH: install it first") from None
     except OSError as error:
-        raise UsageError(f"git could not be started: {error.strerror}; see ulimit -a") from error
+        raise _unstarted(error) from error
     _check_unkilled(done.returncode)
     return done
+
+
+def _unstarted(error: OSError) -> UsageError:
+    if isinstance(error, FileNotFoundError):
+        return UsageError("git is not on PATH: install it first")
+    return UsageError(f"git could not be started: {error.strerror}; see ulimit -a")
+
+
+def _begun(
+    arguments: Sequence[str], cwd: Path, stdin: IO[bytes] | int, said: IO[bytes] | None
+) -> subprocess.Popen[bytes]:
+    """A git whose output is read while it comes. Raises UsageError as `run_git`."""
+    try:
+        return subprocess.Popen(["git", *arguments], cwd=cwd, stdin=stdin, stdout=subprocess.PIPE, stderr=said)
+    except OSError as error:
+        raise _unstarted(error) from error
 
 
 def _check_unkilled(status: int) -> None:
@@ -793,9 +807,7 @@ def _stream(
 
     with (
         tempfile.TemporaryFile() as said,
-        subprocess.Popen(
-            ["git", *arguments], cwd=cwd, stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
-        ) as process,
+        _begun(arguments, cwd, stdin or subprocess.DEVNULL, said) as process,
     ):
         assert process.stdout
         rest = b""
@@ -818,12 +830,7 @@ class _CatFile:
     """One `git cat-file` that is asked about many objects; no more than _ASKED_AT_ONCE together."""
 
     def __init__(self, cwd: Path, how: Literal["--batch", "--batch-check"]) -> None:
-        self._process = subprocess.Popen(
-            ["git", "cat-file", f"{how}=%(objecttype) %(objectsize)"],
-            cwd=cwd,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
+        self._process = _begun(["cat-file", f"{how}=%(objecttype) %(objectsize)"], cwd, subprocess.PIPE, None)
         assert self._process.stdin
         assert self._process.stdout
         self._requests, self._answers = self._process.stdin, self._process.stdout

@@ -179,6 +179,31 @@ def test_where_no_thread_is_allowed_git_lfs_hears_why(user_of: UserOf, any_serve
     assert any_server.keys(bucket, "cellar") == []
 
 
+@pytest.mark.parametrize(
+    "allowed, told",
+    [
+        (1, "git could not be started: Resource temporarily unavailable; see ulimit -a"),
+        (2, "git could not be started: Resource temporarily unavailable; see ulimit -a"),
+        (5, "no more threads or processes are allowed here: raise the limit (ulimit -u"),
+    ],
+)
+def test_where_no_thread_is_allowed_a_command_says_so(
+    user_of: UserOf, any_server: Server, bucket: str, allowed: int, told: str
+) -> None:
+    """Two git read pointers at once; of the threads that ask the store there are more."""
+    vera = user_of("vera", 20001, "022")
+    work = new_repository(vera, vera.folder / "work", f"s3::{bucket}/cellar")
+    vera.git("lfs", "track", "*.bin", cwd=work)
+    vera.run("sh", "-c", "for n in $(seq 50); do echo $n > $n.bin; done", cwd=work)
+    vera.git("add", "-A", cwd=work)
+    vera.git("commit", "-q", "-m", "Add fifty", cwd=work)
+    done = vera.run("prlimit", f"--nproc={allowed}", "lfs-agent", "verify", cwd=work, check=False)
+
+    assert done.returncode in (2, 3)
+    assert done.stderr.count(f"lfs-agent verify: {told}") == 1, done.stderr
+    assert "please report it" not in done.stderr
+
+
 def test_a_link_in_the_place_of_the_audit_log_leads_to_no_file_of_ours(cellar: Cellar, tmp_path: Path) -> None:
     oid = cellar.add("weights.bin", 30_000, seed=1)
     cellar.add("weights.bin", 30_000, seed=2)
