@@ -3,6 +3,7 @@
 import argparse
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -91,8 +92,16 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     return arguments
 
 
+def _end_as_by_ctrl_c() -> None:
+    """Also by `timeout`, or with the terminal: a copy of a whole history in the temporary folder goes, too."""
+    for name in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        if signal.getsignal(name) is signal.SIG_DFL:  # not so under nohup
+            signal.signal(name, signal.default_int_handler)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; the exit status."""
+    _end_as_by_ctrl_c()
     words = list(sys.argv[1:] if argv is None else argv)
     sys.stdout = sys.stdout or _nowhere()  # both are None where the shell has closed them
     sys.stderr = sys.stderr or _nowhere()

@@ -1,5 +1,6 @@
 """What happened, as JSON lines: the session's record always, the log where somebody asks for it; never a secret."""
 
+import errno
 import json
 import math
 import os
@@ -13,7 +14,7 @@ from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from lfs_agent.errors import DiskError
-from lfs_agent.lease import lease
+from lfs_agent.lease import disk_error, lease
 from lfs_agent.modes import UMASK, Modes
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -120,6 +121,8 @@ class Audit:
             finally:
                 os.close(fd)
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise disk_error(error, self._path.parent) from error
             raise DiskError(
                 f"{self._path} cannot be written: {error.strerror}; nothing is deleted or replaced without a line "
                 "there: make a little room by other means, or let it be writable, and try again"

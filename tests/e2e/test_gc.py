@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -497,6 +498,37 @@ def test_a_later_push_asks_for_its_registration_and_makes_it_anew_where_somebody
         cellar.push()
         assert [each.operation for each in cellar.server.requests(mark, ledger=True) if each.key == entry] == asked
         assert ledger(cellar, "repositories/") == [entry]
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_gc_that_is_told_to_end_leaves_no_copy_of_a_history(
+    cellar: Cellar, tmp_path: Path, by: signal.Signals
+) -> None:
+    """By Ctrl-C, by `timeout`, or with the terminal: all of its processes hear that while git fetches."""
+    cellar.add("a.bin", SIZE)
+    cellar.push()
+    begun, hook, config = tmp_path / "begun", tmp_path / "hook", tmp_path / "gitconfig"
+    hook.write_text(f"#!/bin/sh\n: > {begun}\nexec sleep 60\n")
+    hook.chmod(0o755)
+    config.write_text(f"[include]\n\tpath = ~/.gitconfig\n[uploadpack]\n\tpackObjectsHook = {hook}\n")
+    collecting = subprocess.Popen(
+        ["lfs-agent", "gc"],
+        cwd=cellar.work,
+        env={**cellar.home.environ, "GIT_CONFIG_GLOBAL": str(config)},
+        start_new_session=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    temporary = cellar.home.folder / "tmp"
+    wait_for(begun.exists, 60)
+    assert [path.name[:10] for path in temporary.iterdir()] == ["lfs-agent-"]
+
+    os.killpg(collecting.pid, by)
+
+    assert collecting.communicate(timeout=30) == (b"", b"")
+    assert list(temporary.iterdir()) == []
+    assert collecting.returncode == 130
 
 
 @pytest.mark.parametrize("held, other", [("/[0-9a-f]{64}$", ".lfs-agent/"), (".lfs-agent/", "/[0-9a-f]{64}$")])

@@ -451,6 +451,23 @@ def test_all_refs_are_all_versions_of_all_branches(cellar: Cellar, clone: Clone)
     assert verify(home, work, "--all").stdout.startswith(f"all refs at {cellar.url}: 3 objects")
 
 
+@pytest.mark.parametrize("words", ["verify", "verify --all", "verify HEAD -- weights.bin", "push-missing --all", "gc"])
+def test_a_pointer_that_git_cannot_unpack_is_not_passed_over(cellar: Cellar, words: str) -> None:
+    """Its disk has lost the end of the file: git sees that when it has told the size, and here it is the last one."""
+    cellar.add("model.pt", SIZE)
+    cellar.add("weights.bin", SIZE, seed=1)
+    cellar.push()
+    name = cellar.git("rev-parse", "HEAD:weights.bin").stdout.strip()
+    packed = cellar.work / ".git" / "objects" / name[:2] / name[2:]
+    packed.chmod(0o644)
+    packed.write_bytes(packed.read_bytes()[:-30])
+
+    done = cellar.home.run("lfs-agent", *words.split(), cwd=cellar.work, check=False)
+
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr.endswith(f"lfs-agent {words.split()[0]}: git cannot read its object {name}: see git fsck\n")
+
+
 @pytest.mark.parametrize("how", ["replacement", "graft"])
 def test_all_refs_are_the_history_that_others_have(cellar: Cellar, how: str) -> None:
     """Here git shows none of what is before the second commit; a clone has it."""
