@@ -50,7 +50,8 @@ def commands() -> Iterator[str]:
 
 def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
-    shown = (parser.usage or "").replace("%%", "%") or " ".join([f"lfs-agent {name}", *map(_usage, actions)])
+    usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
+    shown = (parser.usage or "").replace("%%", "%") or usage
     yield f"## `lfs-agent {name}`\n"
     yield f"```text\n{shown.replace(' [-h]', '')}\n```\n"
     yield f"{(parser.description or '').strip()}\n"
@@ -73,14 +74,6 @@ def _metavar(action: argparse.Action) -> str:
     if action.choices is not None and not action.metavar:
         return "|".join(map(str, action.choices))
     return action.metavar or (action.dest.upper() if action.option_strings else action.dest)
-
-
-def _usage(action: argparse.Action) -> str:
-    if action.option_strings:
-        word = action.option_strings[-1] + (f" {_metavar(action)}" if action.nargs != 0 else "")
-        return word if action.required else f"[{word}]"
-    many = {"*": "[{}…]", "+": "{}…", "?": "[{}]"}
-    return many.get(str(action.nargs), "{}").format(_metavar(action))
 
 
 def _help(action: argparse.Action) -> str:

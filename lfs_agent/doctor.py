@@ -137,6 +137,9 @@ def looked_at(check: Check, patient: Patient) -> list[Line]:
         found.extend(check(patient))
     except AgentError as error:
         found.append(failed(name, error))
+    except OSError as error:  # somebody else's hook, mostly
+        at = f"{error.filename}: " if error.filename else ""
+        found.append(Line(name, "unknown", f"{at}{error.strerror or error}"))
     except Exception as error:
         found.append(Line(name, "unknown", f"unexpected {type(error).__name__}: {error}; please report it"))
     return found

@@ -803,6 +803,15 @@ def test_a_shared_folder_that_may_not_be_entered_is_a_problem(
 # Whatever is broken
 
 
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="root may read any file, unless setpriv takes that right")
+def test_a_hook_that_may_not_be_read_is_named(clinic: Clinic) -> None:
+    hook = clinic.work / ".git" / "hooks" / "post-merge"
+    hook.write_text("#!/bin/sh\n")
+    hook.chmod(0)
+    clinic.home.runs_as = POWERLESS
+    clinic.one("prune", f"{hook}: Permission denied", status=3)
+
+
 def break_head(work: Path) -> None:
     (work / ".git" / "HEAD").write_text("nonsense\n")
 
