@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from lfs_agent.errors import ConflictError, MissingError, ObjectError, StoppedError, TransientError
-from lfs_agent.layout import RESERVED, oid_at
+from lfs_agent.layout import RESERVED, below, oid_at
 from lfs_agent.ledger import Ledger, Mark, Marks, Registration, age_of
 from lfs_agent.log import Log
 from lfs_agent.parallel import in_parallel
@@ -141,10 +141,10 @@ class Collector:
         return found
 
     def _objects(self) -> Iterator[Stored]:
-        for stored in all_below(self._stock, f"{self._prefix}/" if self._prefix else ""):
+        for stored in all_below(self._stock, below(self._prefix)):
             if stored.key.startswith(self._ledger.root):
                 continue
-            inside, reserved, _ = stored.key.removeprefix(f"{self._prefix}/").partition(f"/{RESERVED}/")
+            inside, reserved, _ = stored.key.removeprefix(below(self._prefix)).partition(f"/{RESERVED}/")
             if reserved and _SHARD.fullmatch(inside):
                 raise ObjectError(f"{self._stock.address(stored.key)}: another store lies inside of this one; {_APART}")
             if oid_at(stored.key, self._key):

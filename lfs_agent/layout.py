@@ -21,9 +21,18 @@ def sharded(oid: Oid) -> str:
     return f"{oid[:2]}/{oid[2:4]}/{oid}"
 
 
+def below(prefix: str) -> str:
+    """What all keys below a prefix begin with; "" for a store that has none.
+
+    >>> below("weights"), below("")
+    ('weights/', '')
+    """
+    return f"{prefix}/" if prefix else ""
+
+
 def key_of(prefix: str, layout: Layout) -> Callable[[Oid], str]:
     """A function from oid to key, for a store whose objects lie below `prefix` ("" for none)."""
-    head = f"{prefix}/" if prefix else ""
+    head = below(prefix)
     return (lambda oid: head + sharded(oid)) if layout == "git-lfs" else (lambda oid: head + oid)
 
 

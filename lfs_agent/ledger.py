@@ -25,7 +25,7 @@ from lfs_agent.errors import (
     StoppedError,
     UnsupportedError,
 )
-from lfs_agent.layout import RESERVED
+from lfs_agent.layout import RESERVED, below
 from lfs_agent.lease import lease
 from lfs_agent.modes import Modes
 from lfs_agent.pointer import Oid, parse_oid
@@ -95,7 +95,7 @@ class Ledger:
 
     def __init__(self, store: Store, prefix: str) -> None:
         self._store = store
-        self.root: Final = f"{prefix}/{RESERVED}/" if prefix else f"{RESERVED}/"
+        self.root: Final = f"{below(prefix)}{RESERVED}/"
 
     def address(self, key: str) -> str:
         """As `Store.address`."""

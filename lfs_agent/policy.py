@@ -5,6 +5,7 @@ import re
 from importlib.resources import files
 from typing import Any, Final, Literal
 
+from lfs_agent.layout import below
 from lfs_agent.store.url import S3Target
 
 Role = Literal["reader", "writer", "repairer", "caretaker", "collector", "founder"]
@@ -30,7 +31,7 @@ def policy(role: Role, target: S3Target, *, region: str = "", kms_key: str = "")
     """
     partition = partition_of(region)
     bucket = f"arn:{partition}:s3:::{target.bucket}"
-    objects = f"{bucket}/{target.prefix}/*" if target.prefix else f"{bucket}/*"
+    objects = f"{bucket}/{below(target.prefix)}*"
     document: dict[str, Any] = json.loads(text_of(role))
     for statement in document["Statement"]:
         statement["Resource"] = objects if statement["Resource"].endswith("/*") else bucket

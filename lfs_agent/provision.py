@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from lfs_agent.errors import ObjectError, UnsupportedError
-from lfs_agent.layout import RESERVED
+from lfs_agent.layout import RESERVED, below
 from lfs_agent.store import Aspect, Configured
 
 Status = Literal["ok", "todo", "done", "cannot", "failed"]
@@ -146,7 +146,7 @@ TAKE_OUT: Final = "take it out, or limit it to other keys"
 def deleting(found: Found, prefix: str) -> Iterator[str]:
     """Which of the lifecycle rules delete what is current below the prefix, in words."""
     for rule in found.get("Rules", []):
-        if _deletes_below(rule, f"{prefix}/" if prefix else ""):
+        if _deletes_below(rule, below(prefix)):
             yield (
                 f"the rule {rule.get('ID', '')!r} deletes objects of this store ({_spell_expiration(rule)}), "
                 "whoever needs them"
@@ -164,7 +164,7 @@ def _rules(wish: Wish, ours: Mapping[str, Found]) -> list[dict[str, Any]]:
     unfinished, noncurrent = _ids(wish.prefix)
     said = ours.get(noncurrent, {}).get("NoncurrentVersionExpiration", {}).get("NoncurrentDays")
     days = wish.keep_noncurrent_days or said or KEEP_NONCURRENT_DAYS
-    common = {"Status": "Enabled", "Filter": {"Prefix": f"{wish.prefix}/" if wish.prefix else ""}}
+    common = {"Status": "Enabled", "Filter": {"Prefix": below(wish.prefix)}}
     return [
         {"ID": unfinished, **common, "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": UNFINISHED_DAYS}},
         {"ID": noncurrent, **common, "NoncurrentVersionExpiration": {"NoncurrentDays": days}},
@@ -178,16 +178,16 @@ _OURS: Final = re.compile(
 """How a key may begin, behind the prefix: an object's in either layout, or that of what is told beside them."""
 
 
-def _deletes_below(rule: Found, below: str) -> bool:
-    """Whether it deletes objects whose keys begin so, and that have no tags."""
+def _deletes_below(rule: Found, head: str) -> bool:
+    """Whether it deletes objects whose keys begin with `head`, and that have no tags."""
     where = rule.get("Filter", {})
     both = where.get("And", {})
     if rule.get("Status") != "Enabled" or "Tag" in where or both.get("Tags") or not _spell_expiration(rule):
         return False
     prefix: str = both.get("Prefix") or where.get("Prefix") or rule.get("Prefix") or ""
-    if not prefix.startswith(below):
-        return below.startswith(prefix)
-    return bool(_OURS.fullmatch(prefix.removeprefix(below)))
+    if not prefix.startswith(head):
+        return head.startswith(prefix)
+    return bool(_OURS.fullmatch(prefix.removeprefix(head)))
 
 
 def _spell_expiration(rule: Found) -> str:

@@ -10,7 +10,7 @@ from lfs_agent.collector import all_below
 from lfs_agent.commands.screen import OBJECT, Screen
 from lfs_agent.commands.wording import plain, spell_count, spell_size
 from lfs_agent.errors import AgentError
-from lfs_agent.layout import oid_at
+from lfs_agent.layout import below, oid_at
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Stored
 from lfs_agent.verify import Depth
@@ -23,7 +23,7 @@ def tell(screen: Screen, cellar: Cellar, named: Set[Oid], stop: threading.Event,
     stock = cellar.stock(stop=stop, connections=1)
     number, size = 0, 0
     try:
-        for oid, stored in _unnamed(cellar, all_below(stock, f"{cellar.prefix}/" if cellar.prefix else ""), named):
+        for oid, stored in _unnamed(cellar, all_below(stock, below(cellar.prefix)), named):
             number, size = number + 1, size + stored.size
             if depth:
                 screen.line(json.dumps(to_json(oid, stored, stock.address(stored.key), depth)))

@@ -7,6 +7,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
 
 from lfs_agent.errors import BucketError, MissingError, ObjectError
+from lfs_agent.layout import below
 from lfs_agent.store import Aspect
 from lfs_agent.store.abilities import Abilities
 from lfs_agent.store.s3 import S3Store
@@ -70,7 +71,7 @@ class S3Bucket:
         Raises what a Store raises.
         """
         sent = time.time()
-        answer = self._ask("listing", "list_objects_v2", Prefix=f"{prefix}/" if prefix else None, MaxKeys=1)
+        answer = self._ask("listing", "list_objects_v2", Prefix=below(prefix) or None, MaxKeys=1)
         headers = answer["ResponseMetadata"]["HTTPHeaders"]
         return Greeting(headers.get("x-amz-bucket-region", ""), _skew(headers.get("date", ""), sent, time.time()))
 

@@ -5,6 +5,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from lfs_agent.errors import MissingError, UnsupportedError
+from lfs_agent.layout import below
 from lfs_agent.store import Marker, Progress, Unfinished
 from lfs_agent.store.s3 import S3Store, upload_id_of
 
@@ -48,7 +49,7 @@ class S3Uploads:
             _LISTING,
             "list_multipart_uploads",
             "",
-            Prefix=f"{self._prefix}/" if self._prefix else None,
+            Prefix=below(self._prefix) or None,
             MaxUploads=self._page_size,
             KeyMarker=key,
             UploadIdMarker=upload_id or None,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from lfs_agent.errors import AgentError, DiskError
-from lfs_agent.layout import oid_at
+from lfs_agent.layout import below, oid_at
 from lfs_agent.lease import take
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Moment
@@ -64,7 +64,7 @@ class Listing:
     ) -> None:
         self._trusted_s = trusted_s
         self._store = store
-        self._prefix = f"{prefix}/" if prefix else ""
+        self._prefix = below(prefix)
         self._key = key
         self._path = path
         self._name = str(path)
