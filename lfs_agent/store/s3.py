@@ -54,6 +54,8 @@ if TYPE_CHECKING:
     from lfs_agent.store.s3lean import Lean
 
 T = TypeVar("T")
+Call = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
+"""Makes a call again while that may help: what it is for, and the call."""
 
 _FIRST_BLOCK: Final = 16 * KIB
 """Whoever waits for a first answer need not wait on a slow link for more."""

@@ -1,7 +1,7 @@
 """`S3Bucket`: a bucket itself, not what is in it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, NamedTuple
@@ -10,11 +10,7 @@ from lfs_agent.errors import BucketError, MissingError, ObjectError
 from lfs_agent.layout import below
 from lfs_agent.store import Aspect
 from lfs_agent.store.abilities import Abilities
-from lfs_agent.store.s3 import S3Store
-
-Call = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
-"""Makes a call again while that may help: what it is for, and the call."""
-
+from lfs_agent.store.s3 import Call, S3Store
 
 _NOT_YET: Final = {"ExpectedBucketOwner": None, "RequestPayer": None}
 """What goes with every other request, and not with the one that makes the bucket."""

@@ -7,8 +7,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from botocore.parsers import ResponseParserError
 
 from lfs_agent.errors import UsageError
-from lfs_agent.store.s3 import S3Store
-from lfs_agent.store.s3files import Call
+from lfs_agent.store.s3 import Call, S3Store
 
 
 class S3Control:

@@ -2,15 +2,12 @@
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
 from lfs_agent.errors import DamagedError, MissingError, ReportError
-from lfs_agent.store.s3 import S3Store
-
-Call = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]
-"""As for S3Bucket."""
+from lfs_agent.store.s3 import Call, S3Store
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][\w.-]{0,254}", re.ASCII)
 _KEY: Final = re.compile(r"[\w!.*'()=@+/ -]{1,1024}", re.ASCII)
