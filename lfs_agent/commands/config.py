@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lfs_agent import log
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands.place import choose_remote
 from lfs_agent.commands.screen import Column, Screen
-from lfs_agent.commands.verify import choose_remote
 from lfs_agent.config import SETTINGS, Settings, Value, from_environ, from_git, resolve
 from lfs_agent.errors import TargetError
 from lfs_agent.gitrepo import Repository

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from lfs_agent import log
+from lfs_agent.commands.place import add_remote, choose_remote
 from lfs_agent.commands.screen import Column, Layout, Screen
-from lfs_agent.commands.verify import choose_remote
 from lfs_agent.doctor import Patient, examine
 from lfs_agent.gitrepo import Repository
 
@@ -30,7 +30,7 @@ _LINE: Final[Layout] = (Column(7), Column(15), Column())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    add_remote(parser)
     parser.add_argument(
         "--write-test",
         action="store_true",

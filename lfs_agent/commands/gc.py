@@ -17,20 +17,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.collector import Collector, Orphan, Survey, count
+from lfs_agent.commands.place import add_remote, choose_remote, current_repository
 from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import Column, Layout, Screen
 from lfs_agent.commands.steps import Steps
 from lfs_agent.commands.uploads import duration
-from lfs_agent.commands.verify import choose_remote
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.config import FOREVER, from_query, parse_age, resolve
 from lfs_agent.errors import AgentError, LocalError, UsageError
-from lfs_agent.gitrepo import EVERYTHING, KNOWN, Repository, mirror, refs_at, show_originals
+from lfs_agent.gitrepo import EVERYTHING, KNOWN, mirror, refs_at, show_originals
 from lfs_agent.ledger import Ledger, Registration
 from lfs_agent.pointer import Oid, Pointer
 
@@ -53,7 +52,7 @@ _MISLEADING: Final = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    add_remote(parser)
     parser.add_argument(
         "--grace",
         type=duration,
@@ -90,8 +89,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"{said[0]} is set, and would lead git to the wrong repository: unset it, and run in the clone"
         )
     show_originals()
-    repo = Repository(Path.cwd())
-    _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
+    repo = current_repository()
     cellar = Cellar(repo, "upload", choose_remote(repo, arguments.remote), environ)
     stop = threading.Event()
     store, patience = cellar.open(stop=stop, connections=THREADS)

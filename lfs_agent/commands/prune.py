@@ -16,16 +16,16 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
-from pathlib import Path
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import verify
+from lfs_agent.commands.place import add_remote, choose_remote, current_repository
 from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import OBJECT, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_size
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import STAGED, Repository
+from lfs_agent.gitrepo import STAGED
 from lfs_agent.ledger import Ledger
 from lfs_agent.parallel import in_parallel
 from lfs_agent.prune import Judged, Pruner, local_objects
@@ -41,7 +41,7 @@ _KEPT: Final = ("missing", "damaged", "unproven", "archived", "unknown", "failed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    add_remote(parser)
     parser.add_argument("--deep", action="store_true", help="read the store's copies, whatever their checksums say")
     apply = parser.add_mutually_exclusive_group()
     apply.add_argument("--apply", action="store_true", help="delete it")
@@ -52,8 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    repo = Repository(Path.cwd())
-    _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
+    repo = current_repository()
     if repo.value("lfs.storage"):
         raise UsageError(
             f"lfs.storage is set: {repo.storage} may have objects of other repositories, which have other stores"
@@ -63,7 +62,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
             f"{repo.storage} leads to {shared}, out of this repository: there may be objects of other repositories, "
             "which have other stores"
         )
-    remote = verify.choose_remote(repo, arguments.remote)
+    remote = choose_remote(repo, arguments.remote)
     cellar = Cellar(repo, "download", remote, environ)
     with waiting(repo, "asking git-lfs what could go"):
         objects = {local.oid: local for local in local_objects(repo.storage)}

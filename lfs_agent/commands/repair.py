@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import verify
+from lfs_agent.commands.place import add_remote, choose_remote, current_repository
 from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import OBJECT, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
@@ -69,7 +70,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """What `push-missing` takes, too."""
     parser.add_argument("revisions", nargs="*", metavar="REV | A..B | OID", help="what to look at (default: HEAD)")
     parser.add_argument("--all", action="store_true", help="look at the whole history of all refs")
-    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    add_remote(parser)
     parser.add_argument("--dry-run", action="store_true", help="show objects and bytes, and change nothing")
     parser.add_argument("--json", action="store_true", help="print every object as one JSON object on a line")
     parser.set_defaults(paths=[])
@@ -81,10 +82,9 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 def mend(arguments: argparse.Namespace, environ: Mapping[str, str], *, replaces: bool) -> int:
     """Both commands: what is wrong, who has it right, and then it is sent."""
-    repo = Repository(Path.cwd())
-    _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
+    repo = current_repository()
     words = arguments.revisions or ([] if arguments.all else ["HEAD"])
-    cellar = Cellar(repo, "upload", verify.choose_remote(repo, arguments.remote), environ)
+    cellar = Cellar(repo, "upload", choose_remote(repo, arguments.remote), environ)
     if arguments.all:
         show_originals()
     with waiting(repo):

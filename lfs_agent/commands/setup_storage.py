@@ -12,16 +12,14 @@ import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands.at_rest import days
+from lfs_agent.commands.place import add_remote, choose_remote, current_repository
 from lfs_agent.commands.screen import Column, Layout, Screen
-from lfs_agent.commands.verify import choose_remote
 from lfs_agent.config import from_query, resolve
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import Repository
 from lfs_agent.policy import Role, policy
 from lfs_agent.provision import Wish, provide
 from lfs_agent.store.url import S3Target
@@ -36,7 +34,7 @@ _STEP: Final[Layout] = (Column(6), Column(19), Column())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    add_remote(parser)
     parser.add_argument("--dry-run", action="store_true", help="show what would be done, and change nothing")
     parser.add_argument(
         "--keep-noncurrent",
@@ -51,8 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    repo = Repository(Path.cwd())
-    _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
+    repo = current_repository()
     cellar = Cellar(repo, "upload", choose_remote(repo, arguments.remote), environ)
     target = cellar.target
     if not isinstance(target, S3Target):

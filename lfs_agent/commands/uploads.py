@@ -14,17 +14,15 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Final
 
 from lfs_agent.cellar import Cellar
+from lfs_agent.commands.place import add_remote, choose_remote, current_repository
 from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import Column, Layout, Screen, busy
-from lfs_agent.commands.verify import choose_remote
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.config import parse_age
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import Repository
 from lfs_agent.transfer.download import Folders
 from lfs_agent.unfinished import Found, Janitor
 
@@ -38,7 +36,7 @@ THREADS: Final = 16
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    add_remote(parser)
     parser.add_argument("--abort", action="store_true", help="give up those that are older than --older-than says")
     parser.add_argument(
         "--older-than",
@@ -67,8 +65,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise UsageError("--abort needs to know how old: --older-than 7d")
     if arguments.dry_run and not arguments.abort:
         raise UsageError("--dry-run is for --abort; without that nothing is changed")
-    repo = Repository(Path.cwd())
-    _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
+    repo = current_repository()
     cellar = Cellar(repo, "upload", choose_remote(repo, arguments.remote), environ)
     stop = threading.Event()
     uploads = cellar.uploads(stop=stop, connections=THREADS)

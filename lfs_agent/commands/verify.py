@@ -22,6 +22,7 @@ from xml.etree import ElementTree
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.commands import at_rest, unreferenced
+from lfs_agent.commands.place import add_remote, choose_remote, current_repository
 from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import UsageError
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="look at the whole history of all refs, and list what the store has beside that",
     )
     parser.add_argument("--stdin", action="store_true", help="read what to look at from standard input, too")
-    parser.add_argument("--remote", metavar="NAME", help="whose store (default: the branch's remote, or origin)")
+    add_remote(parser)
     depth = parser.add_mutually_exclusive_group()
     depth.add_argument("--checksum", action="store_true", help="demand a checksum that the store itself has computed")
     depth.add_argument("--deep", action="store_true", help="read every object, and hash it")
@@ -74,8 +75,7 @@ def _percent(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    repo = Repository(Path.cwd())
-    _ = repo.common_dir  # outside of a repository this says so once, and not each git for itself
+    repo = current_repository()
     if arguments.sample and not arguments.deep:
         raise UsageError("--sample is for --deep")
     at_rest.check_arguments(arguments)
@@ -143,19 +143,6 @@ def _depth(arguments: argparse.Namespace) -> Depth:
     if arguments.batch_report:
         return "report"
     return "deep" if arguments.deep else "checksum" if arguments.checksum else "presence"
-
-
-def choose_remote(repo: Repository, named: str | None) -> str:
-    """The remote `named`, or else the one that git-lfs would take.
-
-    Raises UsageError for one that there is not.
-    """
-    if named is None:
-        return repo.default_remote()
-    remotes = repo.remotes()
-    if named not in remotes and not {":", "/"} & set(named):
-        raise UsageError(f"there is no remote {named!r} here (there is: {', '.join(remotes) or 'none'})")
-    return named
 
 
 _TOLD: Final = 5
