@@ -95,6 +95,15 @@ def _choice(*words: str) -> Callable[[str], str]:
     return parse
 
 
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch("[0-9]{1,6}", text) or not least <= int(text) <= most:
+            raise ValueError(f"not a number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
 _encryption = _choice("AES256", "aws:kms", "aws:kms:dsse")
 
 
@@ -138,12 +147,6 @@ def _part_size(text: str) -> int:
     return size
 
 
-def _streams(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 64:
-        raise ValueError("not a number from 1 to 64")
-    return int(text)
-
-
 def _bandwidth(text: str) -> int:
     try:
         rate = parse_size(text.strip().removesuffix("/s"))
@@ -152,18 +155,6 @@ def _bandwidth(text: str) -> int:
     if rate < 16 * KIB:
         raise ValueError("less than 16KB/s: no request would come to its end in time")
     return rate
-
-
-def _concurrency(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,3}", text) or not 1 <= int(text) <= 256:
-        raise ValueError("not a number from 1 to 256")
-    return int(text)
-
-
-def _retries(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,6}", text):
-        raise ValueError("not a number from 0 to 999999")
-    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -265,7 +256,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "streams",
-        _streams,
+        _number(1, 64),
         "number",
         "Parts of one object in flight at once, in each worker; 16 divided by the workers.",
     ),
@@ -277,7 +268,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting(
         "concurrency",
-        _concurrency,
+        _number(1, 256),
         "number",
         "Have no more requests under way than that: all workers of a push or pull together.",
     ),
@@ -291,7 +282,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("deadline", _seconds, "seconds", "How long to ask again, counted from a request's first failure."),
     Setting(
         "retries",
-        _retries,
+        _number(0, 999_999),
         "number",
         "How often all workers of a push or pull together may ask again; each success gives one back.",
     ),
