@@ -246,14 +246,14 @@ class Ledger:
 
         Raises ConflictError where something is, and can't be read.
         """
-        for last in range(_TRIES):
+        for attempt in range(_TRIES):
             try:
                 self._store.put(key, _name(content), Content(content))
                 return None
             except ConflictError:
                 if found := self._read(key):
                     return None if found[0] == content else found[0]  # of ours the answer was lost
-                if last == _TRIES - 1:
+                if attempt == _TRIES - 1:
                     raise
         raise AssertionError("unreachable")
 

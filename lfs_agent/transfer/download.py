@@ -111,12 +111,12 @@ def _fetched(
     store: Store, key: str, oid: Oid, fd: int, meter: Meter, folders: Folders, limits: Limits, streams: int
 ) -> Path:
     try:
-        for last in range(_TRIES):  # twice: it may have been damaged on the way only
+        for attempt in range(_TRIES):  # twice: it may have been damaged on the way only
             found = _fetch(store, key, fd, meter, folders, oid, limits, streams)
             if found == oid:
                 return _hand_over(fd, folders, oid)
             _forget(folders.ranges(oid))
-            if last == _TRIES - 1:
+            if attempt == _TRIES - 1:
                 raise DamagedError(
                     f"{store.address(key)} is damaged: its SHA-256 is {found}, which is not its name; nothing was "
                     "kept. Where somebody has the object, lfs-agent repair --deep replaces it"

@@ -147,8 +147,8 @@ def upload(
             meter.finished()
             _let_go(store, key, meter.size, _notes(store, key, oid, state))
             return Sent("skipped", False, seen_at)
-        for last in range(_TRIES):
-            asks = last > 0 or bool(replacing) or asking is None or asking.is_needed(meter.size)
+        for attempt in range(_TRIES):
+            asks = attempt > 0 or bool(replacing) or asking is None or asking.is_needed(meter.size)
             found = _look(store, key) if asks else None
             if found is not None and not _is_judged(found, replacing):
                 if asking:
@@ -163,10 +163,10 @@ def upload(
             except ConflictError as conflict:
                 if asking:
                     asking.met()
-                found = _look(store, key) if last < _TRIES - 1 else store.stat(key)
+                found = _look(store, key) if attempt < _TRIES - 1 else store.stat(key)
                 if found is not None and not _is_judged(found, replacing):
                     return _skip(store, found, oid, meter)
-                if last == _TRIES - 1:  # else a race without a winner, or an upload that is gone: from the start
+                if attempt == _TRIES - 1:  # else a race without a winner, or an upload that is gone: from the start
                     if found is not None:
                         raise ObjectError(f"{conflict}; and yet it is as it was: nothing was replaced") from conflict
                     raise ObjectError(f"{conflict}; and yet nothing is there: push again") from conflict
