@@ -17,7 +17,7 @@ from lfs_agent.errors import DiskError
 from lfs_agent.lease import disk_error, lease
 from lfs_agent.modes import UMASK, Modes
 
-Level = Literal["debug", "info", "warning", "error"]
+Level = Literal["info", "warning", "error"]
 LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
 # Compiled where they are first used, which for most workers is nowhere: 1 ms.
@@ -148,7 +148,7 @@ def _is_torn(fd: int) -> bool:
 
 
 class Log:
-    """Takes events; every line carries `bound`. The `record` has them from info up, the log from `level` up.
+    """Takes events; every line carries `bound`. The `record` has all of them, the log those from `level` up.
 
     `level` None: nobody asked for a log. `file` None: it goes to stderr. `audit` has those that are AUDITED.
     """
@@ -160,10 +160,6 @@ class Log:
         self._audit = audit
         self._bound = bound
         self._log = _structured(level, file, bound) if level else None
-
-    def debug(self, event: str, **fields: Any) -> None:
-        """Something for who looks for a fault."""
-        self._say("debug", event, fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """Something that was done. Raises DiskError, as the others do, where the audit can't be kept."""
@@ -178,7 +174,7 @@ class Log:
         self._say("error", event, fields)
 
     def _say(self, level: Level, event: str, fields: dict[str, Any]) -> None:
-        if self._record and level != "debug":
+        if self._record:
             line = {"at": datetime.now(UTC).isoformat(), "level": level, "event": event, **self._bound, **fields}
             # Of what is left out, only the sums at the end still tell.
             times = math.inf if event in ("started", "ended") else 1 if level == "info" else 2
@@ -226,7 +222,7 @@ class _Logger:
     """What structlog hands the finished lines to."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        self.debug = self.info = self.warning = self.error = write
+        self.info = self.warning = self.error = write
 
 
 def to_stderr(line: str) -> None:
