@@ -563,8 +563,7 @@ class Worker:
         if cellar is None:
             return log.Log(record, None, None, **bound)
         settings = cellar.settings
-        level = settings.log_level or ("info" if settings.log_file else None)
-        opened = log.Log(record, level, settings.log_file, store=str(cellar.target), **bound)
+        opened = log.Log(record, settings.logs_from, settings.log_file, store=str(cellar.target), **bound)
         sweep(cellar.state_dir, session)
         sweep_stale(Folders(self._repo.storage, self._repo.modes).incomplete)
         return opened

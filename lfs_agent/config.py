@@ -50,6 +50,11 @@ class Settings(NamedTuple):
     log_level: str | None = None
     log_file: str | None = None
 
+    @property
+    def logs_from(self) -> str | None:
+        """The level from which on there is a log; None: nobody has asked for one."""
+        return self.log_level or ("info" if self.log_file else None)
+
 
 class Setting(NamedTuple):
     """One key: how its text is read, what it is for, and whether a committed URL may set it."""

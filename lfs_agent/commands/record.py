@@ -17,7 +17,6 @@ def open_record(cellar: Cellar, operation: str, totals: Callable[[], dict[str, A
     with suppress(OSError):  # without a record, too, all goes on
         cellar.repo.modes.make(files.folder)
     settings = cellar.settings
-    level = settings.log_level or ("info" if settings.log_file else None)
     record = log.Lines(files.record, modes=cellar.repo.modes)  # no limit: each change has its line
     audit = log.Audit(cellar.state_dir / "audit.jsonl", cellar.repo.modes)
     bound: dict[str, Any] = {
@@ -27,7 +26,7 @@ def open_record(cellar: Cellar, operation: str, totals: Callable[[], dict[str, A
         "store": str(cellar.target),
         "user": name_user(),
     }
-    opened = log.Log(record, level, settings.log_file, audit, **bound)
+    opened = log.Log(record, settings.logs_from, settings.log_file, audit, **bound)
     sweep(cellar.state_dir)
     opened.info("started", version=__version__, pid=os.getpid(), workers=1)
     try:
