@@ -270,20 +270,21 @@ def _version_beside(worker: Path) -> str:
     return found[1] if found else ""
 
 
-_HIDING: Final = {
+HIDING: Final = {
     "lfs.skipdownloaderrors": "a clone ends well with pointers in place of files",
     "lfs.allowincompletepush": "a push ends well without its objects",
 }
+"""Settings of git-lfs that turn failures into successes."""
 
 
 def hidden_failures_of_mine(patient: Patient) -> Iterator[Line]:
     """Settings of the user that turn failures into successes."""
-    for key, effect in _HIDING.items():
+    for key, effect in HIDING.items():
         entry = patient.config.get(key)
         if entry and is_yes(entry.value):
             yield Line("hidden failures", "warning", f"{where(entry)}: {key} is set: {effect}", taken_out(entry))
     if patient.environ.get("GIT_LFS_SKIP_DOWNLOAD_ERRORS", "0") not in ("", "0", "false"):
-        text = f"GIT_LFS_SKIP_DOWNLOAD_ERRORS is set: {_HIDING['lfs.skipdownloaderrors']}"
+        text = f"GIT_LFS_SKIP_DOWNLOAD_ERRORS is set: {HIDING['lfs.skipdownloaderrors']}"
         yield Line("hidden failures", "warning", text, "unset GIT_LFS_SKIP_DOWNLOAD_ERRORS")
 
 
@@ -310,8 +311,8 @@ def hidden_failures(patient: Patient) -> Iterator[Line]:
         return
     for key, value in {entry.key: entry.value for entry in patient.repo.lfsconfig}.items():
         mend = f"git config --file {file} --unset-all {shlex.quote(key)} && {commit}"
-        if key in _HIDING and is_yes(value):
-            text = f".lfsconfig sets {key} for everybody: {_HIDING[key]}"
+        if key in HIDING and is_yes(value):
+            text = f".lfsconfig sets {key} for everybody: {HIDING[key]}"
             yield Line("hidden failures", "problem", text, mend)
         elif is_include(key):
             text = f".lfsconfig sets {key} for everybody: git-lfs obeys what {value} says, which may hide failures"

@@ -25,6 +25,7 @@ from lfs_agent.commands import at_rest, unreferenced
 from lfs_agent.commands.place import add_remote, choose_remote, current_repository
 from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
+from lfs_agent.doctor import HIDING
 from lfs_agent.errors import UsageError
 from lfs_agent.gitrepo import Repository, is_include, is_yes, show_originals
 from lfs_agent.log import redact
@@ -181,14 +182,11 @@ def _wrong_lfsconfig(repo: Repository, commit: str) -> str:
     if repo.is_link(commit, ".lfsconfig"):
         return "it is a symbolic link, which git-lfs follows: put the file itself there"
     values = {entry.key: entry.value for entry in repo.lfsconfig_of(commit)}
-    if said := [key for key in _HIDES_FAILURES if is_yes(values.get(key, ""))]:
+    if said := [key for key in HIDING if is_yes(values.get(key, ""))]:
         return f"it sets {' and '.join(said)}: a push or a clone then ends well without its objects"
     if included := [key for key in values if is_include(key)]:
         return f"it sets {included[0]}, and git-lfs obeys what that file says: put that into it"
     return ""
-
-
-_HIDES_FAILURES: Final = ("lfs.skipdownloaderrors", "lfs.allowincompletepush")
 
 
 def irregular_to_json(path: str, reason: str, *, depth: Depth) -> dict[str, Any]:
