@@ -24,8 +24,9 @@ from lfs_agent.trust import Claim, check, check_scheme
 if TYPE_CHECKING:
     from lfs_agent.ledger import Keeper, Ledger, Registrar
     from lfs_agent.store.aws import Aws
+    from lfs_agent.store.connection import Connection
     from lfs_agent.store.folder import FolderStore
-    from lfs_agent.store.s3 import Connection, S3Store
+    from lfs_agent.store.s3 import S3Store
     from lfs_agent.store.s3bucket import S3Bucket
     from lfs_agent.store.s3control import S3Control
     from lfs_agent.store.s3files import DiskFiles, S3Files
@@ -302,7 +303,7 @@ class Cellar:
         """Whether a put can be left to the store where nobody has asked it for the object before."""
         if isinstance(self.target, FolderTarget):
             return True
-        from lfs_agent.store.s3 import obeys_conditions
+        from lfs_agent.store.abilities import obeys_conditions
 
         return obeys_conditions(self.claim.endpoint, self._abilities)
 
@@ -336,7 +337,7 @@ class Cellar:
     @cached_property
     def connection(self) -> "Connection":
         """Where the requests for a bucket go, and as whom."""
-        from lfs_agent.store.s3 import resolve_connection
+        from lfs_agent.store.connection import resolve_connection
 
         return resolve_connection(self._aws, self.settings, self.claim.endpoint, self.repo.http_setting)
 

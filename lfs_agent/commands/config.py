@@ -17,7 +17,7 @@ from lfs_agent.parts import MIB
 from lfs_agent.store.url import FolderTarget
 
 if TYPE_CHECKING:
-    from lfs_agent.store.s3 import Connection
+    from lfs_agent.store.connection import Connection
 
 EXAMPLES = """\
 examples:
@@ -116,7 +116,7 @@ def _without_store(cellar: Cellar) -> tuple[Settings, dict[str, Value]]:
 def _own_connection(cellar: Cellar, settings: Settings) -> "Connection":
     """What AWS's and the user's own settings come to, without any store."""
     from lfs_agent.store.aws import Aws
-    from lfs_agent.store.s3 import resolve_connection
+    from lfs_agent.store.connection import resolve_connection
 
     aws = Aws(settings, cellar.environ)
     return resolve_connection(aws, settings, settings.endpoint or aws.said.endpoint, cellar.repo.http_setting)

@@ -48,9 +48,10 @@ class AbilitiesFile:
     """The abilities of one endpoint, kept in `path` among those of others; without a path, for this process only."""
 
     def __init__(self, path: Path | None, endpoint: str, modes: Modes = UMASK) -> None:
+        """`endpoint`: "" for Amazon's own."""
         self._path = path
         self._modes = modes
-        self._endpoint = endpoint
+        self._endpoint = endpoint or "amazonaws.com"
         self._learning = threading.Lock()  # one thread at a time changes `now` and the file
         self.now = self._load(Abilities())
 
@@ -99,3 +100,12 @@ class AbilitiesFile:
         except (OSError, ValueError, RecursionError):
             return {}
         return content if isinstance(content, dict) else {}
+
+
+def obeys_conditions(endpoint: str, abilities: Path) -> bool:
+    """Whether the store puts nothing in the place of something: Amazon's, and one that has refused to do so before.
+
+    Some take the condition, and overwrite.
+    """
+    known = AbilitiesFile(abilities, endpoint).now
+    return not endpoint or (known.obeyed and known.conditional_put)

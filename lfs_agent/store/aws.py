@@ -76,7 +76,7 @@ class Aws:
         os.environ.setdefault("BOTO_DISABLE_CRT", "true")
         from botocore.exceptions import ConfigParseError
 
-        from lfs_agent.store.s3boto import open_session
+        from lfs_agent.store.botosession import open_session
 
         try:
             session = open_session(self._settings, self._environ, self._cellar_profile)

@@ -21,7 +21,8 @@ from lfs_agent.retry import Patience, RetryingStore
 from lfs_agent.session import Budget
 from lfs_agent.store import Body, Chunk, MultipartUpload, ObjectStat, Replacing, SentPart, Store, StoredPart, Write
 from lfs_agent.store.aws import Aws
-from lfs_agent.store.s3 import Connection, S3Store
+from lfs_agent.store.connection import Connection
+from lfs_agent.store.s3 import S3Store
 from tests.servers import Server
 
 SMALL_PARTS = Limits(part_size=5 * MIB)

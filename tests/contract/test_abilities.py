@@ -10,7 +10,8 @@ import pytest
 from lfs_agent.errors import ConflictError, DamagedError, DeniedError, ObjectError, UnsupportedError
 from lfs_agent.ledger import Ledger
 from lfs_agent.parts import MIB
-from lfs_agent.store.s3 import S3Store, obeys_conditions
+from lfs_agent.store.abilities import obeys_conditions
+from lfs_agent.store.s3 import S3Store
 from tests.contract.conftest import BucketOf, InBucket
 from tests.contract.desk import KEY, Desk
 from tests.contract.stores import BytesBody, content, oid_of, put_parts, retrying

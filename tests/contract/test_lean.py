@@ -29,7 +29,8 @@ from lfs_agent.errors import AgentError, ConflictError, CredentialsError, LocalE
 from lfs_agent.parts import KIB, MIB, Part
 from lfs_agent.store import ObjectStat, SentPart
 from lfs_agent.store.aws import Aws
-from lfs_agent.store.s3 import Connection, S3Store, S3Upload, resolve_connection
+from lfs_agent.store.connection import Connection, resolve_connection
+from lfs_agent.store.s3 import S3Store, S3Upload
 from lfs_agent.store.s3lean import base_of
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, read
 

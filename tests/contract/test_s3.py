@@ -20,7 +20,8 @@ from lfs_agent.config import Settings
 from lfs_agent.errors import CredentialsError, DeniedError, MissingError, SessionError, TransientError, UnreachableError
 from lfs_agent.parts import MIB
 from lfs_agent.store.aws import Aws
-from lfs_agent.store.s3 import Connection, S3Store, S3Upload
+from lfs_agent.store.connection import Connection
+from lfs_agent.store.s3 import S3Store, S3Upload
 from tests.conftest import absent
 from tests.contract.conftest import BucketOf
 from tests.contract.stores import BytesBody, aws_of, content, crc_of, oid_of, put_parts, read, retrying, s3_store
@@ -491,7 +492,8 @@ import socket
 import sys
 from lfs_agent.config import Settings
 from lfs_agent.store.aws import Aws
-from lfs_agent.store.s3 import Connection, S3Store
+from lfs_agent.store.connection import Connection
+from lfs_agent.store.s3 import S3Store
 from tests.contract.stores import BytesBody, oid_of, read
 
 to = Connection(Aws(Settings(), os.environ), sys.argv[1], "us-east-1", path_style=False, profile="", ca="", proxy="")

@@ -13,7 +13,8 @@ from lfs_agent.config import Settings
 from lfs_agent.errors import SessionError, UnreachableError
 from lfs_agent.parts import MIB
 from lfs_agent.retry import RetryingStore
-from lfs_agent.store.s3 import Connection, S3Store
+from lfs_agent.store.connection import Connection
+from lfs_agent.store.s3 import S3Store
 from tests.contract.conftest import BucketOf, InBucket
 from tests.contract.stores import BytesBody, aws_of, content, crc_of, oid_of, put_parts, read, retrying
 from tests.proxy import Answer, BlackHole, FaultProxy, Faults, Rule

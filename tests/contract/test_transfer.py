@@ -22,7 +22,8 @@ from lfs_agent.pointer import Oid
 from lfs_agent.store import ObjectStat, Store
 from lfs_agent.store.abilities import MultipartChecksum
 from lfs_agent.store.aws import Aws
-from lfs_agent.store.s3 import Connection, S3Store
+from lfs_agent.store.connection import Connection
+from lfs_agent.store.s3 import S3Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.meter import Meter
 from lfs_agent.transfer.upload import upload

@@ -341,7 +341,8 @@ SPARED = {
         "xml",
     ),
     *("concurrent.futures", "importlib.metadata", "urllib.request"),
-    *("lfs_agent.gto", "lfs_agent.store.folder", "lfs_agent.store.s3boto", "lfs_agent.verify"),
+    *("lfs_agent.gto", "lfs_agent.store.folder", "lfs_agent.verify"),
+    *("lfs_agent.store.botosession", "lfs_agent.store.s3boto"),
     *(("ast",) if sys.version_info < (3, 14) else ()),  # from 3.14 on typing loads it for each NamedTuple
 }
 """What takes long to load, and is of use only to a command, for a failure, an uncommon setting or a large object."""

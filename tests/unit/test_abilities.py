@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lfs_agent.store.abilities import Abilities, AbilitiesFile
-from lfs_agent.store.s3 import obeys_conditions
+from lfs_agent.store.abilities import Abilities, AbilitiesFile, obeys_conditions
 
 AMAZON = Abilities()
 
