@@ -13,7 +13,7 @@ from lfs_agent.log import Log
 from lfs_agent.pointer import Oid, Pointer, parse_oid
 from lfs_agent.selection import Wanted
 from lfs_agent.store import Store
-from lfs_agent.transfer.upload import hash_file
+from lfs_agent.transfer.local import hash_file
 from lfs_agent.verify import Finding, Judge
 
 Status = Literal["prunable", "pruned", "missing", "damaged", "unproven", "archived", "unknown", "failed"]

@@ -1,16 +1,11 @@
 """One object from a file to the store: hashed while it goes, and published only when the hash is its name."""
 
-import base64
-import errno
 import hashlib
 import math
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from functools import lru_cache
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, cast
+from typing import Final, Literal, NamedTuple
 
 from lfs_agent.errors import (
     MENDED_BY,
@@ -19,9 +14,7 @@ from lfs_agent.errors import (
     DamagedError,
     DeniedError,
     DiskError,
-    LocalError,
     ObjectError,
-    StoppedError,
     TransientError,
     UnsupportedError,
 )
@@ -29,16 +22,12 @@ from lfs_agent.lease import idle, lease
 from lfs_agent.modes import UMASK, Modes, StrPath
 from lfs_agent.parts import GIB, KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
-from lfs_agent.store import Content, MultipartUpload, ObjectStat, SentPart, Store, StoredPart
+from lfs_agent.store import MultipartUpload, ObjectStat, SentPart, Store, StoredPart
 from lfs_agent.transfer.journal import Journal
 from lfs_agent.transfer.listing import Listing
+from lfs_agent.transfer.local import FileBody, Hashing, md5_of, opened, spell_crc, whole_body
 from lfs_agent.transfer.meter import Meter
 
-_BLOCK: Final = 512 * KIB
-"""What is read at once, to be hashed twice, and to be sent: a core's own cache has room for it.
-
-Twice as much has none, and boto3's client wants each to be sent within its timeout.
-"""
 _TRIES: Final = 2
 _JOURNAL: Final = ".upload"
 _UNASKED: Final = 128 * KIB
@@ -142,7 +131,7 @@ def upload(
     is at the key: it is not replaced; UnsupportedError where the store can't replace exactly what was judged; and what
     the store raises.
     """
-    with _opened(path, oid, meter.size) as fd:
+    with opened(path, oid, meter.size) as fd:
         if asking and not replacing and (seen_at := asking.seen_at(oid, meter.size)) is not None:
             meter.finished()
             _let_go(store, key, meter.size, _notes(store, key, oid, state))
@@ -177,34 +166,6 @@ def upload(
 
 def _is_judged(found: ObjectStat, replacing: str) -> bool:
     return bool(replacing) and found.etag == replacing
-
-
-@contextmanager
-def _opened(path: StrPath, oid: Oid, size: int) -> Iterator[int]:
-    try:
-        fd = os.open(path, os.O_RDONLY)
-    except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "is its disk in order?")
-        raise LocalError(f"cannot read the local object {path}: {error.strerror}; {hint}") from error
-    try:
-        found = os.fstat(fd).st_size
-        if found != size:
-            raise LocalError(f"the local object {path} has {found} bytes, not {size}: {_MEND}")
-        yield fd
-    finally:
-        os.close(fd)
-
-
-_HINTS: Final = {
-    errno.ENOENT: "try: git lfs fetch",
-    errno.EACCES: "does it belong to another user?",
-    errno.EMFILE: "raise the limit on open files (ulimit -n)",
-    errno.ENFILE: "raise the limit on open files (sysctl fs.file-max)",
-}
-_MEND: Final = (
-    "it is damaged and was not stored; git lfs fsck moves it away; then run git lfs fetch, or, where the work tree has "
-    "the file, git add --renormalize FILE"
-)
 
 
 def _look(store: Store, key: str) -> ObjectStat | None:
@@ -243,18 +204,6 @@ def _sent(job: _Job, crc32c: str) -> Sent:
             f"{job.address}: stored {size} bytes with the CRC-32C {crc32c}, but the store has {has}. {MENDED_BY}"
         )
     return Sent(job.how, found.proves(job.oid) or bool(found.crc32c))
-
-
-def hash_file(path: Path, oid: Oid, size: int, stop: threading.Event) -> str:
-    """The CRC-32C of a local object in base64, of the same pass that has proven its SHA-256.
-
-    Raises LocalError where it is not the object, StoppedError.
-    """
-    with _opened(path, oid, size) as fd:
-        hashing = _Hashing(fd, Meter(size, stop))
-        hashing.take(Part(1, 0, size))
-        hashing.check(oid)
-        return _base64(hashing.crc)
 
 
 def journals(state: Path, oid: Oid) -> list[Path]:
@@ -314,32 +263,17 @@ def _plan_replacing(job: _Job, plan: Plan, limits: Limits) -> Plan:
 
 
 def _send_whole(job: _Job) -> Sent:
-    body = _block_body(job) if job.meter.size <= _BLOCK else _file_body(job)
+    body = whole_body(job.fd, job.oid, job.meter)
     proven = job.store.put(job.key, job.oid, body, job.damaged)
     job.meter.finished_part()
     return Sent(job.how, proven)
-
-
-def _block_body(job: _Job) -> "BlockBody":
-    """A small object, read once."""
-    content = b"".join(_blocks(job.fd, Part(1, 0, job.meter.size), job.meter))
-    _check(hashlib.sha256(content).hexdigest(), job.oid)
-    return BlockBody(content, job.meter)
-
-
-def _file_body(job: _Job) -> "FileBody":
-    """A larger one, read once more when it is sent."""
-    hashing, part = _Hashing(job.fd, job.meter), Part(1, 0, job.meter.size)
-    crc = hashing.take(part)
-    hashing.check(job.oid)
-    return FileBody(job.fd, part, crc, job.meter)
 
 
 def _send_parts(job: _Job, plan: Plan, streams: int, journal: Journal) -> str:
     """The CRC-32C of the whole object, in base64."""
     upload_, plan, stored = _begun(job, plan, journal)
     fd, meter = job.fd, job.meter
-    hashing = _Hashing(fd, meter)
+    hashing = Hashing(fd, meter)
     sent: list[SentPart] = []
     look_every = max(1, min(_LOOK_EVERY, _IN_VAIN // plan.part_size))
 
@@ -347,7 +281,7 @@ def _send_parts(job: _Job, plan: Plan, streams: int, journal: Journal) -> str:
         for part in plan.parts():
             crc = hashing.take(part)
             if (there := stored.get(part.number)) and _is_same(there, part, crc, fd, meter):
-                sent.append(SentPart(part, there.etag, _base64(crc)))
+                sent.append(SentPart(part, there.etag, spell_crc(crc)))
                 meter.reached(part.offset, part.offset + part.length, 0)
             else:
                 if part.number % look_every == 0:
@@ -355,20 +289,20 @@ def _send_parts(job: _Job, plan: Plan, streams: int, journal: Journal) -> str:
                 yield part, crc
 
     def send(part: Part, crc: int) -> SentPart:
-        sent = upload_.put_part(part, FileBody(fd, part, crc, meter), _base64(crc))
+        sent = upload_.put_part(part, FileBody(fd, part, crc, meter), spell_crc(crc))
         meter.finished_part()
         return sent
 
     try:
         sent += _in_parallel(send, missing(), streams)
         hashing.check(job.oid)  # until here nothing shows at the key
-        upload_.complete(sent, _base64(hashing.crc))
+        upload_.complete(sent, spell_crc(hashing.crc))
     except BaseException as error:
         if not upload_.token or _is_final(error):
             _give_up(upload_, journal)
         raise
     journal.forget()
-    return _base64(hashing.crc)
+    return spell_crc(hashing.crc)
 
 
 def _is_final(error: BaseException) -> bool:
@@ -412,11 +346,8 @@ def _is_same(there: StoredPart, part: Part, crc: int, fd: int, meter: Meter) -> 
     if there.length != part.length:
         return False
     if there.crc32c:
-        return there.crc32c == _base64(crc)
-    digest = hashlib.md5(usedforsecurity=False)
-    for block in _blocks(fd, part, meter):
-        digest.update(block)
-    return there.etag.strip('"') == digest.hexdigest()
+        return there.crc32c == spell_crc(crc)
+    return there.etag.strip('"') == md5_of(fd, part, meter)
 
 
 def _in_parallel(
@@ -445,158 +376,3 @@ def _in_parallel(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return sent
-
-
-class _Hashing:
-    """The one pass over the file: its SHA-256, and the CRC-32C of each part, from which follows that of all of it."""
-
-    def __init__(self, fd: int, meter: Meter) -> None:
-        self._fd = fd
-        self._meter = meter
-        self._sha256 = hashlib.sha256()
-        self._extend = _crc32c()
-        self.crc = 0
-
-    def take(self, part: Part) -> int:
-        """Hashes the next part; its CRC."""
-        crc = 0
-        for block in _blocks(self._fd, part, self._meter):
-            self._sha256.update(block)
-            crc = self._extend(crc, block)
-        self.crc = _joined(self.crc, crc, part.length) if part.offset else crc
-        return crc
-
-    def check(self, oid: Oid) -> None:
-        """LocalError where what was hashed is not the object."""
-        _check(self._sha256.hexdigest(), oid)
-
-
-def _check(digest: str, oid: Oid) -> None:
-    if digest != oid:
-        raise LocalError(f"the local object {oid} holds something else (SHA-256 {digest}): {_MEND}")
-
-
-def _crc32c() -> Callable[[int, bytes], int]:
-    from google_crc32c import extend  # 4 ms: small objects do without
-
-    return cast("Callable[[int, bytes], int]", extend)
-
-
-class BlockBody(Content):
-    """A small object, to be sent as it was hashed; counts what is sent."""
-
-    def __init__(self, content: bytes, meter: Meter) -> None:
-        super().__init__(content)
-        self._meter = meter
-        self._is_sent = False
-
-    def sending(self) -> None:
-        self._is_sent = True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if self._meter.stop.is_set():
-            raise StoppedError("stopped")
-        block = super().read(size)
-        if self._is_sent:
-            self._meter.reached(0, self.tell(), len(block))
-        return block
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        self._is_sent = False
-        return super().seek(offset, whence)
-
-
-class FileBody:
-    """A part of a file, to be sent: a store.Body that counts what is sent, and fails where it has changed."""
-
-    def __init__(self, fd: int, part: Part, crc: int, meter: Meter) -> None:
-        self._fd = fd
-        self._part = part
-        self._crc = crc
-        self._extend = _crc32c()
-        self._meter = meter
-        self._position = 0
-        self._sent_crc: int | None = None
-
-    def __len__(self) -> int:
-        return self._part.length
-
-    def sending(self) -> None:
-        self._sent_crc = 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        left = self._part.length - self._position
-        if not left:
-            return b""
-        block = _read(self._fd, min(_BLOCK, left), self._part.offset + self._position, self._meter)
-        self._position += len(block)
-        if self._sent_crc is not None:
-            self._count(block)
-        return block
-
-    def _count(self, block: bytes) -> None:
-        assert self._sent_crc is not None
-        self._sent_crc = self._extend(self._sent_crc, block)
-        if self._position == self._part.length and self._sent_crc != self._crc:
-            raise LocalError("the local object changed while it was read; nothing was stored: push again")
-        offset = self._part.offset
-        self._meter.reached(offset, offset + self._position, len(block))
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        self._position = offset + {0: 0, 1: self._position, 2: self._part.length}[whence]
-        self._sent_crc = None
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-
-def _blocks(fd: int, part: Part, meter: Meter) -> Iterator[bytes]:
-    position, end = part.offset, part.offset + part.length
-    while position < end:
-        block = _read(fd, min(_BLOCK, end - position), position, meter)
-        position += len(block)
-        yield block
-
-
-def _read(fd: int, length: int, offset: int, meter: Meter) -> bytes:
-    if meter.stop.is_set():
-        raise StoppedError("stopped")
-    try:
-        block = os.pread(fd, length, offset)
-    except OSError as error:
-        raise LocalError(f"cannot read the local object: {error.strerror}") from error
-    if not block:
-        raise LocalError("the local object was truncated while it was read; nothing was stored: push again")
-    return block
-
-
-def _joined(first: int, second: int, length: int) -> int:
-    """The CRC-32C of two pieces together, from theirs; `length`: of the second one, in bytes."""
-    return _product(first, _shift(length)) ^ second
-
-
-@lru_cache(2)  # all parts but the last have the same length
-def _shift(length: int) -> int:
-    """x to the power of 8 * length."""
-    power, square = 1 << 31, 1 << 23
-    while length:
-        if length & 1:
-            power = _product(power, square)
-        square = _product(square, square)
-        length >>= 1
-    return power
-
-
-def _product(one: int, other: int) -> int:
-    """Of two polynomials modulo Castagnoli's; as in a CRC, the highest bit is the coefficient of 1."""
-    product = 0
-    for bit in range(31, -1, -1):
-        if one >> bit & 1:
-            product ^= other
-        other = other >> 1 ^ (0x82F63B78 if other & 1 else 0)
-    return product
-
-
-def _base64(crc: int) -> str:
-    return base64.b64encode(crc.to_bytes(4)).decode()

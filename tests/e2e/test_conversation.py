@@ -346,7 +346,13 @@ SPARED = {
     *(("ast",) if sys.version_info < (3, 14) else ()),  # from 3.14 on typing loads it for each NamedTuple
 }
 """What takes long to load, and is of use only to a command, for a failure, an uncommon setting or a large object."""
-SPARED_A_DOWNLOAD = {*SPARED, "google_crc32c", "lfs_agent.ledger", "lfs_agent.transfer.upload"}
+SPARED_A_DOWNLOAD = {
+    *SPARED,
+    "google_crc32c",
+    "lfs_agent.ledger",
+    "lfs_agent.transfer.local",
+    "lfs_agent.transfer.upload",
+}
 
 
 def test_a_download_loads_nothing_of_an_upload(home: Home, work: Path, stored: str, tmp_path: Path) -> None:

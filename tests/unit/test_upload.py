@@ -24,8 +24,9 @@ from lfs_agent.errors import (
 from lfs_agent.parts import KIB, MIB, Limits, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.store import Body, ObjectStat
+from lfs_agent.transfer.local import BlockBody, FileBody
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.transfer.upload import Asking, BlockBody, FileBody, upload
+from lfs_agent.transfer.upload import Asking, upload
 from tests.contract.desk import KEY, Desk
 from tests.contract.stores import SMALL_PARTS, DictStore, DictUpload, FlakyStore, content, crc_of, oid_of, retrying
 
