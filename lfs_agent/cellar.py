@@ -186,7 +186,7 @@ class Cellar:
         """
         patience, target = self._patience(stop), self.target
         if isinstance(target, FolderTarget):
-            from lfs_agent.store.folder import FolderUploads
+            from lfs_agent.store.folderstock import FolderUploads
 
             return RetryingUploads(FolderUploads(self._folder(target), self.key), patience)
         from lfs_agent.store.s3uploads import S3Uploads
@@ -200,7 +200,7 @@ class Cellar:
         """
         patience, target = self._patience(stop), self.target
         if isinstance(target, FolderTarget):
-            from lfs_agent.store.folder import FolderStock
+            from lfs_agent.store.folderstock import FolderStock
 
             return RetryingStock(FolderStock(self._folder(target)), patience)
         from lfs_agent.store.s3stock import S3Stock

@@ -14,7 +14,8 @@ from lfs_agent.parts import Part
 from lfs_agent.pointer import Oid
 from lfs_agent.retry import RetryingUploads
 from lfs_agent.store import Marker, Unfinished, Uploads
-from lfs_agent.store.folder import FolderStore, FolderUploads
+from lfs_agent.store.folder import FolderStore
+from lfs_agent.store.folderstock import FolderUploads
 from lfs_agent.store.s3uploads import S3Uploads
 from lfs_agent.transfer.upload import journals
 from lfs_agent.unfinished import Janitor

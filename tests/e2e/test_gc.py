@@ -23,7 +23,8 @@ from lfs_agent.ledger import Keeper, Ledger, Mark, Registrar
 from lfs_agent.log import Log
 from lfs_agent.modes import UMASK
 from lfs_agent.pointer import Oid
-from lfs_agent.store.folder import FolderStock, FolderStore
+from lfs_agent.store.folder import FolderStore
+from lfs_agent.store.folderstock import FolderStock
 from tests.cellar import ASKED_TWICE, Cellar, new_share, random_bytes
 from tests.e2e.conftest import with_ages
 from tests.e2e.dialogue import Agent, keep_local, listed_by_a_worker, wait_for

@@ -22,7 +22,8 @@ from lfs_agent.errors import (
 )
 from lfs_agent.parts import MIB
 from lfs_agent.store import folder
-from lfs_agent.store.folder import FolderStock, FolderStore, FolderUploads
+from lfs_agent.store.folder import FolderStore
+from lfs_agent.store.folderstock import FolderStock, FolderUploads
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying
 
 KEY = "weights/ab/cd/abcd"
@@ -119,7 +120,7 @@ def test_a_key_whose_folder_is_a_file_is_a_sentence(tmp_path: Path) -> None:
 def test_what_the_system_says_becomes_a_sentence(
     tmp_path: Path, number: int, error: type[Exception], words: str
 ) -> None:
-    translated = FolderStore(tmp_path)._translated(OSError(number, os.strerror(number)), KEY)
+    translated = FolderStore(tmp_path).translated(OSError(number, os.strerror(number)), KEY)
 
     assert type(translated) is error
     assert words in str(translated)
