@@ -22,7 +22,9 @@ from lfs_agent.store.url import FolderTarget, S3Target, Target, is_ours, parse_t
 from lfs_agent.trust import Claim, check, check_scheme
 
 if TYPE_CHECKING:
-    from lfs_agent.ledger import Keeper, Ledger, Registrar
+    from lfs_agent.keeper import Keeper
+    from lfs_agent.ledger import Ledger
+    from lfs_agent.registrar import Registrar
     from lfs_agent.store.aws import Aws
     from lfs_agent.store.connection import Connection
     from lfs_agent.store.folder import FolderStore
@@ -119,7 +121,7 @@ class Cellar:
     @cached_property
     def repositories(self) -> list[str]:
         """Where a push to the remote takes commits, as everybody may read it; where it has none, it is the only one."""
-        from lfs_agent.ledger import shareable  # here, as below: a download needs no ledger
+        from lfs_agent.registrar import shareable  # here, as below: a download needs no ledger
 
         top = self.repo.worktree or self.repo.common_dir
         urls = map(self.repo.with_login, self.repo.push_urls(self.remote) or [str(self.repo.common_dir)])
@@ -127,7 +129,7 @@ class Cellar:
 
     def registrar(self, store: Store, ledger: "Ledger", *, looks: bool = False) -> "Registrar":
         """Registers the repository at the store; `looks`: as for Registrar. In a folder that costs nothing."""
-        from lfs_agent.ledger import Registrar
+        from lfs_agent.registrar import Registrar
 
         memory = self.repo.common_dir / "lfs-agent" / "registered"
         return Registrar(
@@ -143,7 +145,7 @@ class Cellar:
         self, ledger: "Ledger", stop: threading.Event, on_saved: Callable[[Oid], None] = lambda oid: None
     ) -> "Keeper":
         """Keeps a gc from what is left in the store, since it is there."""
-        from lfs_agent.ledger import Keeper
+        from lfs_agent.keeper import Keeper
 
         return Keeper(ledger, self.key, lambda: self.stock(stop=stop, connections=1), stop, on_saved)
 

@@ -27,9 +27,11 @@ from lfs_agent.commands.screen import OBJECT, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import AgentError, BucketError, ObjectError, UsageError
 from lfs_agent.gitrepo import LfsUrl, Repository, show_originals
-from lfs_agent.ledger import Keeper, Ledger, Registrar
+from lfs_agent.keeper import Keeper
+from lfs_agent.ledger import Ledger
 from lfs_agent.parallel import in_parallel
 from lfs_agent.pointer import Oid
+from lfs_agent.registrar import Registrar
 from lfs_agent.repair import Case, Files, Mender, OtherStore, Source, plan
 from lfs_agent.selection import select
 from lfs_agent.store import Store

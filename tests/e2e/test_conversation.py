@@ -349,7 +349,9 @@ SPARED = {
 SPARED_A_DOWNLOAD = {
     *SPARED,
     "google_crc32c",
+    "lfs_agent.keeper",
     "lfs_agent.ledger",
+    "lfs_agent.registrar",
     "lfs_agent.transfer.local",
     "lfs_agent.transfer.upload",
 }

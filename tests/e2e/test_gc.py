@@ -18,11 +18,13 @@ import pytest
 
 from lfs_agent.collector import Collector
 from lfs_agent.errors import ConflictError
+from lfs_agent.keeper import Keeper
 from lfs_agent.layout import key_of
-from lfs_agent.ledger import Keeper, Ledger, Mark, Registrar
+from lfs_agent.ledger import Ledger, Mark
 from lfs_agent.log import Log
 from lfs_agent.modes import UMASK
 from lfs_agent.pointer import Oid
+from lfs_agent.registrar import Registrar
 from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.folderstock import FolderStock
 from tests.cellar import ASKED_TWICE, Cellar, new_share, random_bytes
@@ -576,7 +578,7 @@ def test_a_registration_that_hangs_holds_up_no_other_end_and_is_no_success(cella
 def test_what_a_transfer_has_outlived_is_registered_anew_before_its_success(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lfs_agent.ledger._LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("lfs_agent.registrar._LOOK_EVERY_S", 0.0)
     ledger, stop = Ledger(FolderStore(new_share(tmp_path / "store")), ""), threading.Event()
     registrar = Registrar(ledger, ["https://git.example/a"], tmp_path / "memory", lambda: "here", UMASK)
     entry = tmp_path / "store" / ledger.repository_key("https://git.example/a")
