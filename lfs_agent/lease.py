@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -83,6 +83,20 @@ def lease(path: StrPath, stop: threading.Event, modes: Modes = UMASK, longest_s:
     finally:
         if fd >= 0:
             os.close(fd)
+
+
+@contextmanager
+def lease_if_possible(path: StrPath | None, stop: threading.Event, modes: Modes = UMASK) -> Iterator[Held | None]:
+    """As `lease`; None without a path, and where the file can't be made or locked: what needs no room goes on, alone.
+
+    Raises StoppedError.
+    """
+    with ExitStack() as stack:
+        held = None
+        if path is not None:
+            with suppress(DiskError):
+                held = stack.enter_context(lease(path, stop, modes))
+        yield held
 
 
 def take(path: StrPath) -> int | None:

@@ -7,15 +7,15 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 from lfs_agent import log
-from lfs_agent.errors import DiskError, ObjectError
-from lfs_agent.lease import lease
+from lfs_agent.errors import ObjectError
+from lfs_agent.lease import lease_if_possible
 from lfs_agent.ledger import Ledger
 from lfs_agent.modes import Modes
 from lfs_agent.session import Moment
@@ -112,11 +112,9 @@ class Registrar:
         if self._has_looked():
             return
         for url, file in self._memories.items():
-            with ExitStack() as stack:
-                if self._is_known(url, file):
-                    continue
-                with suppress(DiskError):  # without a memory it is said again
-                    stack.enter_context(lease(file, stop, self._modes))
+            if self._is_known(url, file):
+                continue
+            with lease_if_possible(file, stop, self._modes):  # without a memory it is said again
                 if not self._is_known(url, file):  # else another worker was faster
                     self._say(url, again=_said_s(file) < math.inf)
                     with suppress(OSError):

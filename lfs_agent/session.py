@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Self
 
 from lfs_agent.errors import DiskError, StoppedError
-from lfs_agent.lease import disk_error, lease, take
+from lfs_agent.lease import Held, disk_error, lease_if_possible, take
 from lfs_agent.modes import UMASK
 from lfs_agent.parts import KIB
 
@@ -30,6 +30,8 @@ _MADE_UP_S: Final = 0.25
 _FARTHEST_S: Final = 600.0
 """Nobody gives away so much ahead: it was another session, before this machine was started."""
 _SLOT_POLL_S: Final = 0.01
+_LONGEST_NUMBER: Final = 30
+"""Bytes of a number that workers share in a file, with blanks behind it."""
 
 SHELLS: Final = frozenset({"sh", "dash", "bash", "zsh", "busybox"})
 """By which git-lfs may start a worker."""
@@ -276,23 +278,15 @@ class Budget:
 
     def spend(self, stop: threading.Event) -> bool:
         """Whether a request may be made again. Raises StoppedError."""
-        with ExitStack() as stack:
-            fd = None
-            if self._path:
-                with suppress(DiskError):  # a full disk: then each worker counts for itself
-                    fd = stack.enter_context(lease(self._path, stop)).fd
-            with self._counting:
-                earned, self._earned = self._earned, 0
-                self._left = min(self.limit, self._read(fd) + earned) - 1
-                if fd is not None:
-                    with suppress(OSError):
-                        os.pwrite(fd, b"%-20d" % self._left, 0)
-                return self._left >= 0
+        with lease_if_possible(self._path, stop) as held, self._counting:  # else each worker counts for itself
+            earned, self._earned = self._earned, 0
+            self._left = min(self.limit, self._read(held) + earned) - 1
+            _write_number(held, b"%-20d" % self._left)
+            return self._left >= 0
 
-    def _read(self, fd: int | None) -> int:
-        with suppress(OSError, ValueError):
-            if fd is not None and (text := os.pread(fd, 20, 0)):
-                return int(text)
+    def _read(self, held: Held | None) -> int:
+        with suppress(ValueError):
+            return int(_read_number(held))
         return self._left
 
 
@@ -321,26 +315,33 @@ class Bandwidth:
 
     def give(self, size: int, stop: threading.Event) -> float:
         """When `size` bytes may be moved: the time that they take is given away. Raises StoppedError."""
-        with self._giving, ExitStack() as stack:
-            fd = None
-            if self._path:
-                with suppress(DiskError):  # a full disk: then each worker gives away its own time
-                    fd = stack.enter_context(lease(self._path, stop)).fd
+        with self._giving, lease_if_possible(self._path, stop) as held:  # else each worker gives away its own time
             now = self._clock()
-            begin = max(self._read(fd), now - _MADE_UP_S)
+            begin = max(self._read(held), now - _MADE_UP_S)
             if not begin <= now + _FARTHEST_S:  # or no number
                 begin = now
             self._given = begin + size / self._rate
-            if fd is not None:
-                with suppress(OSError):
-                    os.pwrite(fd, b"%-30.6f" % self._given, 0)
+            _write_number(held, b"%-30.6f" % self._given)
             return begin
 
-    def _read(self, fd: int | None) -> float:
-        with suppress(OSError, ValueError):
-            if fd is not None and (text := os.pread(fd, 30, 0)):
-                return float(text)
+    def _read(self, held: Held | None) -> float:
+        with suppress(ValueError):
+            return float(_read_number(held))
         return self._given
+
+
+def _read_number(held: Held | None) -> bytes:
+    """What a file says in which workers share a number; b"" where there is none, or it says nothing."""
+    with suppress(OSError):
+        if held:
+            return os.pread(held.fd, _LONGEST_NUMBER, 0)
+    return b""
+
+
+def _write_number(held: Held | None, text: bytes) -> None:
+    with suppress(OSError):  # a full disk: the others count from what it was
+        if held:
+            os.pwrite(held.fd, text, 0)
 
 
 class Slots:
@@ -386,9 +387,7 @@ class Handover:
     @contextmanager
     def held(self) -> Iterator[None]:
         """One worker at a time logs in. Raises StoppedError while waiting."""
-        with ExitStack() as stack:
-            with suppress(DiskError):
-                stack.enter_context(lease(self._path, self._stop))
+        with lease_if_possible(self._path, self._stop):
             yield
 
     def leave(self, found: dict[str, str]) -> None:

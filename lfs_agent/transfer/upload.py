@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -13,12 +13,11 @@ from lfs_agent.errors import (
     ConflictError,
     DamagedError,
     DeniedError,
-    DiskError,
     ObjectError,
     TransientError,
     UnsupportedError,
 )
-from lfs_agent.lease import idle, lease
+from lfs_agent.lease import idle, lease_if_possible
 from lfs_agent.modes import UMASK, Modes, StrPath
 from lfs_agent.parts import GIB, KIB, Limits, Part, Plan, plan_parts
 from lfs_agent.pointer import Oid
@@ -228,10 +227,7 @@ def _send(job: _Job, state: Path, modes: Modes, limits: Limits, streams: int) ->
     if plan.count == 1:
         return _send_whole(job)
     notes = _notes(job.store, job.key, job.oid, state)
-    with ExitStack() as stack:
-        held = None
-        with suppress(DiskError):  # an upload needs no room: without a lease it is just not resumed
-            held = stack.enter_context(lease(notes, job.meter.stop, modes))
+    with lease_if_possible(notes, job.meter.stop, modes) as held:  # without it, the upload is just not resumed
         journal = Journal(held.fd if held else None)
         try:
             if held and held.waited:
