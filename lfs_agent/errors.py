@@ -57,16 +57,6 @@ class CredentialsError(SessionError):
     """There are no credentials, or they are expired or refused."""
 
 
-def out_of_threads(error: BaseException) -> SessionError | None:
-    """What the user can do where the system allows no more threads, which Python says as a RuntimeError; else None."""
-    if not isinstance(error, RuntimeError) or "can't start new thread" not in str(error):
-        return None
-    return SessionError(
-        "no more threads or processes are allowed here: raise the limit (ulimit -u, or the container's limit of pids), "
-        "or have fewer workers: git config lfs.concurrenttransfers 2"
-    )
-
-
 class UnreachableError(SessionError):
     """The endpoint does not answer."""
 
@@ -169,3 +159,13 @@ class StoppedError(AgentError):
 
     code = 130
     status = 130
+
+
+def out_of_threads(error: BaseException) -> SessionError | None:
+    """What the user can do where the system allows no more threads, which Python says as a RuntimeError; else None."""
+    if not isinstance(error, RuntimeError) or "can't start new thread" not in str(error):
+        return None
+    return SessionError(
+        "no more threads or processes are allowed here: raise the limit (ulimit -u, or the container's limit of pids), "
+        "or have fewer workers: git config lfs.concurrenttransfers 2"
+    )

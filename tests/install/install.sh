@@ -50,7 +50,7 @@ place() {
   rm -rf "$1.old"
 }
 
-# system NAME PACKAGE…: by apt-get, as root or through sudo.
+# apt_install NAME PACKAGE…: by apt-get, as root or through sudo.
 apt_install() {
   local name=$1 sudo=(); shift
   if [ "$(id -u)" != 0 ]; then
