@@ -1,9 +1,7 @@
 """The conversation with git-lfs: a request at a time in, progress and one result out, from one thread."""
 
 import gc
-import math
 import os
-import select
 import signal
 import threading
 import time
@@ -36,7 +34,8 @@ from lfs_agent.store import Store
 from lfs_agent.transfer.download import Folders, download
 from lfs_agent.transfer.journal import sweep_stale
 from lfs_agent.transfer.meter import Meter
-from lfs_agent.turns import Flag, are_possible, turns
+from lfs_agent.turns import Flag, are_possible
+from lfs_agent.wire import Wire
 from lfs_agent.zygote import Asked, Zygote
 
 if TYPE_CHECKING:
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
 
 _TICK_S: Final = 0.1
 _HEARTBEAT_S: Final = 0.5
-_HEARD: Final = 64 * KIB
 _SMALL: Final = 512 * KIB
 """Bytes of an object that needs no process of its own: it is hashed, and written, in a moment."""
 _GRACE_S: Final = 1.0
@@ -102,7 +100,7 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
         asked = forked.asked
         second = asked.request
         worker = worker.another(write, stop, asked.started)
-    _converse(worker, Lines(requests.fileno(), second), stop, asked)
+    _converse(worker, Wire(requests.fileno(), second), stop, asked)
     worker.end()
     status = 130 if stop.is_set() else 0
     if asked:
@@ -112,13 +110,13 @@ def run(first: bytes, second: bytes, requests: FileIO, answers: int, started: fl
     return status
 
 
-def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: Asked | None) -> None:
+def _converse(worker: "Worker", wire: Wire, stop: threading.Event, asked: Asked | None) -> None:
     """The conversation, in a thread of its own: this one sees to signals, and to what git-lfs hears meanwhile."""
     over = threading.Event()
 
     def serve() -> None:
         try:
-            worker.serve(lines)
+            worker.serve(wire)
         except BaseException:  # a fault of ours: git-lfs hears the end of us, and does not wait for an answer
             stop.set()
             raise
@@ -129,7 +127,7 @@ def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: As
     except RuntimeError:  # no more threads are allowed: git-lfs hears that, and no end of us
         serve()
     while not over.wait(_TICK_S) and not stop.is_set():
-        if lines.broke_off() or (asked and asked.is_left):  # git-lfs is killed sooner than it says terminate
+        if wire.broke_off() or (asked and asked.is_left):  # git-lfs is killed sooner than it says terminate
             stop.set()
         worker.tick()
     worker.leave()
@@ -139,53 +137,6 @@ def _converse(worker: "Worker", lines: "Lines", stop: threading.Event, asked: As
 def _on_signals(leave: Callable[..., None]) -> None:
     for name in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         signal.signal(name, leave)
-
-
-class Lines:
-    """What git-lfs says, a line at a time; b"" at the end. `heard`: what was read from `requests` already."""
-
-    def __init__(self, requests: int, heard: bytes = b"") -> None:
-        self._requests = requests
-        self._heard = heard
-        self._reading = threading.Lock()  # of the requests: one thread waits for them, another one looks for their end
-        self._ended = False
-
-    def next(self) -> bytes:
-        """Waits for the next one."""
-        with self._reading:
-            while b"\n" not in self._heard and self._read_more():
-                pass
-            line, end, self._heard = self._heard.partition(b"\n")
-            self._ended = self._ended or b'"terminate"' in line
-            return line + end
-
-    def _read_more(self) -> bool:
-        if shared := turns():
-            shared.until_ready([self._requests], [], math.inf)
-        more = os.read(self._requests, _HEARD)
-        self._heard += more
-        return bool(more)
-
-    @property
-    def is_ahead(self) -> bool:
-        """Whether more was read than was taken."""
-        return bool(self._heard)
-
-    def broke_off(self) -> bool:
-        """Whether git-lfs has hung up without a terminate. Nobody knows that while the next line is waited for."""
-        if self._ended or not hasattr(select, "poll") or not self._reading.acquire(blocking=False):
-            return False
-        try:
-            ends = select.poll()
-            ends.register(self._requests, 0)
-            if not ends.poll(0):
-                return False
-            self._ended = True
-            while self._read_more():  # all was said, and what was asked for is done first
-                pass
-            return b'"terminate"' not in self._heard.rstrip().rpartition(b"\n")[2]
-        finally:
-            self._reading.release()
 
 
 def greeted(
@@ -298,11 +249,11 @@ class Worker:
         is_large = isinstance(request, Upload | Download) and request.size > _SMALL
         return not is_large and self._ready is not None and self._ready.store.takes_turns()
 
-    def serve(self, lines: Lines, leaves: Leaves = lambda _request, _line: False) -> None:
+    def serve(self, wire: Wire, leaves: Leaves = lambda _request, _line: False) -> None:
         """The conversation, until there is nothing more to say, or another process goes on with it."""
         _serving.set(self)
         state: protocol.State = self._init.operation
-        while (line := lines.next()) and not self._stop.is_set():
+        while (line := wire.next()) and not self._stop.is_set():
             try:
                 request = protocol.parse_request(line)
             except ProtocolError as error:  # a newer git-lfs may say more than we know

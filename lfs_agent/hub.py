@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from lfs_agent.errors import StoppedError
 from lfs_agent.protocol import Request
 from lfs_agent.turns import Flag, Turns
+from lfs_agent.wire import Wire
 from lfs_agent.zygote import Asked, Forked, hand_over, receive
 
 if TYPE_CHECKING:
@@ -106,24 +107,22 @@ class _Conversation:
     """What one git-lfs worker asks for and hears."""
 
     def __init__(self, worker: "Worker", asked: Asked) -> None:
-        from lfs_agent.agent import Lines
-
         self.asked = asked
         self.stop = Flag()
         self.worker = worker.another(self._write, self.stop, asked.started)
-        self._lines = Lines(asked.requests, asked.request)
+        self._wire = Wire(asked.requests, asked.request)
         self._has_left = False
         self.task: Any = None
 
     @property
     def is_left(self) -> bool:
-        return self.asked.is_left or self._lines.broke_off()
+        return self.asked.is_left or self._wire.broke_off()
 
     def go_on(self, zygote: "socket") -> None:
         """To its end, or until it needs a process of its own, which goes on with it."""
         try:
             self.asked.take()
-            self.worker.serve(self._lines, partial(self._leaves, zygote))
+            self.worker.serve(self._wire, partial(self._leaves, zygote))
         except (StoppedError, OSError):  # nobody waits for it
             self.stop.set()
         except Exception as fault:  # of ours: git-lfs hears the end of this one, and the others go on
@@ -136,7 +135,7 @@ class _Conversation:
             self.asked.close()
 
     def _leaves(self, zygote: "socket", request: Request, line: bytes) -> bool:
-        if self.worker.is_for_hub(request) or self._lines.is_ahead:
+        if self.worker.is_for_hub(request) or self._wire.is_ahead:
             return False
         self._has_left = hand_over(zygote, self.asked._replace(request=line, taken=True)) or self.asked.give_back(line)
         return self._has_left

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lfs_agent.agent import Lines
+from lfs_agent.wire import Wire
 from tests.cellar import random_bytes
 from tests.e2e.dialogue import WORKER, Agent, files_below, keep_local, new_repository, push, seen_by_spy, wait_for
 from tests.machine import Home
@@ -740,25 +740,25 @@ def test_a_fault_of_ours_in_the_conversation_ends_the_worker() -> None:
 @pytest.mark.parametrize("last, broke_off", [(b'{"event":"terminate"}\n', False), (b'{"event":"download"}\n', True)])
 def test_whoever_hangs_up_after_the_last_word_has_not_broken_off(last: bytes, broke_off: bool) -> None:
     read, written = os.pipe()
-    lines = Lines(read)
+    wire = Wire(read)
     os.write(written, last)
     os.close(written)
 
-    assert (lines.next(), lines.broke_off()) == (last, broke_off)
+    assert (wire.next(), wire.broke_off()) == (last, broke_off)
     os.close(read)
 
 
 def test_what_was_said_before_a_hang_up_is_heard() -> None:
     """Also while an object is at hand: it is brought to its end, and nothing was broken off."""
     read, written = os.pipe()
-    lines, last = Lines(read), b'{"event":"terminate"}\n'
+    wire, last = Wire(read), b'{"event":"terminate"}\n'
     os.write(written, b'{"event":"download"}\n')
-    assert lines.next() == b'{"event":"download"}\n'
+    assert wire.next() == b'{"event":"download"}\n'
     os.write(written, last)
     os.close(written)
 
-    assert not lines.broke_off()
-    assert lines.next() == last
+    assert not wire.broke_off()
+    assert wire.next() == last
     os.close(read)
 
 
