@@ -19,6 +19,7 @@ from lfs_agent.errors import (
     DiskError,
     MissingError,
     ObjectError,
+    StoppedError,
     TransientError,
     UnsupportedError,
 )
@@ -26,6 +27,7 @@ from lfs_agent.layout import RESERVED
 from lfs_agent.lease import FULL, lease
 from lfs_agent.parts import MIB, Part
 from lfs_agent.pointer import Oid
+from lfs_agent.session import Moment
 from lfs_agent.store import (
     Body,
     ObjectStat,
@@ -43,6 +45,8 @@ LOST: Final = "lost+found"
 _KINDS: Final = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _AT_ONCE: Final = getattr(os, "O_NONBLOCK", 0)
 """To open a pipe waits for a writer without that; of a file it changes nothing."""
+_HELD_FOR_S: Final = 60.0
+"""A file is renamed or deleted at once: who holds its lock for so long was suspended, or has lost the share."""
 
 
 class FolderStore:
@@ -220,16 +224,19 @@ class FolderStore:
     def held(self, key: str, etag: str) -> Iterator[None]:
         """For as long as the block lasts, nobody else replaces or deletes what is at the key, which has that etag.
 
-        Raises ConflictError where it has not.
+        Raises ConflictError where it has not; ObjectError where that can't be had soon.
         """
         lock = self.root / UNFINISHED / f"{key.rpartition('/')[2]}-replacing"
         self.connect()
         self.make(lock.parent)
+        asked = Moment.now()
         with self._locked(lock):
             try:
                 found = self.stat(key)
                 if found is None or found.etag != etag:
                     raise ConflictError(f"{self.address(key)} is not the file that was judged any more")
+                if asked.elapsed_s > _HELD_FOR_S:  # this machine slept: others count on it that no deletion comes late
+                    raise self._busy(lock)
                 yield
             finally:
                 lock.unlink(missing_ok=True)
@@ -238,11 +245,19 @@ class FolderStore:
     def _locked(self, lock: Path) -> Iterator[None]:
         with ExitStack() as stack:
             try:
-                held = stack.enter_context(lease(lock, threading.Event()))
+                held = stack.enter_context(lease(lock, threading.Event(), longest_s=_HELD_FOR_S))
             except DiskError as error:  # said as of a file in the LFS storage
                 raise self._unlocked(lock, error) from error
+            except StoppedError:
+                raise self._busy(lock) from None
             self._open_up(held.fd, 0o666)
             yield
+
+    def _busy(self, lock: Path) -> ObjectError:
+        return ObjectError(
+            f"{lock}: it took too long to get this lock: another repair or gc at work there is suspended, or this "
+            "machine slept; nothing was done to the object: look who is at work, and try again"
+        )
 
     def _unlocked(self, lock: Path, error: DiskError) -> AgentError:
         cause = error.__cause__

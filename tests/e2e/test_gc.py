@@ -10,7 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,13 @@ from lfs_agent.collector import Collector
 from lfs_agent.errors import ConflictError
 from lfs_agent.keeper import Keeper
 from lfs_agent.layout import key_of
+from lfs_agent.lease import lease
 from lfs_agent.ledger import Ledger, Mark
 from lfs_agent.log import Log
 from lfs_agent.modes import UMASK
 from lfs_agent.pointer import Oid
 from lfs_agent.registrar import Registrar
+from lfs_agent.store import ObjectStat
 from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.folderstock import FolderStock
 from tests.cellar import ASKED_TWICE, Cellar, new_share, random_bytes
@@ -1130,6 +1132,36 @@ def test_a_deletion_that_a_login_has_held_back_is_not_sent(tmp_path: Path, monke
     (orphan,) = collector.survey(lambda oid: False).orphans
     (left,) = collector.collect([orphan], Log(None, None, None), threading.Event(), threads=1)
     assert (left.status, (tmp_path / oid).read_bytes()) == ("failed", b"kept")
+
+
+@pytest.mark.parametrize("how", ["another holds it on", "the machine slept"])
+def test_a_deletion_that_a_lock_of_a_share_has_held_back_is_not_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Who holds it may be suspended for hours; by then a push counts on it that nobody deletes any more."""
+    oid, now = Oid("ab" * 32), time.time
+
+    class Sleepy(FolderStore):
+        def stat(self, key: str) -> ObjectStat | None:
+            if how == "the machine slept" and key == oid:  # asked for with the lock held
+                monkeypatch.setattr("time.time", lambda: now() + 2 * 3600)
+            return super().stat(key)
+
+    share = new_share(tmp_path / "share")
+    (share / oid).write_bytes(b"kept")
+    store = Sleepy(share)
+    collector = Collector(Ledger(store, ""), FolderStock(store), "", key_of("", "flat"), older_than_s=0)
+    (orphan,) = collector.survey(lambda oid: False).orphans
+    lock = share / "lfs-agent-unfinished" / f"{oid}-replacing"
+    lock.parent.mkdir()
+    with ExitStack() as stack:
+        if how == "another holds it on":
+            stack.enter_context(lease(lock, threading.Event()))
+            monkeypatch.setattr("lfs_agent.store.folder._HELD_FOR_S", 0.3)
+        (left,) = collector.collect([orphan], Log(None, None, None), threading.Event(), threads=1)
+
+    assert (left.status, (share / oid).read_bytes()) == ("failed", b"kept")
+    assert f"{lock}: it took too long to get this lock" in left.reason
 
 
 def test_who_has_read_the_marks_long_ago_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
