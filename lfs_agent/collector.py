@@ -243,6 +243,7 @@ class Collector:
         Raises ObjectError where another gc has written meanwhile.
         """
         done = {orphan.oid: orphan.status for orphan in collected}
+        self._stock.connect()  # a share's clock is read again: what it goes on by stands still while a machine sleeps
         now = int(self._stock.now())  # a push sees a new mark from now on, however long somebody was asked before
         kept = [
             each.mark._replace(marked=now) if each.status == "orphan" else each.mark

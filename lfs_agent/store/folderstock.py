@@ -11,6 +11,7 @@ from typing import Final
 
 from lfs_agent.errors import DiskError
 from lfs_agent.pointer import Oid, parse_oid
+from lfs_agent.session import Moment
 from lfs_agent.store import Marker, Progress, Stored, Unfinished
 from lfs_agent.store.folder import LOST, UNFINISHED, FolderStore, etag_of, sync_folder
 
@@ -19,11 +20,14 @@ _STAT_BLOCK: Final = 512
 
 
 class _Clock:
-    """That of the machine that has the disk; ours, until it was read."""
+    """That of the machine that has the disk; ours, until it was read.
+
+    From there on it goes by time.monotonic(): ours may be set meanwhile, by days where it was wrong.
+    """
 
     def __init__(self, store: FolderStore) -> None:
         self._store = store
-        self._ahead_s = 0.0
+        self._read = Moment.now()
 
     def read(self) -> None:
         """Looks at it, by a file that is made for that; after `FolderStore.connect`."""
@@ -31,14 +35,15 @@ class _Clock:
         try:
             self._store.make(file.parent)
             file.touch()
-            self._ahead_s = file.stat().st_mtime - time.time()
+            self._read = Moment(file.stat().st_mtime, time.monotonic())
             file.unlink()
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):  # who may only look judges by our clock
                 raise self._store.translated(error, UNFINISHED) from error
+            self._read = Moment.now()
 
     def now(self) -> float:
-        return time.time() + self._ahead_s
+        return self._read.wall + time.monotonic() - self._read.monotonic
 
 
 class FolderUploads:

@@ -1282,6 +1282,53 @@ def test_the_grace_period_begins_when_a_mark_is_written(tmp_path: Path) -> None:
     assert mark.marked >= asked
 
 
+@pytest.mark.parametrize("was_ahead_s", [10 * DAY_S, -10 * DAY_S])
+def test_a_clock_that_is_set_while_gc_looks_at_a_share_shortens_no_grace_period(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_ahead_s: int
+) -> None:
+    """As that of a machine that was just started, and hears only then what time it is."""
+    week_s, now = 7 * DAY_S, time.time
+    store = FolderStore(new_share(tmp_path / "share"))
+    new, waiting = Oid("ab" * 32), Oid("cd" * 32)
+    for oid in (new, waiting):
+        path = Path(store.address(oid))
+        path.write_bytes(b"kept")
+        os.utime(path, (now() - 30 * DAY_S,) * 2)
+    ledger, stock, key = Ledger(store, ""), FolderStock(store), key_of("", "flat")
+    seen = stock.look(waiting)
+    assert seen
+    ledger.replace_marks([Mark(waiting, 4, seen.etag, seen.modified, "0" * 16, int(now()) - 60)], ledger.marks())
+    with monkeypatch.context() as wrong:
+        wrong.setattr("time.time", lambda: now() + was_ahead_s)
+        stock.connect()
+    collector = Collector(ledger, stock, "", key, older_than_s=week_s)
+    collector.read_marks()
+    survey = collector.survey(lambda oid: False)
+    collector.write(survey, [])
+
+    assert {orphan.oid: orphan.status for orphan in survey.orphans} == {new: "orphan", waiting: "waiting"}
+    (mark,) = (mark for mark in ledger.marks().marks if mark.oid == new)
+    assert abs(mark.marked - now()) < 3600
+
+
+def test_a_mark_that_is_written_after_a_sleep_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock by which a share's goes on stood still meanwhile."""
+    store, monotonic = FolderStore(new_share(tmp_path / "share")), time.monotonic
+    Path(store.address("ab" * 32)).write_bytes(b"kept")
+    stock = FolderStock(store)
+    with monkeypatch.context() as before:
+        before.setattr("time.monotonic", lambda: monotonic() + 8 * DAY_S)
+        stock.connect()
+    collector = Collector(Ledger(store, ""), stock, "", key_of("", "flat"), older_than_s=0)
+    collector.read_marks()
+    survey = collector.survey(lambda oid: False)
+    asked = int(time.time())
+    collector.write(survey, [])
+
+    (mark,) = Ledger(store, "").marks().marks
+    assert mark.marked >= asked - 1
+
+
 def test_marks_are_read_anew_after_a_machine_has_slept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its monotonic clock stood still meanwhile, and a gc elsewhere did not."""
     oid, now = Oid("ab" * 32), time.time()
