@@ -12,6 +12,7 @@ from lfs_agent.layout import sharded
 from lfs_agent.log import Log
 from lfs_agent.pointer import Oid, Pointer, parse_oid
 from lfs_agent.selection import Wanted
+from lfs_agent.session import Moment
 from lfs_agent.store import Store
 from lfs_agent.transfer.local import hash_file
 from lfs_agent.verify import Finding, Judge
@@ -23,6 +24,8 @@ file, whose SHA-256 was proven in the same pass; we, who read and hashed it ther
 
 _MARKED: Final = "a gc has marked the store's copy, and may delete it: see lfs-agent gc"
 _SAME_FILE: Final = "the store's copy and the local one are one file"
+_BELIEVED_FOR_S: Final = 60.0
+"""So long what was judged counts as what is there: to read it takes its time, and a machine may sleep meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,11 @@ class Pruner:
 
     def look(self, local: Local) -> Judged:
         """What is to be done with it, and that is done."""
+        began = Moment.now()
         marked = self._is_marked(local.oid)  # before the look: what is not marked by then is there for a while
         judged = self._judged(local)
+        if judged.status == "prunable" and began.elapsed_s > _BELIEVED_FOR_S:  # a gc may have marked and deleted it
+            marked, judged = marked or self._is_marked(local.oid), self._looked_again(local, judged)
         if judged.status == "prunable" and marked:
             return replace(judged, status="unproven", proof="", reason=marked)
         if judged.status != "prunable" or self._log is None:
@@ -125,6 +131,13 @@ class Pruner:
         if finding.proof == "store":
             return Judged("prunable", local, finding.key, finding.address, "store")
         return self._compared(finding, local)
+
+    def _looked_again(self, local: Local, judged: Judged) -> Judged:
+        """As it was judged, where it is still there."""
+        finding = self._judge.judge(Wanted(Pointer(local.oid, local.size), []))
+        if finding.status in ("present", "unproven"):
+            return judged
+        return _kept(finding, local, _STATUSES[finding.status], finding.reason)
 
     def _wrong_here(self, local: Local) -> str:
         """What is wrong with the local copy; "" where it is the object."""

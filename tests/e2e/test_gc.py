@@ -1,5 +1,6 @@
 """`lfs-agent gc`: what no repository names goes in two runs, and nothing else ever does (L2, L3, L5, S6)."""
 
+import hashlib
 import json
 import os
 import re
@@ -25,8 +26,9 @@ from lfs_agent.ledger import Ledger, Mark
 from lfs_agent.log import Log
 from lfs_agent.modes import UMASK
 from lfs_agent.pointer import Oid
+from lfs_agent.prune import Local, Pruner
 from lfs_agent.registrar import Registrar
-from lfs_agent.store import ObjectStat
+from lfs_agent.store import ObjectStat, Write
 from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.folderstock import FolderStock
 from tests.cellar import ASKED_TWICE, Cellar, new_share, random_bytes
@@ -38,6 +40,7 @@ from tests.proxy import ACCESS_DENIED, Action, Answer, FaultProxy, Faults, Key, 
 from tests.servers import Server
 
 SIZE = 1000
+DAY_S = 86400
 APPLY = ("lfs-agent", "gc", "--grace", "0s", "--apply")
 PROMPT = "to go on: "
 Done = subprocess.CompletedProcess[str]
@@ -1024,6 +1027,36 @@ def test_prune_keeps_the_local_copy_of_what_a_gc_deletes_while_prune_reads_the_m
     assert cellar.local_object(old).exists()
 
 
+def test_prune_keeps_the_local_copy_of_what_a_gc_has_deleted_while_the_machine_slept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was closed when prune had just read the store's copy."""
+    data, now = random_bytes(SIZE, 1), time.time
+    oid = Oid(hashlib.sha256(data).hexdigest())
+    share = new_share(tmp_path / "share")
+    for path in (share / oid, tmp_path / "local"):
+        path.write_bytes(data)
+
+    class Sleepy(FolderStore):
+        def fetch(self, key: str, start: int, stop: int, write: Write, etag: str = "") -> ObjectStat:
+            found = super().fetch(key, start, stop, write, etag)
+            (share / key).unlink()
+            monkeypatch.setattr("time.time", lambda: now() + 8 * DAY_S)
+            return found
+
+    pruner = Pruner(
+        Sleepy(share),
+        key_of("", "flat"),
+        deep=True,
+        marked=lambda oid: False,
+        stop=threading.Event(),
+        log=Log(None, None, None),
+    )
+    judged = pruner.look(Local(oid, tmp_path / "local", SIZE))
+
+    assert (judged.status, (tmp_path / "local").read_bytes()) == ("missing", data)
+
+
 def test_repair_saves_what_is_marked_and_is_there_only_when_it_is_sent(cellar: Cellar, tmp_path: Path) -> None:
     """By a store whose first answer is that of a while ago, as copies far away give it."""
     other = second_repository(cellar, tmp_path)
@@ -1190,9 +1223,6 @@ def test_what_the_store_says_to_have_deleted_and_still_has_is_no_success(cellar:
     assert found(done)[orphan]["status"] == "failed"
     assert "was deleted, and is still there" in found(done)[orphan]["reason"]
     assert len(marks_of(cellar)) == 2  # the next one tries again
-
-
-DAY_S = 86400
 
 
 @pytest.mark.parametrize(
