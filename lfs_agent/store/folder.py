@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -45,6 +46,9 @@ LOST: Final = "lost+found"
 _KINDS: Final = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _AT_ONCE: Final = getattr(os, "O_NONBLOCK", 0)
 """To open a pipe waits for a writer without that; of a file it changes nothing."""
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
+"""Both of Linux, for renameat2."""
 _HELD_FOR_S: Final = 60.0
 """A file is renamed or deleted at once: who holds its lock for so long was suspended, or has lost the share."""
 
@@ -381,9 +385,24 @@ def _publish(temporary: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
-        if os.path.lexists(path):  # a file system without links (exFAT, some SMB shares): the next best there is
-            raise FileExistsError(path) from None
-        os.rename(temporary, path)
+        _rename(temporary, path)  # a file system without links: exFAT, some SMB shares
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    """As `_publish`: in one step where the system knows how, else as well as can be."""
+    if sys.platform == "linux":
+        import ctypes  # here: mostly nobody needs it
+
+        names = os.fsencode(temporary), os.fsencode(path)
+        if rename := getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None):
+            if rename(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _RENAME_NOREPLACE) == 0:
+                return
+            number = ctypes.get_errno()
+            if number not in (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EPERM):  # else it is not to be had here
+                raise OSError(number, os.strerror(number), str(temporary), None, str(path))
+    if os.path.lexists(path):
+        raise FileExistsError(path)
+    os.rename(temporary, path)
 
 
 def _write(fd: int, block: bytes, offset: int) -> int:

@@ -140,6 +140,27 @@ def test_a_file_system_without_links_publishes_by_renaming(tmp_path: Path, monke
     assert read(store, KEY, 0, 7)[1] == b"weights"
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="a rename that replaces nothing is Linux's")
+def test_without_links_what_comes_at_the_same_moment_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a push that saves an object and a gc that deletes it, both would be first."""
+
+    def no_links(*_: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    store = FolderStore(tmp_path)
+    store.put(KEY, OID, BytesBody(b"weights"))
+    before = (tmp_path / KEY).stat()
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)  # who has looked a moment ago
+    with pytest.raises(ConflictError):
+        store.put(KEY, OID, BytesBody(b"weights"))
+
+    assert (tmp_path / KEY).stat().st_ino == before.st_ino
+    assert files(tmp_path) == [KEY]
+
+
 def test_a_short_write_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = os.pwrite
 
