@@ -76,7 +76,7 @@ class Collector:
         self._stock = stock
         self._prefix = prefix
         self._key = key
-        self._older_than_s = older_than_s
+        self.older_than_s = older_than_s
         self._run = os.urandom(8).hex()
         self._clock = Moment.now()
         self._found = Marks([])
@@ -152,11 +152,11 @@ class Collector:
 
     def _judged(self, oid: Oid, stored: Stored, mark: Mark | None) -> Orphan:
         now = self._stock.now()
-        status: Status = "orphan" if _age_s(now, stored.modified) >= self._older_than_s else "young"
+        status: Status = "orphan" if _age_s(now, stored.modified) >= self.older_than_s else "young"
         if mark and not _is_marked(stored, mark):
             return self._orphan("changed", oid, stored.size, stored.modified, mark, "it was stored anew since")
         if mark:
-            status = "deletable" if _age_s(now, mark.marked) >= self._older_than_s else "waiting"
+            status = "deletable" if _age_s(now, mark.marked) >= self.older_than_s else "waiting"
         else:
             mark = Mark(oid, stored.size, stored.etag, stored.modified, self._run, int(now))
         return self._orphan(status, oid, stored.size, stored.modified, mark)

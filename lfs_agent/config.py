@@ -296,7 +296,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         _retention,
         "age such as 28d, or forever",
         "How long `lfs-agent gc` leaves objects in the store that no repository names. The longest holds: the user's, "
-        "the URL's, or that of `--grace`.",
+        "the URL's in any of the registered repositories, or that of `--grace`.",
         committed=True,
     ),
     Setting(

@@ -610,6 +610,10 @@ class Repository:
         _, name = self._at(revision, ".lfsconfig")
         return _lfsconfig_in(run_git(["config", "--blob", name, *_LISTED], cwd=self.cwd)) if name else []
 
+    def stores_of(self, revision: str) -> list[Entry]:
+        """What we take from a commit's `.lfsconfig`."""
+        return [entry for entry in self.lfsconfig_of(revision) if _COMMITTED_KEYS.fullmatch(entry.key)]
+
     def is_link(self, revision: str, path: str) -> bool:
         """Whether a commit has a symbolic link there."""
         return self._at(revision, path)[0] == "120000"

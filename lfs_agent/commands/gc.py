@@ -14,10 +14,11 @@ import shlex
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from lfs_agent.cellar import Cellar
 from lfs_agent.collector import Collector, Orphan, Survey, count
@@ -27,11 +28,12 @@ from lfs_agent.commands.screen import Column, Layout, Screen
 from lfs_agent.commands.steps import Steps
 from lfs_agent.commands.uploads import duration
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
-from lfs_agent.config import FOREVER, from_query, parse_age, resolve
-from lfs_agent.errors import AgentError, LocalError, UsageError
-from lfs_agent.gitrepo import EVERYTHING, KNOWN, mirror, refs_at, show_originals
+from lfs_agent.config import FOREVER, Value, from_query, parse_age, resolve
+from lfs_agent.errors import AgentError, LocalError, TargetError, UsageError
+from lfs_agent.gitrepo import EVERYTHING, KNOWN, Entry, Repository, mirror, refs_at, show_originals
 from lfs_agent.ledger import Ledger, Registration
 from lfs_agent.pointer import Oid, Pointer
+from lfs_agent.store.url import FolderTarget, Target, parse_target
 
 EXAMPLES = """\
 examples:
@@ -107,8 +109,7 @@ def run(arguments: argparse.Namespace, environ: Mapping[str, str]) -> int:
         entries = collector.registered()
         if arguments.repositories:
             return show(entries, as_json=arguments.json)
-        if age_s == math.inf:
-            raise UsageError(f"{cellar.target} keeps its objects forever (lfs-agent.retention): nothing is marked")
+        _check_ends(cellar, age_s, "lfs-agent.retention")
         _check_registered(cellar, entries)
         with Work(arguments, cellar, collector, age_s) as work:
             return work.run(entries, stop, lambda: patience.retries)
@@ -120,7 +121,34 @@ def _age_s(cellar: Cellar, grace_s: float) -> float:
     """The longest of what the command line, the user and the repository say: none of them can shorten another's."""
     committed, _ = resolve(from_query(cellar.target.query, cellar.named.origin))
     said = [text for text in (committed.retention, cellar.settings.retention) if text]
-    return max([grace_s, *(math.inf if text == FOREVER else parse_age(text) for text in said)])
+    return max([grace_s, *map(_seconds, said)])
+
+
+def _seconds(retention: str) -> float:
+    return math.inf if retention == FOREVER else parse_age(retention)
+
+
+def _check_ends(cellar: Cellar, age_s: float, who: str) -> None:
+    if age_s == math.inf:
+        raise UsageError(f"{cellar.target} keeps its objects forever ({who}): nothing is marked")
+
+
+def _retentions(target: Target, entries: Iterable[Entry]) -> Iterator[Value]:
+    """What the entries of a repository's `.lfsconfig` say of this store."""
+    named = [(store, entry) for entry in entries if (store := _store(entry.value))]
+    same = [(store, entry) for store, entry in named if str(store) == str(target)]
+    if not same and isinstance(target, FolderTarget):  # each machine may have another path to a share
+        same = [(store, entry) for store, entry in named if isinstance(store, FolderTarget)]
+    for store, entry in same:
+        if text := dict(parse_qsl(store.query)).get("retention"):
+            yield Value(text, f"{entry.key} in .lfsconfig")
+
+
+def _store(url: str) -> Target | None:
+    try:
+        return parse_target(url)
+    except TargetError:
+        return None
 
 
 # Who is asked
@@ -174,6 +202,7 @@ class Asked:
         self._screen = screen
         self._refs: dict[str, str] = {}
         self._oids: set[bytes] = set()
+        self._retentions: dict[str, Value] = {}
 
     def __contains__(self, oid: Oid) -> bool:
         return bytes.fromhex(oid) in self._oids
@@ -207,7 +236,25 @@ class Asked:
         if refs != self._refs.get(url):
             with mirror(url, own=own) as other:
                 self._take(other.pointers(EVERYTHING))
+                self._heed(url, other)
                 self._refs[url] = refs_at(str(other.cwd), own=own)  # what was read, not what was there before or after
+
+    def _heed(self, url: str, other: Repository) -> None:
+        for value in _retentions(self._cellar.target, other.stores_of("HEAD")):
+            self._retentions[value.text] = Value(value.text, f"{value.origin} of {url}")
+
+    def age_s(self) -> float:
+        """How long they want the store to keep what nobody names, by what each has committed.
+
+        Raises UsageError where one of them says forever, or what is no age.
+        """
+        longest = 0.0
+        for value in self._retentions.values():
+            settings, _ = resolve({"retention": value})
+            said_s = _seconds(settings.retention or "")
+            _check_ends(self._cellar, said_s, value.origin)
+            longest = max(longest, said_s)
+        return longest
 
     def _take(self, found: Iterable[tuple[Pointer, str]]) -> None:
         self._oids.update(bytes.fromhex(pointer.oid) for pointer, _ in found)
@@ -245,6 +292,7 @@ class Work:
         self._collector.read_marks()  # before the repositories: what is named meanwhile is not deleted
         asked = Asked(self._cellar, self._collector, self._screen)
         asked.ask()
+        self._wait(asked.age_s())
         survey = self._collector.survey(
             asked.__contains__, lambda number: self._screen.progress(0, 0, f"{number:,} objects looked at")
         )
@@ -260,6 +308,8 @@ class Work:
         self._confirm(deletable)
         if deletable:
             asked.ask()  # again: looking, and thinking about it, take their time
+            if asked.age_s() > self._age_s:
+                raise LocalError("a repository asks meanwhile to keep objects for longer: run this again")
         done = [replace(orphan, status="saved", reason=_NAMED) for orphan in deletable if orphan.oid in asked]
         deletable = [orphan for orphan in deletable if orphan.oid not in asked]
         for orphan in done:
@@ -280,6 +330,10 @@ class Work:
                 "versions expire (lfs-agent setup-storage sets a rule), longer where Object Lock holds them"
             )
         return 3 if self._counts["failed"] or self._counts["waiting"] else 0
+
+    def _wait(self, age_s: float) -> None:
+        """Lets nothing go before it is so old."""
+        self._age_s = self._collector.older_than_s = max(self._age_s, age_s)
 
     def _left(self, survey: Survey) -> str:
         told = [

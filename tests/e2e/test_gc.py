@@ -1437,6 +1437,47 @@ def test_a_folder_keeps_as_long_as_its_url_says(home: Home, any_server: Server, 
     assert statuses(gc(cellar)) == {orphan: "orphan"}
 
 
+def test_what_another_repository_wants_to_be_kept_is_kept(cellar: Cellar, tmp_path: Path) -> None:
+    """Nobody can shorten what another one has committed, neither here nor by settings of one's own."""
+    other = second_repository(cellar, tmp_path)
+
+    def say(retention: str) -> None:
+        (other.work / ".lfsconfig").write_text(f"[lfs]\n\turl = {other.url}?retention={retention}\n")
+        other.commit(f"Keep {retention}")
+        other.push()
+
+    gc(cellar, "--register")
+    (orphan,) = orphaned(other, 1)
+    say("0s")
+    assert statuses(gc(cellar, "--apply")) == {}
+    assert statuses(gc(cellar)) == {orphan: "deletable"}
+    say("28d")
+    assert statuses(gc(cellar)) == {orphan: "waiting"}
+    say("forever")
+    other.git("config", "lfs.url", other.url)
+    for each in (cellar, other):
+        refused = gc(each, *deleting(1))
+        assert refused.returncode == 2
+        named = f"keeps its objects forever (lfs.url in .lfsconfig of {other.origin}): nothing is marked"
+        assert named in refused.stderr
+    assert cellar.keys() == [cellar.key(orphan)]
+
+
+def test_a_share_keeps_as_long_as_its_repository_says_wherever_it_is_mounted(
+    home: Home, any_server: Server, bucket: str, tmp_path: Path
+) -> None:
+    home.install()
+    share = new_share(tmp_path / "share")
+    cellar = in_folder(Cellar(home, any_server, bucket, "", tmp_path / "origin.git", tmp_path / "work"), share)
+    orphaned(cellar, 1)
+    (cellar.work / ".lfsconfig").write_text("[lfs]\n\turl = dir::/srv/share?retention=forever\n")
+    cellar.commit("Keep all")
+    cellar.push()
+
+    refused = gc(cellar, "--apply")
+    assert (refused.returncode, "keeps its objects forever (lfs.url in .lfsconfig of" in refused.stderr) == (2, True)
+
+
 # Versions and locks
 
 
