@@ -221,7 +221,8 @@ class Asked:
             except AgentError as error:
                 raise LocalError(
                     f"the repository {entry.url}, which shares this store, can't be read ({error}): nothing was marked "
-                    "or deleted. Make it readable here; if it is gone for good: "
+                    "or deleted. Make it readable here; if it was moved or renamed, say lfs-agent gc --register in a "
+                    "clone of it; after that, or if it is gone for good: "
                     f"lfs-agent gc --forget {shlex.quote(entry.url)}"  # a stranger may have registered it
                 ) from error
         self._screen.progress(total, total, "asking this clone")

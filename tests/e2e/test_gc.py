@@ -249,6 +249,7 @@ def test_what_another_repository_names_survives_and_one_that_cannot_be_read_stop
         refused = gc(cellar, *arguments)
         assert refused.returncode == 3
         assert f"the repository {other.origin}, which shares this store, can't be read" in refused.stderr
+        assert "moved or renamed, say lfs-agent gc --register in a clone of it" in refused.stderr
         assert f"lfs-agent gc --forget {other.origin}" in refused.stderr
     assert set(cellar.keys()) == {cellar.key(theirs), cellar.key(orphan)}
 
