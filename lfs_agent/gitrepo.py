@@ -677,7 +677,10 @@ class Repository:
             words = ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", remote, *options]
             done = run_git(words, cwd=self.cwd, stdin="\n".join(missing).encode())
             if done.returncode:
-                raise LocalError(f"git fetch {remote}: {done.stderr.decode(errors='replace').strip()}")
+                raise LocalError(
+                    f"git fetch {remote}: {' '.join(_said(done).split())}; this clone is partial, and asks its remote "
+                    "for what it lacks: where that is gone there, use a clone that was made without --filter"
+                )
 
     def _files(self, revision: str, paths: Sequence[str]) -> Generator[tuple[str, str], None, None]:
         """Name and path of every file's blob in one tree."""

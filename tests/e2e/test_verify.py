@@ -713,6 +713,29 @@ def test_a_clone_without_blobs_is_completed_by_one_fetch(cellar: Cellar, home_of
     assert trace.read_text().count("built-in: git fetch ") == 1
 
 
+def test_a_clone_without_blobs_says_why_what_its_remote_has_dropped_is_not_to_be_had(
+    cellar: Cellar, home: Home, tmp_path: Path
+) -> None:
+    """As a machine for gc may have it, whose reflog remembers a branch from before a force push."""
+    cellar.add("model.pt", SIZE, seed=1)
+    cellar.push()
+    cellar.home.git("config", "uploadpack.allowFilter", "true", cwd=cellar.origin)
+    work = tmp_path / "clone"
+    home.git("clone", "-q", "--filter=blob:none", "--no-checkout", f"file://{cellar.origin}", work)
+    cellar.write("model.pt", SIZE, seed=2)
+    cellar.git("commit", "-q", "-a", "--amend", "-m", "Another one")
+    cellar.push("-f", "origin", "main")
+    home.git("fetch", "-q", cwd=work)
+    cellar.home.git("gc", "-q", "--prune=now", cwd=cellar.origin)
+
+    done = home.run("lfs-agent", "verify", "main", cwd=work, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    (said,) = done.stderr.splitlines()
+    assert "not our ref" in said
+    assert said.endswith("where that is gone there, use a clone that was made without --filter")
+    assert verify(home, work, "origin/main").returncode == 0
+
+
 def test_a_shallow_clone_is_not_taken_for_the_whole_history(cellar: Cellar, home: Home, tmp_path: Path) -> None:
     """As a CI job has it that fetches the merge of a pull request: the base is there, as a parent."""
     base = cellar.git("rev-parse", "HEAD").stdout.strip()
