@@ -268,6 +268,18 @@ def test_unfinished_uploads(cellar_at_host: Cellar) -> None:
     assert client.list_multipart_uploads(Bucket="my-cellar").get("Uploads", []) == []
 
 
+def push_to_host(home: Home, name: str, seeds: Sequence[int]) -> None:
+    """Versions of a model at a host that keeps their objects itself."""
+    repository, work = at_host(home, name), home.folder / "hosted"
+    home.git("clone", "-q", repository, work)
+    home.git("lfs", "track", "*.safetensors", cwd=work)
+    for seed in seeds:
+        (work / "model.safetensors").write_bytes(random_bytes(1000, seed))
+        home.git("add", "-A", cwd=work)
+        home.git("commit", "-q", "-m", f"Version {seed}", cwd=work)
+    home.git("push", "-q", "origin", "HEAD", cwd=work)
+
+
 def test_adopt(reader: Home, any_server: Server) -> None:
     """A repository as lfs-dal leaves one."""
     reader.install()
@@ -281,6 +293,7 @@ def test_adopt(reader: Home, any_server: Server) -> None:
     reader.git("commit", "-q", "-m", "Add the model", cwd=work)
     reader.git("push", "-q", "--no-verify", repository, "HEAD:main", cwd=work)
     any_server.client().put_object(Bucket="my-cellar", Key=f"old/{sha256(MODEL).hexdigest()}", Body=MODEL)
+    push_to_host(reader, "hosted-cellar", seeds=(1, 2))
     follow(DOCS / "how-to" / "adopt.md", reader, GIT_LFS_SKIP_SMUDGE="1")
 
 
