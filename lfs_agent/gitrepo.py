@@ -610,9 +610,14 @@ class Repository:
         _, name = self._at(revision, ".lfsconfig")
         return _lfsconfig_in(run_git(["config", "--blob", name, *_LISTED], cwd=self.cwd)) if name else []
 
-    def stores_of(self, revision: str) -> list[Entry]:
-        """What we take from a commit's `.lfsconfig`."""
-        return [entry for entry in self.lfsconfig_of(revision) if _COMMITTED_KEYS.fullmatch(entry.key)]
+    @property
+    def stores(self) -> list[Entry]:
+        """What we take from HEAD's `.lfsconfig`; from that of all branches, where HEAD names one that is not there."""
+        # A host whose first branch has another name than the team's leaves HEAD like that.
+        words = ["for-each-ref", "--format=%(refname)", "refs/heads"]
+        revisions = ["HEAD"] if self.born else git(*words, cwd=self.cwd).splitlines()
+        entries = [entry for revision in revisions for entry in self.lfsconfig_of(revision)]
+        return [entry for entry in entries if _COMMITTED_KEYS.fullmatch(entry.key)]
 
     def is_link(self, revision: str, path: str) -> bool:
         """Whether a commit has a symbolic link there."""

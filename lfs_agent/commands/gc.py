@@ -241,7 +241,7 @@ class Asked:
                 self._refs[url] = refs_at(str(other.cwd), own=own)  # what was read, not what was there before or after
 
     def _heed(self, url: str, other: Repository) -> None:
-        for value in _retentions(self._cellar.target, other.stores_of("HEAD")):
+        for value in _retentions(self._cellar.target, other.stores):
             self._retentions[value.text] = Value(value.text, f"{value.origin} of {url}")
 
     def age_s(self) -> float:

@@ -1456,7 +1456,8 @@ def test_what_another_repository_wants_to_be_kept_is_kept(cellar: Cellar, tmp_pa
     assert statuses(gc(cellar)) == {orphan: "waiting"}
     say("forever")
     other.git("config", "lfs.url", other.url)
-    for each in (cellar, other):
+    for each, head in ((cellar, "main"), (other, "main"), (cellar, "master")):
+        cellar.home.git("symbolic-ref", "HEAD", f"refs/heads/{head}", cwd=other.origin)  # the second one is not there
         refused = gc(each, *deleting(1))
         assert refused.returncode == 2
         named = f"keeps its objects forever (lfs.url in .lfsconfig of {other.origin}): nothing is marked"
