@@ -407,6 +407,22 @@ def test_where_git_finds_no_bare_repository_all_are_asked(cellar: Cellar) -> Non
     assert statuses(gc(cellar)) == {orphan: "orphan"}
 
 
+def test_a_url_that_only_its_user_understands_is_read_where_it_is_explained(cellar: Cellar, tmp_path: Path) -> None:
+    gc(cellar, "--register")
+    other = second_repository(cellar, tmp_path)
+    short = f"url.{tmp_path}/.insteadOf"
+    other.git("config", short, "gh:")
+    other.git("remote", "set-url", "origin", "gh:origin-2.git")
+    other.add("theirs.bin", SIZE, seed=1)
+    other.push()
+    refused = gc(cellar)
+    assert refused.returncode == 3
+    assert "the repository gh:origin-2.git, which shares this store, can't be read" in refused.stderr
+
+    cellar.git("config", "--global", short, "gh:")
+    assert statuses(gc(cellar)) == {}
+
+
 def test_a_repository_that_names_nothing_any_more_stops_all(cellar: Cellar, tmp_path: Path) -> None:
     """It was made anew, or shows its refs to others only: nobody knows what it needs."""
     other = second_repository(cellar, tmp_path)
