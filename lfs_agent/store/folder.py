@@ -46,6 +46,8 @@ LOST: Final = "lost+found"
 _KINDS: Final = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 _AT_ONCE: Final = getattr(os, "O_NONBLOCK", 0)
 """To open a pipe waits for a writer without that; of a file it changes nothing."""
+_FOLDER: Final = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
+"""To open a folder itself, on macOS one that may be read, but no link to one."""
 _AT_FDCWD: Final = -100
 _RENAME_NOREPLACE: Final = 1
 """Both of Linux, for renameat2."""
@@ -223,6 +225,36 @@ class FolderStore:
             return os.pread(fd, length, offset)
         except OSError as error:
             raise self.translated(error, key) from error
+
+    @contextmanager
+    def inside(self, folder: Path) -> Iterator[int]:
+        """A folder of the store, open until the end of the block: it is one, and not what a link on the way leads to.
+
+        Who shares the store could have files deleted by such a link that lie elsewhere, and are another user's.
+
+        Raises ObjectError for a link, OSError.
+        """
+        fd, way = os.open(self.root.resolve(), _FOLDER), self.root
+        try:
+            for name in folder.relative_to(self.root).parts:
+                way /= name
+                fd = self._entered(fd, name, way)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _entered(self, fd: int, name: str, way: Path) -> int:
+        """The folder in an open one, in its place."""
+        try:
+            inner = os.open(name, _FOLDER, dir_fd=fd)
+        except OSError:
+            if not way.is_symlink():
+                raise
+            raise ObjectError(
+                f"{way} is a symbolic link, which we never make: look who else may write there, and delete it"
+            ) from None
+        os.close(fd)
+        return inner
 
     @contextmanager
     def held(self, key: str, etag: str) -> Iterator[None]:

@@ -68,7 +68,8 @@ class FolderUploads:
 
     def listed(self, after: Marker | None) -> tuple[list[Unfinished], Marker | None]:
         try:
-            names = sorted(os.listdir(self._folder))
+            with self._store.inside(self._folder):
+                names = sorted(os.listdir(self._folder))
         except FileNotFoundError:
             self.connect()
             names = []
@@ -94,7 +95,8 @@ class FolderUploads:
 
     def abort(self, upload: Unfinished) -> None:
         try:
-            (self._folder / upload.upload_id).unlink(missing_ok=True)
+            with self._store.inside(self._folder) as folder, suppress(FileNotFoundError):
+                os.unlink(upload.upload_id, dir_fd=folder)
         except OSError as error:
             raise self._store.translated(error, upload.key) from error
 
@@ -120,7 +122,8 @@ class FolderStock:
         """First the files of the folder itself, then those in and below each of its folders, by name."""
         top = self._store.root / prefix
         try:
-            folders = sorted(entry.name for entry in os.scandir(top) if entry.is_dir(follow_symlinks=False))
+            with self._store.inside(top):
+                folders = sorted(entry.name for entry in os.scandir(top) if entry.is_dir(follow_symlinks=False))
         except FileNotFoundError:
             self._store.connect()
             return [], ""
@@ -150,8 +153,8 @@ class FolderStock:
     def delete(self, key: str, etag: str) -> bool:
         path = self._store.root / key
         try:
-            with self._store.held(key, etag):
-                path.unlink()
+            with self._store.held(key, etag), self._store.inside(path.parent) as folder:
+                os.unlink(path.name, dir_fd=folder)
             sync_folder(path.parent)
         except OSError as error:
             raise self._store.translated(error, key) from error

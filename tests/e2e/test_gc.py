@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from lfs_agent.collector import Collector
-from lfs_agent.errors import ConflictError
+from lfs_agent.errors import ConflictError, ObjectError
 from lfs_agent.keeper import Keeper
 from lfs_agent.layout import key_of
 from lfs_agent.lease import lease
@@ -795,6 +795,46 @@ def test_a_link_in_a_share_is_nobodys_object_and_stays(tmp_path: Path) -> None:
 
     assert collector.survey(lambda oid: False).objects == 0
     assert FolderStock(store).look(oid) is None
+
+
+def test_a_link_in_the_place_of_a_folder_of_a_share_leads_to_no_file_elsewhere(
+    home: Home, any_server: Server, bucket: str, tmp_path: Path
+) -> None:
+    """Who may write to the share could have deleted what only the user of gc may delete."""
+    home.install()
+    share = new_share(tmp_path / "share")
+    cellar = in_folder(Cellar(home, any_server, bucket, "", tmp_path / "origin", tmp_path / "work"), share)
+    cellar.add("main.bin", SIZE, seed=2)
+    cellar.push()
+    book = home.folder / "books" / "first.tex"
+    book.parent.mkdir()
+    book.write_text("the only copy")
+    marks = share / ".lfs-agent" / "gc" / "marks.jsonl"
+    marks.parent.mkdir()
+    marks.write_text('{"version":1,"by":"","at":""}\n')
+    for file in (book, marks):
+        os.utime(file, (0, 0))
+    (marks.parent / "notes").symlink_to(book.parent)
+
+    refused = gc(cellar, "--apply")
+
+    assert refused.returncode == 3
+    assert f"{marks.parent}/notes is a symbolic link, which we never make: look who else" in refused.stderr
+    assert book.exists()
+
+
+def test_a_link_that_takes_a_folder_s_place_after_a_look_leads_to_no_file_elsewhere(tmp_path: Path) -> None:
+    share, elsewhere = new_share(tmp_path / "share"), tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "object").write_bytes(b"kept")
+    (share / "ab").symlink_to(elsewhere)
+    stock = FolderStock(FolderStore(share))
+    seen = stock.look("ab/object")
+
+    assert seen
+    with pytest.raises(ObjectError, match="share/ab is a symbolic link"):
+        stock.delete("ab/object", seen.etag)
+    assert (elsewhere / "object").exists()
 
 
 @pytest.mark.parametrize("inner", [True, False], ids=["the inner one", "the outer one"])

@@ -18,7 +18,7 @@ from lfs_agent.pointer import Oid
 from lfs_agent.transfer.upload import journals
 from tests.cellar import ASKED_TWICE, Cellar, random_bytes
 from tests.e2e.conftest import with_ages
-from tests.e2e.dialogue import kill_git, new_repository
+from tests.e2e.dialogue import keep_local, kill_git, new_repository
 from tests.e2e.terminal import on_terminal
 from tests.machine import Home
 from tests.proxy import Answer, FaultProxy, Faults, Rule, Stall, Throttle
@@ -295,6 +295,24 @@ def test_what_a_killed_push_left_in_a_shared_folder_goes_when_it_is_old(home: Ho
     assert (shown[OID]["size"], shown[OID]["parts"], shown[OID]["begun"]) == (70_000, 1, None)
     assert "; 1 upload to other keys left alone" in done.stderr
     assert sorted(path.name for path in left.iterdir()) == [f"{'cd' * 32}-0123456789abcdef", "notes.txt"]
+
+
+def test_a_link_in_the_place_of_what_pushes_left_in_a_share_leads_to_no_file_elsewhere(
+    home: Home, tmp_path: Path
+) -> None:
+    """Objects of git-lfs itself have such names, too; here it is the only copy of one."""
+    share = tmp_path / "share"
+    (share / ".lfs-agent").mkdir(parents=True)
+    work = new_repository(home, tmp_path / "work", f"dir::{share}")
+    copy = keep_local(work, OID, random_bytes(70_000, 1))
+    os.utime(copy, (0, 0))
+    (share / "lfs-agent-unfinished").symlink_to(copy.parent)
+
+    refused = home.run("lfs-agent", "uploads", "--abort", "--older-than", "7d", cwd=work, check=False)
+
+    assert (refused.returncode, refused.stdout) == (3, "")
+    assert "lfs-agent-unfinished is a symbolic link, which we never make: look who else" in refused.stderr
+    assert copy.exists()
 
 
 def test_a_terminal_shows_how_far_it_is_when_that_takes_long(cellar: Cellar) -> None:
