@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 
-from lfs_agent.errors import UsageError
+from lfs_agent.errors import UsageError, excerpt
 from lfs_agent.layout import LAYOUTS, Layout
 from lfs_agent.parts import GIB, KIB, MIB, TIB
 
@@ -364,7 +364,7 @@ def from_query(query: str, origin: str) -> dict[str, Value]:
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
     except ValueError:
-        raise UsageError(f"{origin}: not a list of key=value: {query[:80]!r}") from None
+        raise UsageError(f"{origin}: not a list of key=value: {excerpt(query, 80)}") from None
     for key, text in pairs:
         if key in found:
             raise UsageError(f"{origin}: {key} is said twice")
@@ -396,7 +396,7 @@ def _parse(setting: Setting, value: Value) -> Any:
     try:
         return setting.parse(value.text)
     except ValueError as error:
-        raise UsageError(f"{value.origin}: {setting.name} = {value.text[:80]!r} is {error}") from None
+        raise UsageError(f"{value.origin}: {setting.name} = {excerpt(value.text, 80)} is {error}") from None
 
 
 def _unknown(key: str, known: Iterable[str], origin: str = "") -> UsageError:

@@ -169,3 +169,16 @@ def out_of_threads(error: BaseException) -> SessionError | None:
         "no more threads or processes are allowed here: raise the limit (ulimit -u, or the container's limit of pids), "
         "or have fewer workers: git config lfs.concurrenttransfers 2"
     )
+
+
+def excerpt(text: str, longest: int) -> str:
+    """The beginning of what was given, quoted for a sentence.
+
+    Without the login of a URL: once it is cut, nobody knows it for one.
+
+    >>> excerpt("https://vera:secret@host.example", 20)
+    "'https://***@host.exa'"
+    """
+    start, slashes, rest = text.partition("//")
+    _, login, place = rest.rpartition("@")
+    return repr((f"{start}{slashes}***@{place}" if login else text)[:longest])

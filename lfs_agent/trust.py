@@ -5,7 +5,7 @@ from collections.abc import Collection
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from lfs_agent.errors import TargetError, UsageError
+from lfs_agent.errors import TargetError, UsageError, excerpt
 from lfs_agent.store.url import FolderTarget, Target, parse_target
 
 AMAZON: Final = "amazonaws.com"
@@ -61,7 +61,7 @@ def parse_identity(text: str) -> str:
     server, _, bucket = text.rpartition("/")
     if not text.startswith("dir::") and not re.fullmatch(_SERVER, server, re.ASCII):
         raise UsageError(
-            f"not a store: {text[:200]!r}; say HOST:PORT/BUCKET, with the endpoint's path "
+            f"not a store: {excerpt(text, 200)}; say HOST:PORT/BUCKET, with the endpoint's path "
             f"before the bucket, {AMAZON}/BUCKET, dir::/FOLDER, or the URL of a store"
         )
     try:

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
@@ -28,6 +28,10 @@ _PLAIN: Final = frozenset({
 """Variables whose meaning is known here; where there is another one, botocore is asked."""
 _FILES: Final = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
 _ODD: Final = ("AWS_S3_", "AWS_AUTH_SCHEME_PREFERENCE", "AWS_SIGV4A_")
+
+
+_SECRET: Final = ("aws_secret_access_key", "aws_session_token", "aws_container_authorization_token")
+"""Settings and variables that the chain may send, or sign with, before it has credentials; a server may repeat them."""
 
 
 class Said(NamedTuple):
@@ -80,7 +84,8 @@ class Aws:
 
         try:
             session = open_session(self._settings, self._environ, self._cellar_profile)
-            _ = session.full_config  # kept there: whoever asks it first would hear of a file that is broken
+            # Kept there: whoever asks it first would hear of a file that is broken.
+            _keep_secrets(session.full_config.get("profiles", {}).values(), self._environ)
         except ConfigParseError as error:
             raise CredentialsError(
                 f"{error.kwargs['path']} is not as AWS's configuration is written: mend it"
@@ -208,3 +213,11 @@ class Aws:
             if found is not None:
                 return found
         return None
+
+
+def _keep_secrets(profiles: Iterable[Mapping[str, Any]], environ: Mapping[str, str]) -> None:
+    """Of all profiles: one may ask another one's keys to be taken for its role."""
+    for settings in (*profiles, {name.lower(): value for name, value in environ.items()}):
+        for name in _SECRET:
+            if secret := settings.get(name):
+                log.keep_secret(str(secret))

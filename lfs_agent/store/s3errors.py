@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
+from lfs_agent import log
 from lfs_agent.errors import (
     AgentError,
     ArchivedError,
@@ -80,6 +81,8 @@ _TAGS: Final = 100_000
 """Of such an answer: each is a hundred times as long in memory as on the way."""
 _LONGEST_CODE, _LONGEST_MESSAGE = 80, 1000
 """Characters of what a store says that are told; it may say megabytes."""
+_LONGEST_READ: Final = 1 << 14
+"""Characters in which secrets are looked for, before the rest is cut off: what is left of one, nobody would know."""
 _NAMED_ACTION: Final = r"is not authorized to perform: ([a-z0-9-]{2,30}:[A-Za-z]{2,60})\b"
 _RIGHTS: Final = {
     "reading": "s3:GetObject is needed (and kms:Decrypt where the bucket uses KMS)",
@@ -171,7 +174,7 @@ def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     meta = response.get("ResponseMetadata", {})
     said = response.get("Error", {})
     status, code = int(meta.get("HTTPStatusCode") or 0), str(said.get("Code", ""))[:_LONGEST_CODE]
-    message = str(said.get("Message") or "").strip()[:_LONGEST_MESSAGE]
+    message = _cut(str(said.get("Message") or "").strip(), _LONGEST_MESSAGE)
     words = f"{status} {'' if code == str(status) else code}".rstrip()  # what is no S3 has no code
     words += f" ({message})" if message and message not in ("Not Found", "Forbidden") else ""
     sentence = f"{context.doing} {context.address}: {words}"
@@ -399,7 +402,7 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
         return _unanswered(error, context)
     from botocore import exceptions as boto
     from botocore.parsers import ResponseParserError
-    from urllib3.exceptions import HTTPError
+    from urllib3.exceptions import HTTPError, LocationParseError
 
     profile = context.profile or "NAME"
     sentence = f"{context.address}: {_one_line(error)}"
@@ -427,6 +430,12 @@ def _no_answer(error: Exception, context: Context) -> AgentError:
             return UsageError(sentence)
         case boto.ProxyConnectionError() if re.search(_NO_TUNNEL, str(error.kwargs.get("error"))):
             return _refused_by_proxy(context)
+        case boto.HTTPClientError() if isinstance(error.kwargs.get("error"), LocationParseError):
+            # It repeats what it takes for a port: the beginning of the password.
+            return UsageError(
+                "the proxy's address is no URL: write special characters of its password as in one (%2F for /, %3F for "
+                "?, %23 for #); see git's http.proxy, and HTTPS_PROXY or HTTP_PROXY"
+            )
         case boto.EndpointConnectionError() | boto.ConnectTimeoutError() | boto.ProxyConnectionError():
             return _unanswered(Unanswered("unreachable", _why(error)), context)
         case boto.ConnectionClosedError():
@@ -509,4 +518,9 @@ def nonsense(error: Exception, context: Context) -> TransientError:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:500]
+    return _cut(" ".join(str(error).split()), 500)
+
+
+def _cut(text: str, longest: int) -> str:
+    """The beginning of it, without secrets."""
+    return log.redact(text[:_LONGEST_READ])[:longest]

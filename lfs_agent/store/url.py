@@ -3,7 +3,7 @@
 import re
 from typing import Final, NamedTuple
 
-from lfs_agent.errors import TargetError
+from lfs_agent.errors import TargetError, excerpt
 
 SCHEMES: Final = ("s3::", "dir::")
 
@@ -58,7 +58,7 @@ def parse_target(url: str) -> Target:
     if bare.startswith(("s3::", "s3://")):
         bucket, _, prefix = bare.removeprefix("s3::").removeprefix("s3://").partition("/")
         return S3Target(_bucket(bucket), _prefix(prefix.rstrip("/")), query)
-    raise TargetError(f"not a store: {bare[:200]!r}; one is named s3::bucket/prefix or dir::/folder")
+    raise TargetError(f"not a store: {excerpt(bare, 200)}; one is named s3::bucket/prefix or dir::/folder")
 
 
 def _bucket(text: str) -> str:

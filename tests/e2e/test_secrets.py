@@ -167,6 +167,57 @@ def test_a_token_for_a_role_that_is_refused_is_not_told(loud: Cellar, tmp_path: 
     assert [place for place in places_of(JWT, tmp_path) if place != str(token)] == []
 
 
+def test_a_token_that_a_refusal_s_end_would_cut_in_two_is_not_told(loud: Cellar, tmp_path: Path) -> None:
+    """The beginning of one is nothing that anybody could know again."""
+    token = f"{CANARY}{'x' * 900}"
+    loud.home.environ["AWS_SESSION_TOKEN"] = token
+    loud.add("weights.bin", 10_000)
+    body = f"<Error><Code>Odd</Code><Message>{'.' * 700} {token}</Message></Error>".encode()
+    with FaultProxy(loud.server.endpoint, Faults((Rule(Answer(403, body=body)),))) as proxy:
+        loud.home.environ["AWS_ENDPOINT_URL_S3"] = proxy.endpoint
+        pushed = loud.push(check=False)
+
+    assert "403 Odd (...." in pushed.stderr
+    assert CANARY not in pushed.stdout + pushed.stderr
+    assert places_of(CANARY, tmp_path) == []
+
+
+def by_another_profile(cellar: Cellar, server: str) -> Path:
+    file = cellar.home.folder / ".aws" / "config"
+    file.write_text(
+        "[profile base]\naws_access_key_id = base\naws_secret_access_key = basesecret\n"
+        f"aws_session_token = {CANARY}\n"
+        "[default]\nrole_arn = arn:aws:iam::123456789012:role/ci\nsource_profile = base\n"
+    )
+    cellar.home.environ["AWS_ENDPOINT_URL_STS"] = server
+    return file
+
+
+def in_a_container(cellar: Cellar, server: str) -> None:
+    cellar.home.environ["AWS_CONTAINER_CREDENTIALS_FULL_URI"] = f"{server}/login"
+    cellar.home.environ["AWS_CONTAINER_AUTHORIZATION_TOKEN"] = CANARY
+
+
+@pytest.mark.parametrize("source", [by_another_profile, in_a_container])
+def test_a_token_that_a_login_is_asked_for_with_is_not_told(
+    loud: Cellar, tmp_path: Path, source: Callable[[Cellar, str], Path | None]
+) -> None:
+    """The server of logins repeats it in its refusal."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        del loud.home.environ[name]
+    (loud.home.folder / ".aws").mkdir()
+    loud.add("weights.bin", 10_000)
+    body = f"<ErrorResponse><Error><Code>Odd</Code><Message>not {CANARY}</Message></Error></ErrorResponse>".encode()
+    with FaultProxy(loud.server.endpoint, Faults((Rule(Answer(403, body=body)),))) as proxy:
+        holder = source(loud, proxy.endpoint)
+        refused = loud.push(check=False)
+        assert any(CANARY in seen.headers.values() for seen in proxy.requests)
+
+    assert "not ***" in refused.stderr
+    assert CANARY not in refused.stdout + refused.stderr
+    assert [place for place in places_of(CANARY, tmp_path) if place != str(holder)] == []
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -178,14 +229,16 @@ def test_a_token_for_a_role_that_is_refused_is_not_told(loud: Cellar, tmp_path: 
         "s3::bucket/cellar?region=eu-central-1&X-Amz-Signature={canary}",
         "s3::bucket/cellar?X-Amz-Security-Token={canary}&region",
         "https://demo:{canary}@lfs.example.org/cellar",
+        f"https://demo:{{canary}}{'x' * 300}@lfs.example.org/cellar",
+        f"s3::bucket/cellar?endpoint=https://demo:{{canary}}{'x' * 300}@s3.example.org",
     ],
 )
 def test_a_secret_in_a_url_is_not_repeated_by_us(cellar: Cellar, url: str) -> None:
     cellar.add("weights.bin", 10_000)
     cellar.git("config", "lfs.url", url.format(canary=CANARY))
-    words = (["verify"], ["verify", "--json"], ["config", "--show-origin"], ["config", "--json"], ["trust"])
+    words = [["verify"], ["verify", "--json"], ["config", "--show-origin"], ["config", "--json"], ["trust"]]
+    words += [[command, url.format(canary=CANARY)] for command in ("init", "trust")]
     done = [cellar.home.run("lfs-agent", *each, cwd=cellar.work, check=False) for each in words]
-    done.append(cellar.home.run("lfs-agent", "init", url.format(canary=CANARY), cwd=cellar.work, check=False))
 
     assert done[0].returncode != 0
     assert [each.args for each in done if CANARY in each.stdout + each.stderr] == []
@@ -207,6 +260,15 @@ def test_a_wrong_secret_and_a_proxy_s_password_are_not_told(loud: Cellar, tmp_pa
         assert CANARY not in pushed.stdout + pushed.stderr
     assert "127.0.0.1:1" in unreachable.stderr
     assert places_of(CANARY, tmp_path) == []
+
+
+@pytest.mark.parametrize("mark", "/?#")
+def test_a_password_of_a_proxy_that_is_not_written_as_in_a_url_is_not_told(cellar: Cellar, mark: str) -> None:
+    cellar.home.environ |= {"http_proxy": f"http://user:{CANARY}{mark}x@127.0.0.1:1", **ASKED_TWICE}
+    done = cellar.home.run("lfs-agent", "doctor", cwd=cellar.work, check=False)
+
+    assert CANARY not in done.stdout + done.stderr
+    assert "the proxy's address is no URL: write special characters of its password as in one" in done.stdout
 
 
 LOGINS = [f"user:{CANARY}", CANARY, f"oauth2:{CANARY * 25}", f"user:it's{CANARY}", f"user:p@{CANARY}"]
