@@ -1,5 +1,6 @@
 """`lfs-agent gc`: what no repository names goes in two runs, and nothing else ever does (L2, L3, L5, S6)."""
 
+import base64
 import hashlib
 import json
 import os
@@ -37,7 +38,8 @@ from tests.e2e.dialogue import Agent, keep_local, listed_by_a_worker, wait_for
 from tests.e2e.terminal import typed_at
 from tests.machine import POWERLESS, Home
 from tests.proxy import ACCESS_DENIED, Action, Answer, FaultProxy, Faults, Key, Rule, Seen, Stall, StripHeaders
-from tests.servers import Server
+from tests.proxy.tls import TlsFront, server_side
+from tests.servers import Server, Tls
 
 SIZE = 1000
 DAY_S = 86400
@@ -1567,6 +1569,12 @@ def test_a_bucket_that_keeps_versions_keeps_the_bytes_and_says_so(cellar: Cellar
 # What strangers write
 
 
+def register_by_a_stranger(cellar: Cellar, url: str) -> None:
+    where = Ledger(None, cellar.prefix).repository_key(url)  # type: ignore[arg-type]
+    body = json.dumps({"url": url, "since": "", "by": ""}).encode()
+    cellar.server.client().put_object(Bucket=cellar.bucket, Key=where, Body=body)
+
+
 @pytest.mark.parametrize(
     "url, reason",
     [
@@ -1583,10 +1591,7 @@ def test_a_repository_that_a_stranger_registers_runs_nothing_and_stops_all(
 ) -> None:
     orphaned(cellar, 1)
     witness = tmp_path / "witness"
-    said = url.format(witness=witness)
-    where = Ledger(None, cellar.prefix).repository_key(said)  # type: ignore[arg-type]
-    body = json.dumps({"url": said, "since": "", "by": ""}).encode()
-    cellar.server.client().put_object(Bucket=cellar.bucket, Key=where, Body=body)
+    register_by_a_stranger(cellar, url.format(witness=witness))
 
     refused = gc(cellar, "--apply")
 
@@ -1597,6 +1602,75 @@ def test_a_repository_that_a_stranger_registers_runs_nothing_and_stops_all(
     cellar.home.run("sh", "-c", advised, cwd=cellar.work)
     assert len(ledger(cellar, "repositories/")) == 1
     assert not witness.exists()
+
+
+ASKING = Rule(Answer(401, headers=(("WWW-Authenticate", 'Basic realm="git"'),), body=b""))
+"""A host that wants a password."""
+
+
+def known(header: str) -> bytes:
+    """What is in the header of a login."""
+    return base64.b64decode(header.removeprefix("Basic ")) if header.startswith("Basic ") else b""
+
+
+@pytest.fixture
+def knows_a_password(cellar: Cellar, tls: Tls, tmp_path: Path) -> Cellar:
+    """A user, as in CI, who gives one to whoever asks for it, by all that git has for that."""
+    program = tmp_path / "password"
+    program.write_text("#!/bin/sh\necho hunter2\n")
+    program.chmod(0o755)
+    cellar.home.environ |= {"GIT_ASKPASS": str(program), "SSH_ASKPASS": str(program)}
+    for key, value in (
+        ("core.askPass", str(program)),
+        ("credential.helper", "!echo username=vera; echo password=hunter2; :"),
+        ("http.extraHeader", "X-Token: hunter2"),
+        ("http.sslCAInfo", str(tls.ca)),
+        ("url.https://.insteadOf", "git://"),
+        ("credential.https://git.example.username", "vera"),
+    ):
+        cellar.home.git("config", "--global", key, value)
+    orphaned(cellar, 1)
+    return cellar
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://{host}/cellar.git",
+        "https::https://{host}/cellar.git",
+        "git://{host}/cellar.git",
+        "https://git.example@{host}/cellar.git",
+        "https://git.example:x@{host}/cellar.git",
+    ],
+)
+def test_a_host_that_a_stranger_names_is_sent_no_password(knows_a_password: Cellar, tls: Tls, url: str) -> None:
+    with FaultProxy("http://127.0.0.1:9", Faults((ASKING,))) as asking:
+        with TlsFront(asking.endpoint, server_side(tls)) as front:
+            register_by_a_stranger(knows_a_password, url.format(host=front.endpoint.removeprefix("https://")))
+            refused = gc(knows_a_password, "--apply")
+        seen = [request.headers for request in asking.all_requests]
+
+    assert refused.returncode == 3
+    assert ledger(knows_a_password, "gc/") == []
+    assert seen
+    if "@" not in url:
+        assert not any("authorization" in headers for headers in seen)
+    assert not any("hunter2" in value or b"hunter2" in known(value) for headers in seen for value in headers.values())
+
+
+def test_a_host_that_the_user_names_as_printed_is_sent_the_password(knows_a_password: Cellar, tls: Tls) -> None:
+    with FaultProxy("http://127.0.0.1:9", Faults((ASKING,))) as asking:
+        with TlsFront(asking.endpoint, server_side(tls)) as front:
+            register_by_a_stranger(knows_a_password, f"{front.endpoint}/cellar.git")
+            refused = gc(knows_a_password)
+            assert "it was asked without your passwords, since your git configuration does not name" in refused.stderr
+            advised = refused.stderr.partition("if it may have them: ")[2].partition(")")[0]
+            knows_a_password.home.run("sh", "-c", advised, cwd=knows_a_password.work)
+            refused = gc(knows_a_password)
+        seen = [request.headers.get("authorization", "") for request in asking.all_requests]
+
+    assert "Authentication failed" in refused.stderr
+    assert b"hunter2" in known(seen[-1])
 
 
 def test_what_is_no_registration_and_no_list_of_marks_stops_all(cellar: Cellar) -> None:
