@@ -213,7 +213,9 @@ def tracks(repo: Repository) -> bool:
     pathspec = ":(top,glob)**/.gitattributes"
     listed = git("ls-files", "-z", "--full-name", "--cached", "--others", "--exclude-standard", "--", pathspec)
     files = (_top(repo) / name for name in {".gitattributes", *listed.split("\0")[:-1]})
-    return any(_TRACKS.search(ConfigFile(file).content) for file in files)
+    # git follows no link of that name, which a repository could lead to a device without an end.
+    plain_files = (file for file in files if file.is_file() and not file.is_symlink())
+    return any(_TRACKS.search(ConfigFile(file).content) for file in plain_files)
 
 
 _TRACKS: Final = re.compile(rb"^[^#\n]*\sfilter=lfs\b", re.MULTILINE)

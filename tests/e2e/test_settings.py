@@ -67,6 +67,18 @@ def test_init_names_the_store_and_tracks_weights(home: Home, work: Path) -> None
     assert trusted(home) == []
 
 
+def test_init_believes_no_link_to_attributes_which_git_does_not_follow(home: Home, work: Path, tmp_path: Path) -> None:
+    """It could lead to a device without an end."""
+    (tmp_path / "attributes").write_text("*.pt filter=lfs\n")
+    (work / "rack").mkdir()
+    (work / "rack" / ".gitattributes").symlink_to(tmp_path / "attributes")
+    (work / "rack" / "weights.pt").write_bytes(b"weights")
+
+    agent(home, "init", "s3::cellar/weights", cwd=work)
+
+    assert "filter: lfs" in home.git("check-attr", "filter", "rack/weights.pt", cwd=work).stdout
+
+
 def test_init_twice_is_once(home: Home, work: Path) -> None:
     agent(home, "init", "s3::cellar/weights", cwd=work)
     home.git("commit", "-qm", "name the store", cwd=work)
