@@ -22,7 +22,8 @@ LEVELS: Final[dict[str, int]] = {"debug": 10, "info": 20, "warning": 30, "error"
 
 # Compiled where they are first used, which for most workers is nowhere: 1 ms.
 _SIGNATURES: Final = (
-    r"(?i)(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+|(Signature=|Bearer )[A-Za-z0-9%+/=_.-]+"
+    r"(?i)(X-Amz-(?:Signature|Credential|Security-Token)=)[^&\s\"']+"
+    r"|(Signature=|Bearer |Authorization\W{1,8}Basic )[A-Za-z0-9%+/=_.-]+"
 )
 _IDENTITY_TOKEN: Final = r"\beyJ[A-Za-z0-9_-]{8,2000}\.[A-Za-z0-9_-]{4,4000}\.[A-Za-z0-9_-]{4,1000}"
 _URL_PASSWORD: Final = (
@@ -53,7 +54,8 @@ def redact(text: str) -> str:
     with _secrets_lock:
         for secret in _secrets:
             text = text.replace(secret, "***")
-    if "=" in text or "bearer " in text.lower():  # each pattern takes as long as all else that is done for a line
+    lower = text.lower()  # each pattern takes as long as all else that is done for a line
+    if "=" in text or "bearer " in lower or "basic " in lower:
         text = re.sub(_SIGNATURES, lambda match: f"{match[1] or match[2]}***", text)
     if "eyJ" in text:
         text = re.sub(_IDENTITY_TOKEN, "***", text)

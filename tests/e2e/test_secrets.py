@@ -1,5 +1,6 @@
 """What is kept and said holds no secret, and the way to the store is closed to others."""
 
+import base64
 import json
 import os
 import threading
@@ -260,6 +261,22 @@ def test_a_wrong_secret_and_a_proxy_s_password_are_not_told(loud: Cellar, tmp_pa
         assert CANARY not in pushed.stdout + pushed.stderr
     assert "127.0.0.1:1" in unreachable.stderr
     assert places_of(CANARY, tmp_path) == []
+
+
+@pytest.mark.parametrize("said", ["Proxy-Authorization: {}", "{{'proxy-authorization': '{}'}}"])
+def test_the_login_of_a_proxy_that_repeats_it_is_not_told(loud: Cellar, tmp_path: Path, said: str) -> None:
+    """As it is sent: in another writing."""
+    login = base64.b64encode(f"user:{CANARY}".encode()).decode()
+    loud.add("weights.bin", 10_000)
+    body = f"<Error><Code>Odd</Code><Message>{said.format(f'Basic {login}')}</Message></Error>".encode()
+    with FaultProxy(loud.server.endpoint, Faults((Rule(Answer(403, body=body)),))) as proxy:
+        loud.home.environ["http_proxy"] = proxy.endpoint.replace("//", f"//user:{CANARY}@")
+        refused = loud.push(check=False)
+        assert all(seen.headers["proxy-authorization"] == f"Basic {login}" for seen in proxy.requests)
+
+    assert "Basic ***" in refused.stderr
+    assert login not in refused.stdout + refused.stderr
+    assert places_of(login, tmp_path) == []
 
 
 @pytest.mark.parametrize("mark", "/?#")
