@@ -655,7 +655,7 @@ class Repository:
             if top is None:  # in a bare repository, or inside of .git, where check-attr wants to be elsewhere
                 git_dir = git("rev-parse", "--absolute-git-dir", cwd=self.cwd).removesuffix("\n")
                 top, environ = Path(folder), {**environ, "GIT_DIR": git_dir, "GIT_WORK_TREE": folder}
-            done = run_git(["read-tree", revision], cwd=top, environ=environ)
+            done = run_git(["read-tree", "--end-of-options", revision], cwd=top, environ=environ)
             if done.returncode == 0:
                 asked = "\0".join(files).encode(errors="surrogateescape")
                 words = ["check-attr", "--cached", "-z", "--stdin", "filter"]

@@ -260,6 +260,22 @@ def test_names_of_files_and_branches_paint_no_terminal(home: Home, work: Path) -
     assert not (work / "x").exists()
 
 
+def test_a_tag_that_is_called_like_an_option_of_git_writes_no_file(home: Home, work: Path) -> None:
+    """A clone brings tags of any name, and `git tag` prints them as they are."""
+    book = home.folder / "book.tex"
+    book.write_text("the only copy")
+    keep(home, work, {".lfsconfig": config(URL), "a.bin": pointer()})
+    home.git("update-ref", f"refs/tags/--index-output={book}", "HEAD", cwd=work)
+    tags = home.git("tag", cwd=work).stdout
+    with Hostile(answer("404 Not Found", b"<Error><Code>NoSuchKey</Code></Error>")) as store:
+        home.environ["AWS_ENDPOINT_URL_S3"] = f"http://127.0.0.1:{store.port}"
+        done = home.run("lfs-agent", "verify", "--stdin", cwd=work, stdin=tags, check=False)
+
+    assert done.returncode == 1
+    assert "1 object, 7 bytes: 0 present (0 proven), 1 missing" in done.stdout
+    assert book.read_bytes() == b"the only copy"
+
+
 # artifacts.yaml
 
 
