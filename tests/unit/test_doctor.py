@@ -28,12 +28,19 @@ def look(error: Exception) -> list[Line]:
     return looked_at(cellar_walls, Patient(Repository(Path("/")), {}))
 
 
-@pytest.mark.parametrize("error", [RuntimeError("no such wall"), OSError(5, "no such wall"), RecursionError("no wall")])
+@pytest.mark.parametrize("error", [RuntimeError("no such wall"), RecursionError("no wall")])
 def test_what_nobody_thought_of_is_told_after_what_was_found(error: Exception) -> None:
     assert look(error) == [
         FINE,
         Line("cellar walls", "unknown", f"unexpected {type(error).__name__}: {error}; please report it"),
     ]
+
+
+def test_what_the_system_refuses_is_told_with_its_file() -> None:
+    assert look(PermissionError(13, "Permission denied", "/srv/hooks/pre-push"))[1:] == [
+        Line("cellar walls", "unknown", "/srv/hooks/pre-push: Permission denied")
+    ]
+    assert look(OSError(5, "Input/output error"))[1:] == [Line("cellar walls", "unknown", "Input/output error")]
 
 
 @pytest.mark.parametrize("error, status", [
