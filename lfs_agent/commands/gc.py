@@ -29,8 +29,9 @@ from lfs_agent.commands.steps import Steps
 from lfs_agent.commands.uploads import duration
 from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_size
 from lfs_agent.config import FOREVER, Value, from_query, parse_age, resolve
+from lfs_agent.elsewhere import mirror, refs_at
 from lfs_agent.errors import AgentError, LocalError, TargetError, UsageError
-from lfs_agent.gitrepo import EVERYTHING, KNOWN, Entry, Repository, mirror, refs_at, show_originals
+from lfs_agent.gitrepo import EVERYTHING, KNOWN, Entry, Repository, show_originals
 from lfs_agent.ledger import Ledger, Registration
 from lfs_agent.pointer import Oid, Pointer
 from lfs_agent.store.url import FolderTarget, Target, parse_target
