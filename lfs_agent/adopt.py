@@ -12,7 +12,8 @@ from typing import Final
 from urllib.parse import urlencode
 
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import ConfigFile, Repository
+from lfs_agent.gitconfig import ConfigFile
+from lfs_agent.gitrepo import Repository
 from lfs_agent.registration import where
 
 PLACEHOLDER: Final = "lfs-dal"

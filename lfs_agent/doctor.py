@@ -27,7 +27,9 @@ from lfs_agent.errors import (
     UnreachableError,
     UnsupportedError,
 )
-from lfs_agent.gitrepo import Entry, Repository, is_include, is_yes, read_config, run_git
+from lfs_agent.git import run_git
+from lfs_agent.gitconfig import Entry, is_include, is_yes, read_config
+from lfs_agent.gitrepo import Repository
 from lfs_agent.layout import oid_at
 from lfs_agent.pointer import Oid
 from lfs_agent.protocol import Operation

@@ -10,7 +10,9 @@ from shlex import quote
 from typing import Final
 
 from lfs_agent.errors import LocalError
-from lfs_agent.gitrepo import EVERYTHING, Entry, Repository, read_config, run_git
+from lfs_agent.git import run_git
+from lfs_agent.gitconfig import Entry, read_config
+from lfs_agent.gitrepo import EVERYTHING, Repository
 
 _AT_HOST: Final = re.compile(
     r"(?:(?:https|ssh)://)?(?:[\w.+-]+@)?([\w.-]+)(?::[0-9]{1,5})?(?:/|:(?![:/]))[^@]*", re.ASCII

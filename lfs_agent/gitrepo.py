@@ -1,16 +1,17 @@
-"""The only module that runs git: what the repository is, how it is configured, what its history holds."""
+"""`Repository`: what it is, how it is configured for git-lfs, and what its history holds."""
 
 import os
 import re
-import subprocess
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final, Literal, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Final, Literal, NamedTuple
 
-from lfs_agent.errors import DiskError, LocalError, SessionError, UsageError
+from lfs_agent.errors import LocalError, UsageError
+from lfs_agent.git import ASKED_AT_ONCE, CatFile, git, run_git, said_by, ssh_user, stream
+from lfs_agent.gitconfig import LISTED, ConfigFile, Entry, is_yes, lfsconfig_in, read_config, read_plain
 from lfs_agent.modes import Modes
 from lfs_agent.pointer import MAX_POINTER_SIZE, Oid, Pointer, is_canonical, parse_pointer
 from lfs_agent.protocol import Operation
@@ -24,237 +25,12 @@ _COMMITTED_KEYS = re.compile(r"lfs\.(url|pushurl)|remote\..*\.lfsurl")
 """What we take from `.lfsconfig`: no more than git-lfs itself does."""
 
 
-class Entry(NamedTuple):
-    """A line of git config: `key` in lower case but for its subsection, as `git config --list` prints it."""
-
-    key: str
-    value: str
-    origin: str
-
-
 class LfsUrl(NamedTuple):
     """Where a remote's LFS objects are; `committed`: the repository says so, not the user."""
 
     url: str
     origin: str
     committed: bool
-
-
-def run_git(
-    arguments: Sequence[str],
-    *,
-    cwd: str | Path | None = None,
-    stdin: bytes = b"",
-    environ: Mapping[str, str] | None = None,
-) -> subprocess.CompletedProcess[bytes]:
-    """Runs git, whatever its exit status; its output is captured, and it never reads our input.
-
-    Raises UsageError where there is no git, or none can be started; SessionError where it was killed.
-    """
-    try:
-        done = subprocess.run(
-            ["git", *arguments],
-            cwd=cwd,
-            env=environ,
-            check=False,
-            capture_output=True,
-            input=stdin,
-        )
-    except OSError as error:
-        raise _unstarted(error) from error
-    _check_unkilled(done.returncode)
-    return done
-
-
-def _unstarted(error: OSError) -> UsageError:
-    if isinstance(error, FileNotFoundError):
-        return UsageError("git is not on PATH: install it first")
-    return UsageError(f"git could not be started: {error.strerror}; see ulimit -a")
-
-
-def _begun(
-    arguments: Sequence[str], cwd: Path, stdin: IO[bytes] | int, said: IO[bytes] | None
-) -> subprocess.Popen[bytes]:
-    """A git whose output is read while it comes. Raises UsageError as `run_git`."""
-    try:
-        return subprocess.Popen(["git", *arguments], cwd=cwd, stdin=stdin, stdout=subprocess.PIPE, stderr=said)
-    except OSError as error:
-        raise _unstarted(error) from error
-
-
-def _check_unkilled(status: int) -> None:
-    """Raises SessionError where a signal has ended git: what it said until then is not all, and passes for it."""
-    if status < 0:
-        raise SessionError(f"git was killed (signal {-status}): is there too little memory? Try again")
-
-
-def git(*arguments: str, cwd: str | Path | None = None) -> str:
-    """The output of git.
-
-    Raises UsageError with what git said, where it fails.
-    """
-    done = run_git(arguments, cwd=cwd)
-    if done.returncode:
-        raise UsageError(f"git {arguments[0]}: {_said(done)}")
-    return done.stdout.decode(errors="surrogateescape")
-
-
-def _said(done: subprocess.CompletedProcess[bytes]) -> str:
-    """Why it failed; git-lfs says that on its standard output at times."""
-    return (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
-
-
-def let_write(*arguments: str, cwd: str | Path | None = None) -> None:
-    """Runs a git that writes files. Raises DiskError with what git said, where it fails."""
-    try:
-        git(*arguments, cwd=cwd)
-    except UsageError as error:
-        raise DiskError(str(error)) from error
-
-
-def read_config(cwd: str | Path | None = None) -> list[Entry]:
-    """All of the user's git configuration in `cwd`, in git's order: later entries win."""
-    done = run_git(["config", "--list", "-z", "--show-origin"], cwd=cwd)
-    if done.returncode:
-        raise UsageError(f"git config: {_said(done)}")
-    fields = done.stdout.decode(errors="surrogateescape").split("\0")
-    return [_entry(text, origin) for origin, text in zip(fields[0::2], fields[1::2], strict=False)]
-
-
-def _entry(text: str, origin: str) -> Entry:
-    key, equals, value = text.partition("\n")
-    # A key alone, without "=", is true for git.
-    return Entry(key, value if equals else "true", f"git config, {origin}")
-
-
-_LISTED: Final = ("--no-includes", "--list", "-z")
-
-
-def _lfsconfig_in(listed: subprocess.CompletedProcess[bytes]) -> list[Entry]:
-    lines = listed.stdout.decode(errors="surrogateescape").split("\0")[:-1]
-    return [_entry(line, ".lfsconfig")._replace(origin=".lfsconfig") for line in lines]
-
-
-def is_yes(value: str) -> bool:
-    """Whether git-lfs takes a value for true; git itself knows no `t`."""
-    return value.lower() in ("true", "1", "on", "yes", "t")
-
-
-def is_include(key: str) -> bool:
-    """Whether an Entry includes another file: git-lfs obeys that in `.lfsconfig`, too."""
-    return key.startswith(("include.", "includeif."))
-
-
-_PLAIN: Final = rb"(?:\[[a-z]+\]\n(?:[ \t]*[A-Za-z][A-Za-z0-9-]*[ \t]*=[ \t]*[A-Za-z0-9_./:?=&%+-]+\n)*)*"
-_LONGEST_PLAIN: Final = 1 << 12
-
-
-def parse_plain(content: bytes) -> list[tuple[str, str]] | None:
-    """Keys and values of a configuration, as git reads them; None where only git knows, which takes a worker 3 ms.
-
-    >>> parse_plain(b"[lfs]\\n\\turl = s3::cellar/weights\\n")
-    [('lfs.url', 's3::cellar/weights')]
-    """
-    if len(content) > _LONGEST_PLAIN or not re.fullmatch(_PLAIN, content):
-        return None
-    found, section = [], ""
-    for line in content.decode().splitlines():
-        key, equals, value = line.partition("=")
-        if equals:
-            found.append((f"{section}.{key.strip().lower()}", value.strip()))
-        else:
-            section = line[1:-1]
-    return found
-
-
-def _read_plain(file: Path) -> list[tuple[str, str]] | None:
-    try:
-        with file.open("rb") as opened:
-            return parse_plain(opened.read(_LONGEST_PLAIN + 1))
-    except OSError:
-        return None
-
-
-class ConfigFile(NamedTuple):
-    """One file of git configuration, read and written by git itself; it need not exist.
-
-    `dry_run`: it is only read, and what would change is told.
-    """
-
-    path: Path
-    dry_run: bool = False
-
-    @property
-    def content(self) -> bytes:
-        """The bytes of the file; b"" where there is none."""
-        try:
-            return self.path.read_bytes()
-        except FileNotFoundError:
-            return b""
-
-    def entries(self) -> list[Entry]:
-        """What the file itself says, without what it includes."""
-        if not self.path.exists():
-            return []
-        done = git("config", "--file", str(self.path), "--no-includes", "--list", "-z")
-        return [_entry(text, f"file:{self.path}") for text in done.split("\0")[:-1]]
-
-    def values(self, key: str) -> list[str]:
-        """All values of `key`, which is spelled as in an Entry."""
-        return [entry.value for entry in self.entries() if entry.key == key]
-
-    def set(self, key: str, value: str) -> bool:
-        """Makes `value` the only one of `key`; False where it was that already."""
-        if self.values(key) == [value]:
-            return False
-        self._write("--replace-all", key, value)
-        return True
-
-    def add(self, key: str, value: str) -> bool:
-        """Makes `value` one of those of `key`; False where it was that already."""
-        if value in self.values(key):
-            return False
-        self._write("--add", key, value)
-        return True
-
-    def unset(self, key: str, value: str) -> bool:
-        """Takes `value` from `key`; False where it was not there."""
-        if value not in self.values(key):
-            return False
-        self._write("--fixed-value", "--unset-all", key, value)
-        return True
-
-    def clear(self, key: str) -> None:
-        """Takes all values from `key`, which has some."""
-        self._write("--unset-all", key)
-
-    def _write(self, *words: str) -> None:
-        if not self.dry_run:
-            let_write("config", "--file", str(self.path), *words)
-
-    def remove(self) -> None:
-        """Deletes the file. Raises OSError."""
-        if not self.dry_run:
-            self.path.resolve().unlink()
-
-    def replace(self, content: bytes) -> None:
-        """Writes the file anew, under the lock that git itself takes. Raises DiskError, OSError."""
-        if self.dry_run:
-            return
-        file = self.path.resolve()
-        lock = file.with_name(f"{file.name}.lock")
-        try:
-            new = lock.open("xb")
-        except FileExistsError:
-            raise DiskError(f"{lock} exists: another git process writes {file}, or one was killed") from None
-        try:
-            with new:
-                new.write(content)
-            lock.chmod(file.stat().st_mode & 0o7777)
-            lock.replace(file)
-        except BaseException:  # a full disk: who comes next finds no lock
-            lock.unlink(missing_ok=True)
-            raise
 
 
 def config_file(scope: Scope, cwd: str | Path | None = None, *, dry_run: bool = False) -> ConfigFile:
@@ -291,11 +67,6 @@ def _global_file() -> Path:
     home = Path.home()
     other = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config") / "git" / "config"
     return other if other.exists() and not (home / ".gitconfig").exists() else home / ".gitconfig"
-
-
-def show_originals() -> None:
-    """Lets every git that is run from now on show all that was committed: a replacement or a graft hides some of it."""
-    os.environ.update(GIT_NO_REPLACE_OBJECTS="1", GIT_GRAFT_FILE="")
 
 
 class Repository:
@@ -366,15 +137,15 @@ class Repository:
         sources = [["--blob", ":.lfsconfig"], ["--blob", "HEAD:.lfsconfig"]]
         is_here = self.worktree is not None and _is_file(file := self.worktree / ".lfsconfig")
         if is_here:
-            if (plain := _read_plain(file)) is not None:
+            if (plain := read_plain(file)) is not None:
                 return [Entry(key, value, ".lfsconfig") for key, value in plain]
             sources = [["--file", str(file)]]
         for source in sources:
-            done = run_git(["config", *source, *_LISTED], cwd=self.cwd)
+            done = run_git(["config", *source, *LISTED], cwd=self.cwd)
             if done.returncode == 0:
-                return _lfsconfig_in(done)
+                return lfsconfig_in(done.stdout)
             if is_here:
-                raise UsageError(f"git cannot read .lfsconfig, and neither can git-lfs: {_said(done)}")
+                raise UsageError(f"git cannot read .lfsconfig, and neither can git-lfs: {said_by(done)}")
         return []
 
     def get(self, key: str) -> Entry | None:
@@ -461,13 +232,8 @@ class Repository:
         found = _AT_HOME.match(url)
         if not found or any(re.fullmatch(_REWRITES, e.key) and url.startswith(e.value) for e in self.config):
             return url
-        words = ["ssh", "-G", "--", found["host"]]
-        try:
-            done = subprocess.run(words, check=False, capture_output=True, stdin=subprocess.DEVNULL)
-        except OSError:
-            return url
-        user = re.search(r"(?m)^user (\S+)$", done.stdout.decode(errors="surrogateescape"))
-        return f"{found['scheme'] or ''}{user[1]}@{url[found.start('host') :]}" if user else url
+        user = ssh_user(found["host"])
+        return f"{found['scheme'] or ''}{user}@{url[found.start('host') :]}" if user else url
 
     def _rewritten(self, url: str, operation: Operation) -> str:
         for rule in ("pushinsteadof", "insteadof") if operation == "upload" else ("insteadof",):
@@ -584,7 +350,7 @@ class Repository:
         shallow = self.cwd / git("rev-parse", "--git-path", "shallow", cwd=self.cwd).removesuffix("\n")
         ends = set(shallow.read_text().split())
         which = [commits] if commits in _WITHOUT_END else ["--end-of-options", commits]
-        with closing(_stream(["rev-list", *which, "--"], self.cwd, b"\n")) as walked:
+        with closing(stream(["rev-list", *which, "--"], self.cwd, b"\n")) as walked:
             if end := next((commit for commit in walked if commit in ends), ""):
                 raise LocalError(
                     f"this clone is shallow, and the history that was asked for goes on behind {end[:12]}: "
@@ -608,7 +374,7 @@ class Repository:
     def lfsconfig_of(self, revision: str) -> list[Entry]:
         """All of a commit's `.lfsconfig`, without what it includes; nothing where git cannot read it."""
         _, name = self._at(revision, ".lfsconfig")
-        return _lfsconfig_in(run_git(["config", "--blob", name, *_LISTED], cwd=self.cwd)) if name else []
+        return lfsconfig_in(run_git(["config", "--blob", name, *LISTED], cwd=self.cwd).stdout) if name else []
 
     @property
     def stores(self) -> list[Entry]:
@@ -636,8 +402,8 @@ class Repository:
 
     def _read_small(self, blobs: Generator[tuple[str, str], None, None]) -> Iterator[tuple[str, int, bytes | None]]:
         """Path, size and content of each blob; None for the content of one that is too large for a pointer."""
-        with closing(blobs), _CatFile(self.cwd, "--batch-check") as sizes, _CatFile(self.cwd, "--batch") as contents:
-            while asked := list(islice(blobs, _ASKED_AT_ONCE)):
+        with closing(blobs), CatFile(self.cwd, "--batch-check") as sizes, CatFile(self.cwd, "--batch") as contents:
+            while asked := list(islice(blobs, ASKED_AT_ONCE)):
                 found = list(zip(asked, sizes.ask([name for name, _ in asked]), strict=True))
                 read = contents.read([name for (name, _), kind in found if _may_be_pointer(*kind)])
                 for (_, path), (kind, size) in found:
@@ -676,15 +442,15 @@ class Repository:
         walk = [] if ".." in revision or revision in _WITHOUT_END else ["--no-walk"]
         which = revision.split() if revision in _WITHOUT_END else ["--end-of-options", revision]
         words = ["rev-list", "--objects", "--missing=print", *walk, *which, "--", *paths]
-        missing = [line[1:] for line in _stream(words, self.cwd, b"\n") if line.startswith("?")]
+        missing = [line[1:] for line in stream(words, self.cwd, b"\n") if line.startswith("?")]
         if missing:
             options = ["--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--filter=blob:none", "--stdin"]
             words = ["-c", "fetch.negotiationAlgorithm=noop", "fetch", "--quiet", remote, *options]
             done = run_git(words, cwd=self.cwd, stdin="\n".join(missing).encode())
             if done.returncode:
                 raise LocalError(
-                    f"git fetch {remote}: {' '.join(_said(done).split())}; this clone is partial, and asks its remote "
-                    "for what it lacks: where that is gone there, use a clone that was made without --filter"
+                    f"git fetch {remote}: {' '.join(said_by(done).split())}; this clone is partial, and asks its "
+                    "remote for what it lacks: where that is gone there, use a clone that was made without --filter"
                 )
 
     def _files(self, revision: str, paths: Sequence[str]) -> Generator[tuple[str, str], None, None]:
@@ -705,7 +471,7 @@ class Repository:
         if paths:
             yield from self._versions_at(commits, which, paths)
             return
-        for line in _stream(["rev-list", "--objects", "--full-history", *which, "--"], self.cwd, b"\n"):
+        for line in stream(["rev-list", "--objects", "--full-history", *which, "--"], self.cwd, b"\n"):
             # Only a commit is told without a space. A blob that is tagged itself has no path, and is not told again.
             name, space, path = line.partition(" ")
             if space:
@@ -719,7 +485,7 @@ class Repository:
 
         seen: set[str] = set()
         with tempfile.TemporaryFile() as changed:
-            for commit in _stream(["rev-list", "--full-history", *which, "--", *paths], self.cwd, b"\n"):
+            for commit in stream(["rev-list", "--full-history", *which, "--", *paths], self.cwd, b"\n"):
                 changed.write(f"{commit}\n".encode())
             changed.seek(0)
             words = ["--stdin", "-m", "--root", "--no-commit-id", "--", *paths]
@@ -754,8 +520,6 @@ _MAX_TEXT: Final = 1 << 20
 
 _PRUNED: Final = r"(?m)^ \* ([0-9a-f]{64}) \("
 _PRUNED_COUNT: Final = r"\b([0-9]+) files? would be pruned"
-_ASKED_AT_ONCE: Final = 60
-"""Objects: their names fit into the smallest pipe there is (4 KiB), so that neither side ever waits for the other."""
 
 
 def _may_be_pointer(kind: str, size: int) -> bool:
@@ -763,98 +527,11 @@ def _may_be_pointer(kind: str, size: int) -> bool:
 
 
 def _changes(words: Sequence[str], cwd: Path, stdin: IO[bytes] | None = None) -> Iterator[tuple[str, str, str]]:
-    """Mode, name and path of each blob that git's diff-tree tells, as they are afterwards. Raises as `_stream`."""
-    told = _stream(["diff-tree", "-r", "-z", "--raw", "--no-renames", *words], cwd, b"\0", stdin)
+    """Mode, name and path of each blob that git's diff-tree tells, as they are afterwards. Raises as `stream`."""
+    told = stream(["diff-tree", "-r", "-z", "--raw", "--no-renames", *words], cwd, b"\0", stdin)
     for change, path in zip(told, told, strict=True):
         _, mode, _, name, _ = change.split(" ")
         yield mode, name, path
-
-
-def _stream(
-    arguments: Sequence[str], cwd: Path, end: bytes, stdin: IO[bytes] | None = None
-) -> Generator[str, None, None]:
-    """The output of git while it comes, cut at each `end`.
-
-    Raises UsageError with what git said, where it fails.
-    """
-    import tempfile  # 8 ms that a push does not pay
-
-    with (
-        tempfile.TemporaryFile() as said,
-        _begun(arguments, cwd, stdin or subprocess.DEVNULL, said) as process,
-    ):
-        assert process.stdout
-        rest = b""
-        try:
-            while block := process.stdout.read(1 << 16):
-                *whole, rest = (rest + block).split(end)
-                for text in whole:
-                    yield text.decode(errors="surrogateescape")
-        except BaseException:  # nobody wants the rest
-            process.kill()
-            raise
-        if status := process.wait():
-            _check_unkilled(status)
-            said.seek(0)
-            words = said.read(10_000).decode(errors="replace").removeprefix("fatal: ")
-            raise UsageError(f"git {arguments[0]}: {' '.join(words.split())}")
-
-
-class _CatFile:
-    """One `git cat-file` that is asked about many objects; no more than _ASKED_AT_ONCE together."""
-
-    def __init__(self, cwd: Path, how: Literal["--batch", "--batch-check"]) -> None:
-        self._process = _begun(["cat-file", f"{how}=%(objecttype) %(objectsize)"], cwd, subprocess.PIPE, None)
-        assert self._process.stdin
-        assert self._process.stdout
-        self._requests, self._answers = self._process.stdin, self._process.stdout
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        with suppress(OSError):  # a request that it never read
-            self._process.__exit__(None, None, None)
-
-    def ask(self, names: Sequence[str]) -> Iterator[tuple[str, int]]:
-        """Kind and size of each object."""
-        self._send(names)
-        for name in names:
-            yield self._header(name)
-
-    def read(self, names: Sequence[str]) -> Iterator[bytes]:
-        """The content of each object."""
-        self._send(names)
-        for name in names:
-            _, size = self._header(name)
-            content = self._answers.read(size + 1)
-            if len(content) <= size:  # less than all of a pointer would be taken for none
-                self._check_alive()
-                raise _unreadable(name)
-            yield content[:size]
-
-    def _send(self, names: Sequence[str]) -> None:
-        with suppress(OSError):  # its answer, or none, says more
-            self._requests.write("".join(f"{name}\n" for name in names).encode())
-            self._requests.flush()
-
-    def _header(self, name: str) -> tuple[str, int]:
-        line = self._answers.readline()
-        if not line:
-            self._check_alive()
-        kind, _, size = line.decode().strip().partition(" ")
-        if not size.isdigit():
-            raise _unreadable(name)
-        return kind, int(size)
-
-    def _check_alive(self) -> None:
-        """After its last word: raises SessionError where it was killed."""
-        _check_unkilled(self._process.wait())
-
-
-def _unreadable(name: str) -> LocalError:
-    return LocalError(f"git cannot read its object {name}: see git fsck")
 
 
 def _is_file(path: Path) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import lfs_agent
-from lfs_agent.gitrepo import Entry
+from lfs_agent.gitconfig import Entry
 
 NAME: Final = "lfs-agent"
 SECTION: Final = f"lfs.customtransfer.{NAME}"

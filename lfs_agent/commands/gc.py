@@ -31,7 +31,9 @@ from lfs_agent.commands.wording import plain, spell_count, spell_seconds, spell_
 from lfs_agent.config import FOREVER, Value, from_query, parse_age, resolve
 from lfs_agent.elsewhere import mirror, refs_at
 from lfs_agent.errors import AgentError, LocalError, TargetError, UsageError
-from lfs_agent.gitrepo import EVERYTHING, KNOWN, Entry, Repository, show_originals
+from lfs_agent.git import show_originals
+from lfs_agent.gitconfig import Entry
+from lfs_agent.gitrepo import EVERYTHING, KNOWN, Repository
 from lfs_agent.ledger import Ledger, Registration
 from lfs_agent.pointer import Oid, Pointer
 from lfs_agent.store.url import FolderTarget, Target, parse_target

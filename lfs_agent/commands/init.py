@@ -21,7 +21,9 @@ from lfs_agent.commands.wording import plain, spell_count
 from lfs_agent.config import OF_FOLDERS, from_query, resolve
 from lfs_agent.doctor import Patient, hooks
 from lfs_agent.errors import AgentError, TargetError, UsageError
-from lfs_agent.gitrepo import ConfigFile, LfsUrl, Repository, config_file, git, let_write, run_git
+from lfs_agent.git import git, let_write, run_git
+from lfs_agent.gitconfig import ConfigFile
+from lfs_agent.gitrepo import LfsUrl, Repository, config_file
 from lfs_agent.registration import SECTION
 from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.url import FolderTarget, Target, parse_target

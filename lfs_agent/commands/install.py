@@ -11,7 +11,9 @@ from typing import Final
 from lfs_agent.commands import steps
 from lfs_agent.doctor import Patient, hooks
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import ConfigFile, Entry, Repository, Scope, config_file, git, read_config, run_git
+from lfs_agent.git import git, run_git
+from lfs_agent.gitconfig import ConfigFile, Entry, read_config
+from lfs_agent.gitrepo import Repository, Scope, config_file
 from lfs_agent.registration import FILTER, GET_GIT_LFS, SECTION, another_agent, registration
 
 EXAMPLES = """\

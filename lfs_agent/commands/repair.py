@@ -26,7 +26,8 @@ from lfs_agent.commands.record import open_record
 from lfs_agent.commands.screen import OBJECT, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
 from lfs_agent.errors import AgentError, BucketError, ObjectError, UsageError
-from lfs_agent.gitrepo import LfsUrl, Repository, show_originals
+from lfs_agent.git import show_originals
+from lfs_agent.gitrepo import LfsUrl, Repository
 from lfs_agent.keeper import Keeper
 from lfs_agent.ledger import Ledger
 from lfs_agent.parallel import in_parallel

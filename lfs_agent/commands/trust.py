@@ -12,7 +12,8 @@ from lfs_agent.cellar import TRUSTED_KEY, Cellar
 from lfs_agent.commands import steps
 from lfs_agent.commands.init import checked
 from lfs_agent.errors import UsageError
-from lfs_agent.gitrepo import Entry, LfsUrl, Repository, config_file, read_config
+from lfs_agent.gitconfig import Entry, read_config
+from lfs_agent.gitrepo import LfsUrl, Repository, config_file
 from lfs_agent.protocol import Operation
 from lfs_agent.registration import where
 from lfs_agent.store.url import FolderTarget

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from lfs_agent.commands import steps
 from lfs_agent.commands.install import ADDED_KEY, VERSION, add_scopes
-from lfs_agent.gitrepo import ConfigFile, Entry, config_file, read_config, run_git
+from lfs_agent.git import run_git
+from lfs_agent.gitconfig import ConfigFile, Entry, read_config
+from lfs_agent.gitrepo import config_file
 from lfs_agent.registration import FILTER, NAME, SCHEME_KEYS, SECTION
 
 EXAMPLES = """\

@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from lfs_agent.errors import DiskError, UsageError
-from lfs_agent.gitrepo import ConfigFile, Entry, LfsUrl, Repository, config_file, parse_plain, read_config
+from lfs_agent.gitconfig import ConfigFile, Entry, parse_plain, read_config
+from lfs_agent.gitrepo import LfsUrl, Repository, config_file
 from lfs_agent.protocol import Operation
 
 
