@@ -41,7 +41,7 @@ FILES = {"AWS_CONFIG_FILE": "/nowhere/config", "AWS_SHARED_CREDENTIALS_FILE": "/
 ACCESS_DENIED_XML = b"<Error><Code>AccessDenied</Code><Message>No</Message><RequestId>R</RequestId></Error>"
 UPLOAD_ID = "2~a/b+c=d&e f"
 BEGUN_XML = f"<R><Key>{KEY}</Key><UploadId>{UPLOAD_ID.replace('&', '&amp;')}</UploadId></R>".encode()
-KEYS = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "secret", **FILES}
+KEYS = {"AWS_ACCESS_KEY_ID": "access", "AWS_SECRET_ACCESS_KEY": "hush-hush", **FILES}
 
 
 class Listener:
@@ -257,7 +257,7 @@ def test_the_same_is_sent_to_the_same_place_with_the_client_and_without_it(
     assert all(map(is_lean, lean))
     assert not any(map(is_lean, listener.requests))
     if "public" not in settings:
-        assert [signature_of(sent, "secret") for sent in lean] == [signed_with(sent) for sent in lean]
+        assert [signature_of(sent, "hush-hush") for sent in lean] == [signed_with(sent) for sent in lean]
     assert told(lean) == told(listener.requests)
     assert {"PUT", "POST", "HEAD", "GET"} <= {method for method, _, _ in lean}
 
@@ -265,9 +265,9 @@ def test_the_same_is_sent_to_the_same_place_with_the_client_and_without_it(
 @pytest.mark.parametrize(
     "key, secret",
     [
-        ("models/a b+c%2F&=;~'()!*,$@:/\u00fc\U0001f600/x", "secret"),
-        ("//models///x/", "secret"),
-        ("models/.../.x/..y/z.", "secret"),
+        ("models/a b+c%2F&=;~'()!*,$@:/\u00fc\U0001f600/x", "hush-hush"),
+        ("//models///x/", "hush-hush"),
+        ("models/.../.x/..y/z.", "hush-hush"),
         ("key", 'se+/=:c r%20et"\\'),
         ("key", "geh\u00e4im\u20ac"),
     ],
@@ -338,7 +338,7 @@ def test_a_region_that_says_more_than_its_name_is_in_no_request(listener: Listen
 @cache
 def session() -> Session:
     session = Session()
-    session.set_credentials("access", "secret")
+    session.set_credentials("access", "hush-hush")
     return session
 
 

@@ -204,7 +204,7 @@ def test_whether_tasks_can_take_turns_asks_nobody(bucket_of: BucketOf, monkeypat
 
 def test_an_unknown_key_is_told(bucket_of: BucketOf) -> None:
     place = bucket_of("versitygw")
-    aws = aws_of("unknown", "secret")
+    aws = aws_of("unknown", "hush-hush")
     store = S3Store(place.bucket, connection(place.server, aws=aws), Settings())
 
     with pytest.raises(CredentialsError):
@@ -548,13 +548,13 @@ def test_secrets_are_told_to_whoever_keeps_them_out_of_logs(
 ) -> None:
     place = bucket_of("versitygw")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "access")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush-hush")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
     secrets: list[str] = []
     to = connection(place.server)
     S3Store(place.bucket, to, Settings(), on_secret=secrets.append).connect()
 
-    assert secrets == ["secret", "token"]
+    assert secrets == ["hush-hush", "token"]
 
 
 def test_the_first_requests_of_several_threads_share_one_client(bucket_of: BucketOf) -> None:

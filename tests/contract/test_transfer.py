@@ -232,8 +232,8 @@ def test_a_part_that_the_store_has_otherwise_is_sent_again(
     assert (place.objects(), place.unfinished(), desk.left()) == ({KEY: data}, 0, [])
 
 
-KEYS = {"AWS_ACCESS_KEY_ID": "first", "AWS_SECRET_ACCESS_KEY": "secret"}
-OTHERS = {"AWS_ACCESS_KEY_ID": "second", "AWS_SECRET_ACCESS_KEY": "secret"}
+KEYS = {"AWS_ACCESS_KEY_ID": "first", "AWS_SECRET_ACCESS_KEY": "hush-hush"}
+OTHERS = {"AWS_ACCESS_KEY_ID": "second", "AWS_SECRET_ACCESS_KEY": "hush-hush"}
 RENEWED = {**OTHERS, "AWS_SESSION_TOKEN": "renewed"}
 TEMPORARY = {**KEYS, "AWS_SESSION_TOKEN": "token"}
 WORK, WINE = {"AWS_PROFILE": "work"}, {"AWS_PROFILE": "wine"}
@@ -267,7 +267,7 @@ def test_an_upload_is_taken_up_by_the_same_account_only(
     place, oid = bucket_of("localstack"), desk.write(content(12 * MIB))
     logins = tmp_path / "logins"
     for profile in ("work", "wine"):
-        keys = "aws_access_key_id = again\naws_secret_access_key = secret\naws_session_token = token\n"
+        keys = "aws_access_key_id = again\naws_secret_access_key = hush-hush\naws_session_token = token\n"
         with logins.open("a") as file:
             file.write(f"[{profile}]\n{keys}")
 
