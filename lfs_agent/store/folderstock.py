@@ -32,15 +32,16 @@ class _Clock:
     def read(self) -> None:
         """Looks at it, by a file that is made for that; after `FolderStore.connect`."""
         file = self._store.root / UNFINISHED / f"clock-{os.urandom(8).hex()}"
+        found = Moment.now()
         try:
             self._store.make(file.parent)
             file.touch()
-            self._read = Moment(file.stat().st_mtime, time.monotonic())
+            found = Moment(file.stat().st_mtime, time.monotonic())
             file.unlink()
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):  # who may only look judges by our clock
                 raise self._store.translated(error, UNFINISHED) from error
-            self._read = Moment.now()
+        self._read = found  # also where a share lets us add files, and delete none
 
     def now(self) -> float:
         return self._read.wall + time.monotonic() - self._read.monotonic
@@ -95,7 +96,7 @@ class FolderUploads:
 
     def abort(self, upload: Unfinished) -> None:
         try:
-            with self._store.inside(self._folder) as folder, suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), self._store.inside(self._folder) as folder:
                 os.unlink(upload.upload_id, dir_fd=folder)
         except OSError as error:
             raise self._store.translated(error, upload.key) from error

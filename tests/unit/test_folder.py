@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -326,3 +327,30 @@ def test_unfinished_uploads_are_as_old_as_the_share_says(tmp_path: Path, monkeyp
 
     assert progress is not None
     assert progress.age_s < 3600
+
+
+def test_the_clock_of_a_share_counts_also_where_it_lets_us_delete_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a folder that files may only be added to: by a clock of ours that is ahead, a live gc would be long dead."""
+
+    def denied(self: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(self))
+
+    now = time.time
+    monkeypatch.setattr("time.time", lambda: now() + 8 * 86400)
+    monkeypatch.setattr(Path, "unlink", denied)
+    stock = FolderStock(FolderStore(tmp_path))
+    stock.connect()
+
+    assert abs(stock.now() - now()) < 60
+
+
+def test_to_give_up_an_upload_whose_folder_is_gone_is_no_failure(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path)
+    store.begin(KEY, OID, 7)
+    uploads = FolderUploads(store, lambda oid: KEY)
+    ((upload,), _) = uploads.listed(None)
+    shutil.rmtree(tmp_path / folder.UNFINISHED)
+
+    uploads.abort(upload)
