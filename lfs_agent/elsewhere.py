@@ -15,7 +15,7 @@ from lfs_agent.gitconfig import Entry, read_config
 from lfs_agent.gitrepo import EVERYTHING, Repository
 
 _AT_HOST: Final = re.compile(
-    r"(?:(?:https|ssh)://)?(?:[\w.+-]+@)?([\w.-]+)(?::[0-9]{1,5})?(?:/|:(?![:/]))[^@]*", re.ASCII
+    r"(?:(?:https|ssh)://)?(?:[\w.+-]+@)?([\w.-]+)(?::[0-9]{1,5})?(?:/.*|:(?![:/])[^@]*)", re.ASCII
 )
 """A URL whose host is the same to everybody, also where git writes another beginning in its place."""
 _WITHOUT_LOGIN: Final = ("-c", "credential.helper=", "-c", "http.extraHeader=")
