@@ -166,12 +166,12 @@ class Repository:
     def modes(self) -> Modes:
         """What `core.sharedRepository` says of new files."""
         value = self.value("core.sharedrepository").lower()
+        if re.fullmatch("[0-7]{1,6}", value):  # 1 and 2 are words, too, whatever zeros are before them
+            mode = int(value, 8)
+            return Modes({1: 0o660, 2: 0o664}.get(mode, mode & 0o666) or None)
         if value == "group" or is_yes(value):
             return Modes(0o660)
-        if value in ("all", "world", "everybody", "2"):
-            return Modes(0o664)
-        mode = int(value, 8) & 0o666 if re.fullmatch("[0-7]{1,6}", value) else 0
-        return Modes(mode or None)
+        return Modes(0o664 if value in ("all", "world", "everybody") else None)
 
     def remotes(self) -> list[str]:
         """The names of the remotes that have a URL."""

@@ -234,7 +234,8 @@ def test_the_storage_is_where_git_lfs_has_it(work: Path, value: str, folder: str
 @pytest.mark.parametrize(
     "value, mode",
     [("", None), ("umask", None), ("false", None), ("0", None), ("group", 0o660), ("true", 0o660), ("all", 0o664)]
-    + [("0640", 0o640), ("660", 0o660), ("1660", 0o660), ("1", 0o660), ("2", 0o664), ("yes", 0o660)],
+    + [("0640", 0o640), ("660", 0o660), ("1660", 0o660), ("1", 0o660), ("2", 0o664), ("yes", 0o660)]
+    + [("01", 0o660), ("0002", 0o664), ("00", None)],
 )
 def test_the_mode_of_a_shared_repository(work: Path, value: str, mode: int | None) -> None:
     if value:
