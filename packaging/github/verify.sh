@@ -11,8 +11,14 @@ first=${range%%..*}
 git rev-parse --git-dir >/dev/null || refuse "git does not look into this checkout, see above" 3
 git cat-file -e "$first^{commit}" 2>/dev/null ||
   refuse "the history is not here: give actions/checkout \`fetch-depth: 0\`" 3
-if [ "${LFSCONFIG_MAY_CHANGE:-}" != true ] && [ "$first" != "$range" ] && ! git diff --quiet "$range" -- .lfsconfig; then
-  refuse "this change touches .lfsconfig, which leads everybody's objects elsewhere: somebody has to look at it" 1
+if [ "${LFSCONFIG_MAY_CHANGE:-}" != true ] && [ "$first" != "$range" ]; then
+  compared=0
+  git diff --quiet "$range" -- .lfsconfig || compared=$?
+  case $compared in
+    0) ;;
+    1) refuse "this change touches .lfsconfig, which leads everybody's objects elsewhere: somebody has to look at it" 1 ;;
+    *) refuse "git cannot compare the ends of the range, see above" 3 ;;
+  esac
 fi
 if [ -n "${PACKAGE:-}" ]; then
   python3 -I -m venv "$RUNNER_TEMP/lfs-agent" # without -I a venv.py of the change would be run

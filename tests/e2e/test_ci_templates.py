@@ -135,6 +135,9 @@ def test_github_is_told_in_its_own_words(cellar: Cellar, runner: Runner) -> None
     assert (new_branch.returncode, "HEAD at" in new_branch.stdout) == (1, True)
     no_history = runner.on_github("1" * 40)
     assert (no_history.returncode, "fetch-depth: 0" in no_history.stdout) == (3, True)
+    no_end = runner.on_github("", RANGE=f"{base}..{'1' * 40}")
+    assert (no_end.returncode, "cannot compare the ends" in no_end.stdout) == (3, True)
+    assert "touches .lfsconfig" not in no_end.stdout
     nobody = runner.on_github(base, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
     assert (
         nobody.returncode,
