@@ -173,7 +173,7 @@ def leads_on(error: Exception, region: str) -> bool:
 def _answer(response: Mapping[str, Any], context: Context) -> AgentError:
     meta = response.get("ResponseMetadata", {})
     said = response.get("Error", {})
-    status, code = int(meta.get("HTTPStatusCode") or 0), str(said.get("Code", ""))[:_LONGEST_CODE]
+    status, code = int(meta.get("HTTPStatusCode") or 0), _cut(str(said.get("Code", "")), _LONGEST_CODE)
     message = _cut(str(said.get("Message") or "").strip(), _LONGEST_MESSAGE)
     words = f"{status} {'' if code == str(status) else code}".rstrip()  # what is no S3 has no code
     words += f" ({message})" if message and message not in ("Not Found", "Forbidden") else ""
