@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,9 +145,13 @@ class Audit:
 
 
 def _is_torn(fd: int) -> bool:
-    """Whether an open file ends within a line, for which there was no room."""
-    size = os.fstat(fd).st_size
-    return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
+    """Whether an open file ends within a line, for which there was no room, and which nobody is writing now."""
+    for _ in range(20):
+        size = os.fstat(fd).st_size
+        if not size or os.pread(fd, 1, size - 1) == b"\n":
+            return False
+        time.sleep(0.005)  # a line that goes from one page into the next one is seen by halves
+    return True
 
 
 class Log:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from io import StringIO
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from lfs_agent.commands import log
 from lfs_agent.commands.screen import Screen
-from lfs_agent.log import redact
+from lfs_agent.log import Audit, redact
 
 OID_A = "a" * 64
 OID_B = "b" * 64
@@ -269,3 +270,13 @@ import rich.console
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("ready") == (level is not None)
+
+
+def test_a_line_that_another_one_is_writing_is_not_taken_for_torn(tmp_path: Path) -> None:
+    file = tmp_path / "audit.jsonl"
+    line = json.dumps({"padding": "x" * 6000})
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(Audit(file).write, [line] * 400))
+
+    assert file.read_text().splitlines() == [line] * 400
