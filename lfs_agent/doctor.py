@@ -28,7 +28,7 @@ from lfs_agent.errors import (
     UnsupportedError,
 )
 from lfs_agent.git import run_git
-from lfs_agent.gitconfig import Entry, is_include, is_yes, read_config
+from lfs_agent.gitconfig import HIDING, Entry, is_include, is_yes, read_config
 from lfs_agent.gitrepo import Repository
 from lfs_agent.layout import oid_at
 from lfs_agent.pointer import Oid
@@ -270,13 +270,6 @@ def _version_beside(worker: Path) -> str:
     except (OSError, ValueError):
         return ""
     return found[1] if found else ""
-
-
-HIDING: Final = {
-    "lfs.skipdownloaderrors": "a clone ends well with pointers in place of files",
-    "lfs.allowincompletepush": "a push ends well without its objects",
-}
-"""Settings of git-lfs that turn failures into successes."""
 
 
 def hidden_failures_of_mine(patient: Patient) -> Iterator[Line]:

@@ -46,6 +46,13 @@ def is_yes(value: str) -> bool:
     return value.lower() in ("true", "1", "on", "yes", "t")
 
 
+HIDING: Final = {
+    "lfs.skipdownloaderrors": "a clone ends well with pointers in place of files",
+    "lfs.allowincompletepush": "a push ends well without its objects",
+}
+"""Settings of git-lfs that turn failures into successes, and how."""
+
+
 def is_include(key: str) -> bool:
     """Whether an Entry includes another file: git-lfs obeys that in `.lfsconfig`, too."""
     return key.startswith(("include.", "includeif."))

@@ -139,6 +139,11 @@ def open_own(path: StrPath, modes: Modes) -> int:
         raise disk_error(error, Path(path).parent) from error
 
 
+def about_link(path: StrPath) -> str:
+    """The sentence for a link where we have made a file or a folder."""
+    return f"{path} is a symbolic link, which we never make: look who else may write there, and delete it"
+
+
 def disk_error(error: OSError, folder: Path) -> DiskError:
     """What the user can do where nothing can be written in `folder`."""
     if error.errno in FULL:
@@ -147,9 +152,7 @@ def disk_error(error: OSError, folder: Path) -> DiskError:
             "what has arrived of large objects is kept"
         )
     if error.errno == errno.ELOOP:
-        return DiskError(
-            f"{error.filename} is a symbolic link, which we never make: look who else may write there, and delete it"
-        )
+        return DiskError(about_link(error.filename))
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return DiskError(f"cannot write in {folder}: {error.strerror}; raise the limit on open files (ulimit -n)")
     return DiskError(f"cannot write in {folder}: {error.strerror}; the LFS storage must be writable")

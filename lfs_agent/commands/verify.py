@@ -25,10 +25,9 @@ from lfs_agent.commands import at_rest, unreferenced
 from lfs_agent.commands.place import add_remote, choose_remote, current_repository
 from lfs_agent.commands.screen import OBJECT, Column, Layout, Screen, waiting
 from lfs_agent.commands.wording import plain, spell_count, spell_not_asked, spell_paths, spell_size
-from lfs_agent.doctor import HIDING
 from lfs_agent.errors import UsageError
 from lfs_agent.git import show_originals
-from lfs_agent.gitconfig import is_include, is_yes
+from lfs_agent.gitconfig import HIDING, is_include, is_yes
 from lfs_agent.gitrepo import Repository
 from lfs_agent.log import redact
 from lfs_agent.pointer import Oid

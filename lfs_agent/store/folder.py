@@ -25,7 +25,7 @@ from lfs_agent.errors import (
     UnsupportedError,
 )
 from lfs_agent.layout import RESERVED
-from lfs_agent.lease import FULL, lease
+from lfs_agent.lease import FULL, about_link, lease
 from lfs_agent.parts import MIB, Part
 from lfs_agent.pointer import Oid
 from lfs_agent.session import Moment
@@ -250,9 +250,7 @@ class FolderStore:
         except OSError:
             if not way.is_symlink():
                 raise
-            raise ObjectError(
-                f"{way} is a symbolic link, which we never make: look who else may write there, and delete it"
-            ) from None
+            raise ObjectError(about_link(way)) from None
         os.close(fd)
         return inner
 
