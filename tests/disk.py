@@ -1,5 +1,6 @@
-"""A file system that a test may fill, enlarge and make read-only: `Disk(folder, "16m")`, seen by `disk.run` alone."""
+"""File systems that fail: `Disk(folder, "16m")`, to be filled and made read-only; `make_stale`, as NFS does."""
 
+import errno
 import itertools
 import os
 import shlex
@@ -13,6 +14,20 @@ from typing import Self
 import pytest
 
 from tests.machine import Home
+
+
+def make_stale(monkeypatch: pytest.MonkeyPatch) -> list[OSError]:
+    """Lets the next fstat fail, as over NFS where another machine has the file replaced; gives what is to be raised."""
+    stale = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+    whole = os.fstat
+
+    def once(fd: int) -> os.stat_result:
+        if stale:
+            raise stale.pop()
+        return whole(fd)
+
+    monkeypatch.setattr(os, "fstat", once)
+    return stale
 
 
 class Disk:

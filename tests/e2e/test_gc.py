@@ -468,7 +468,7 @@ def test_a_registration_that_may_not_be_read_stops_all(cellar: Cellar, tmp_path:
     other.add("theirs.bin", SIZE, seed=3)
     other.push()
     gc(cellar, "--register")
-    entry = Ledger(None, cellar.prefix).repository_key(str(other.origin))  # type: ignore[arg-type]
+    entry = registered_at(cellar, str(other.origin))
     denied = Rule(Answer(403, "AccessDenied"), target=entry)
     with FaultProxy(cellar.server.endpoint, Faults((denied,))) as proxy:
         refused = gc(cellar, env={"AWS_ENDPOINT_URL_S3": proxy.endpoint})
@@ -1569,8 +1569,13 @@ def test_a_bucket_that_keeps_versions_keeps_the_bytes_and_says_so(cellar: Cellar
 # What strangers write
 
 
+def registered_at(cellar: Cellar, url: str) -> str:
+    """The key at which a repository is registered; no store is asked for that."""
+    return Ledger(None, cellar.prefix).repository_key(url)  # type: ignore[arg-type]
+
+
 def register_by_a_stranger(cellar: Cellar, url: str) -> None:
-    where = Ledger(None, cellar.prefix).repository_key(url)  # type: ignore[arg-type]
+    where = registered_at(cellar, url)
     body = json.dumps({"url": url, "since": "", "by": ""}).encode()
     cellar.server.client().put_object(Bucket=cellar.bucket, Key=where, Body=body)
 

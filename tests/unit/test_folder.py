@@ -26,6 +26,7 @@ from lfs_agent.store import folder
 from lfs_agent.store.folder import FolderStore
 from lfs_agent.store.folderstock import FolderStock, FolderUploads
 from tests.contract.stores import BytesBody, content, crc_of, oid_of, put_parts, read, retrying
+from tests.disk import make_stale
 
 KEY = "weights/ab/cd/abcd"
 OID = oid_of(b"weights")
@@ -261,15 +262,7 @@ def test_a_file_that_another_machine_has_just_replaced_is_read_again(
     """Over NFS nothing more can be asked of the one that was opened."""
     store = retrying(FolderStore(tmp_path))
     store.put(KEY, OID, BytesBody(b"weights"))
-    stale = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
-    whole = os.fstat
-
-    def once(fd: int) -> os.stat_result:
-        if stale:
-            raise stale.pop()
-        return whole(fd)
-
-    monkeypatch.setattr(os, "fstat", once)
+    stale = make_stale(monkeypatch)
 
     assert read(store, KEY, 0, 7)[1] == b"weights"
     assert not stale

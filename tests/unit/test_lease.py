@@ -14,6 +14,7 @@ import pytest
 
 from lfs_agent.errors import DiskError, StoppedError
 from lfs_agent.lease import lease, take
+from tests.disk import make_stale
 
 
 def never() -> threading.Event:
@@ -141,15 +142,7 @@ def test_a_file_that_another_machine_has_taken_away_is_made_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over NFS nothing more can be asked of it then."""
-    stale = [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
-    whole = os.fstat
-
-    def once(fd: int) -> os.stat_result:
-        if stale:
-            raise stale.pop()
-        return whole(fd)
-
-    monkeypatch.setattr(os, "fstat", once)
+    stale = make_stale(monkeypatch)
     with lease(tmp_path / "file", never()) as held:
         assert held.fd >= 0
 
